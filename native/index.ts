@@ -1,0 +1,80 @@
+import { createRequire } from 'node:module';
+
+/** A file descriptor that the caller owns and must give to {@link Native.close}. */
+export type Descriptor = number;
+
+/** Kernel errors of the byte pipe come as this, with libc's name in `code`. */
+export interface SystemError extends Error {
+  /** "EACCES", "ENOBUFS"… */
+  readonly code: string;
+  /** Positive errno. */
+  readonly errno: number;
+  /** The system call that failed. */
+  readonly syscall: string;
+}
+
+/** One step of {@link Native.run}. Without `fd`, a fresh socket of `protocol` is opened inside `namespaceFd`. */
+export type Step =
+  | { readonly fd: Descriptor; readonly data: Uint8Array }
+  | { readonly namespaceFd: Descriptor; readonly protocol: number; readonly data: Uint8Array };
+
+/** A poll of one descriptor on Node's own loop. Stopping does not close the descriptor. */
+export interface Poll {
+  stop(): void;
+}
+
+/** A thread of the addon's own with a queue: jobs run in order, and never on libuv's pool. */
+export interface Lane {
+  /** Ends the thread after the jobs already queued. */
+  close(): void;
+}
+
+/**
+ * The byte pipe to the kernel. No policy: nothing here knows a message type, except that a netlink reply
+ * with a negative NLMSG_ERROR ends a job. All descriptors are close-on-exec.
+ */
+export interface Native {
+  /**
+   * Opens a socket, inside another network namespace when `namespaceFd` >= 0: setns happens on a thread made
+   * for this call and thrown away. Netlink sockets come bound, non-blocking, with extended acks, strict checks
+   * and buffers of `bufferBytes` (forced above the system's limits where allowed).
+   */
+  openSocket(namespaceFd: Descriptor, domain: number, type: number, protocol: number, bufferBytes: number): Descriptor;
+  /** setsockopt with an int value; netlink multicast groups are joined with it. */
+  setOption(fd: Descriptor, level: number, option: number, value: number): void;
+  /** bind (raw sockaddr bytes), and listen when `backlog` > 0. */
+  bind(fd: Descriptor, sockaddr: Uint8Array, backlog: number): void;
+  /** Accepts one connection, non-blocking; undefined when none waits. */
+  accept(fd: Descriptor): Descriptor | undefined;
+  /**
+   * One recvmsg without blocking, with the descriptors that came along (SCM_RIGHTS) and, on a unix socket
+   * with SO_PASSCRED set, the sender's uid; undefined when nothing waits; empty data at the end of a stream.
+   */
+  receive(fd: Descriptor, maxBytes: number): { data: Buffer; fds: Descriptor[]; uid?: number } | undefined;
+  /** One send without blocking: bytes taken; undefined when the socket is full. */
+  send(fd: Descriptor, data: Uint8Array): number | undefined;
+  /**
+   * Sends one datagram on a netlink socket and reads until nothing waits. The kernel answers inside the send
+   * and refills a dump inside each receive, so this is the whole answer. Blocks the calling thread.
+   */
+  exchange(fd: Descriptor, data: Uint8Array): Buffer;
+  /** A new thread with its queue. */
+  lane(): Lane;
+  /**
+   * Runs steps in order on the lane, each as {@link exchange}. Stops after the first answer that holds a
+   * negative NLMSG_ERROR. Resolves to one answer per step that ran; rejects with SystemError.
+   */
+  run(lane: Lane, steps: readonly Step[]): Promise<Buffer[]>;
+  /** Calls back each time the descriptor is readable, on Node's loop. */
+  poll(fd: Descriptor, callback: () => void): Poll;
+  /** Opens a file as seen from inside a network namespace (/proc/sys/net is), on a thread thrown away. */
+  openFile(namespaceFd: Descriptor, path: string, flags: number): Descriptor;
+  /** Makes a new network namespace and binds it to `path` (an existing empty file), like `ip netns add`. */
+  createNamespace(path: string): void;
+  /** Lazily unmounts a namespace that is bound to `path`. The file stays. */
+  unmountNamespace(path: string): void;
+  close(fd: Descriptor): void;
+}
+
+/** The addon, built by `npm run setup` into `.cache/native/`. */
+export const native: Native = createRequire(import.meta.url)('../.cache/native/fairlead.node');
