@@ -1,7 +1,7 @@
 /** Samples of one quantity: one list, or one list per round (see `interleave`). */
 export type Samples = readonly number[] | readonly (readonly number[])[];
 
-/** Percentiles over all samples; the spread is the lowest and the highest median of a round. */
+/** Percentiles over all samples; the spread is the lowest and the highest median of a round (of one round: sample). */
 export interface Summary {
   readonly p50: number;
   readonly p90: number;
@@ -11,9 +11,10 @@ export interface Summary {
 
 export type Spread = readonly [lowest: number, highest: number];
 
-/** The samples of each round. A flat list counts as rounds of one sample each. */
-export function roundsOf(samples: Samples): readonly (readonly number[])[] {
-  const rounds = samples.map((entry) => (typeof entry === 'number' ? [entry] : entry));
+/** The samples of each round; a flat list is one round. */
+function roundsOf(samples: Samples): readonly (readonly number[])[] {
+  const flat = samples.filter((entry) => typeof entry === 'number');
+  const rounds = flat.length > 0 ? [flat] : samples.filter((entry) => typeof entry !== 'number');
   if (rounds.length === 0 || rounds.some((round) => round.length === 0)) throw new Error('no samples');
   return rounds;
 }
@@ -37,7 +38,7 @@ export function summarize(samples: Samples): Summary {
     p50: median(all),
     p90: percentile(all, 0.9),
     p99: percentile(all, 0.99),
-    spread: spreadOf(rounds.map(median)),
+    spread: spreadOf(rounds.length > 1 ? rounds.map(median) : all),
   };
 }
 
@@ -56,5 +57,5 @@ export function ratioOf(a: Samples, b: Samples): { readonly ratio: number; reado
 }
 
 function spreadOf(values: readonly number[]): Spread {
-  return [Math.min(...values), Math.max(...values)];
+  return [percentile(values, 0), percentile(values, 1)];
 }
