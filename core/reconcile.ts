@@ -34,11 +34,14 @@ export async function applyChanges(layers: readonly LayerChanges[]): Promise<Rep
   let writes = 0;
   const write = async ({ layer, changes }: LayerChanges, deletes: boolean) => {
     const part = layer.table.atomic
-      ? deletes ? [] : changes
+      ? deletes
+        ? []
+        : changes
       : changes.filter((change) => (change.kind === 'delete') === deletes);
     if (part.length === 0) return;
     writes += part.length;
-    for (const failure of await layer.table.write(part)) failures.push({ ...failure, table: layer.table.name });
+    for (const failure of await layer.table.write(part))
+      failures.push({ ...failure, table: layer.table.name });
   };
   for (const layer of layers) await write(layer, false);
   for (const layer of layers.toReversed()) await write(layer, true);

@@ -39,7 +39,13 @@ export interface Native {
    * for this call and thrown away. Netlink sockets come bound, non-blocking, with extended acks, strict checks
    * and buffers of `bufferBytes` (forced above the system's limits where allowed).
    */
-  openSocket(namespaceFd: Descriptor, domain: number, type: number, protocol: number, bufferBytes: number): Descriptor;
+  openSocket(
+    namespaceFd: Descriptor,
+    domain: number,
+    type: number,
+    protocol: number,
+    bufferBytes: number,
+  ): Descriptor;
   /** setsockopt with an int value; netlink multicast groups are joined with it. */
   setOption(fd: Descriptor, level: number, option: number, value: number): void;
   /** bind (raw sockaddr bytes), and listen when `backlog` > 0. */
