@@ -1,0 +1,146 @@
+import { Backoff } from './backoff.ts';
+import { ApiError } from './errors.ts';
+import { type KubeObject, type ListWatcher, objectKey, type Resource } from './types.ts';
+
+const PAGE_SIZE = 500;
+/** The server is asked to end each watch after this long; kube-apiserver's bookmarks come once a minute. */
+const WATCH_SECONDS = 40;
+/** Longer than a watch may last: silence of this length means that the connection is dead. */
+const INACTIVITY_TIMEOUT_MS = 45_000;
+/** A watch that ended sooner than this counts as a failed one, so that its repetition is slowed down. */
+const SHORT_WATCH_MS = 1_000;
+
+export interface InformerOptions {
+  readonly client: ListWatcher;
+  readonly resource: Resource;
+  readonly namespace?: string;
+  readonly labelSelector?: string;
+  readonly fieldSelector?: string;
+  /** Ends everything: no connection and no timer stays. */
+  readonly signal: AbortSignal;
+  /** Says which object is not as it was; only mark it dirty here, the loop owns the work. */
+  readonly onChange: (key: string) => void;
+  /** Each time the server cannot be reached or refuses; the informer goes on trying by itself. */
+  readonly onError?: (error: Error) => void;
+  readonly watchSeconds?: number;
+  readonly inactivityTimeoutMs?: number;
+}
+
+/**
+ * A copy of all objects of a kind, kept current: list in pages, watch from there, resume from the last
+ * resourceVersion, list again when that one has expired. What vanished between is found and reported.
+ */
+export class Informer<T extends KubeObject> {
+  /** By {@link objectKey}. The objects are never changed in place. */
+  readonly store: ReadonlyMap<string, T>;
+  /** Fulfilled when the store holds a whole list for the first time; rejected when aborted before. */
+  readonly synced: Promise<void>;
+  /** Fulfilled when, after the abort, nothing runs any more. */
+  readonly closed: Promise<void>;
+
+  readonly #options: InformerOptions;
+  readonly #objects = new Map<string, T>();
+  readonly #backoff = new Backoff();
+  #resourceVersion: string | undefined;
+
+  constructor(options: InformerOptions) {
+    this.#options = options;
+    this.store = this.#objects;
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.synced = promise;
+    this.synced.catch(() => {});
+    this.closed = this.#run(resolve).then(() => reject(options.signal.reason));
+  }
+
+  async #run(synced: () => void): Promise<void> {
+    const { signal } = this.#options;
+    while (!signal.aborted) {
+      try {
+        if (this.#resourceVersion === undefined) {
+          await this.#relist();
+          synced();
+        }
+        await this.#watch();
+      } catch (error) {
+        if (signal.aborted) return;
+        await this.#failed(error as Error);
+      }
+    }
+  }
+
+  /** The resourceVersion that cannot be watched from is forgotten, so that the next round lists. */
+  async #failed(error: Error): Promise<void> {
+    if (isUnknownVersion(error)) this.#resourceVersion = undefined;
+    else this.#options.onError?.(error);
+    const atLeastMs = error instanceof ApiError ? error.retryAfterMs : 0;
+    await this.#backoff.wait(this.#options.signal, atLeastMs).catch(() => {});
+  }
+
+  async #relist(): Promise<void> {
+    const listed = new Map<string, T>();
+    let resourceVersion: string | undefined;
+    let next: string | undefined;
+    do {
+      const page = await this.#page(next);
+      for (const object of page.items) listed.set(objectKey(object), object);
+      resourceVersion = page.metadata.resourceVersion;
+      next = page.metadata.continue;
+    } while (next !== undefined && next !== '');
+    this.#replace(listed);
+    this.#resourceVersion = resourceVersion;
+  }
+
+  async #page(next: string | undefined) {
+    const { client, resource, namespace, labelSelector, fieldSelector, signal } = this.#options;
+    const query = { namespace, labelSelector, fieldSelector, limit: PAGE_SIZE, continue: next };
+    return await client.list<T>(resource, { ...query, signal });
+  }
+
+  #replace(listed: ReadonlyMap<string, T>): void {
+    const gone = [...this.#objects.keys()].filter((key) => !listed.has(key));
+    for (const key of gone) this.#drop(key);
+    for (const [key, object] of listed) this.#put(key, object);
+  }
+
+  async #watch(): Promise<void> {
+    const { client, resource, namespace, labelSelector, fieldSelector, signal } = this.#options;
+    const startedMs = performance.now();
+    const events = client.watch<T>(resource, {
+      ...definedOf({
+        namespace,
+        labelSelector,
+        fieldSelector,
+        resourceVersion: this.#resourceVersion,
+        signal,
+      }),
+      allowWatchBookmarks: true,
+      timeoutSeconds: this.#options.watchSeconds ?? WATCH_SECONDS,
+      inactivityTimeoutMs: this.#options.inactivityTimeoutMs ?? INACTIVITY_TIMEOUT_MS,
+    });
+    for await (const event of events) {
+      if (event.type === 'DELETED') this.#drop(objectKey(event.object));
+      else if (event.type !== 'BOOKMARK') this.#put(objectKey(event.object), event.object);
+      this.#resourceVersion = event.object.metadata?.resourceVersion ?? this.#resourceVersion;
+      this.#backoff.reset();
+    }
+    if (performance.now() - startedMs < SHORT_WATCH_MS) await this.#backoff.wait(signal);
+  }
+
+  #put(key: string, object: T): void {
+    const known = this.#objects.get(key)?.metadata;
+    if (known?.resourceVersion !== undefined && known.resourceVersion === object.metadata?.resourceVersion)
+      return;
+    this.#objects.set(key, object);
+    this.#options.onChange(key);
+  }
+
+  #drop(key: string): void {
+    if (this.#objects.delete(key)) this.#options.onChange(key);
+  }
+}
+
+/** Too old (compacted), or newer than anything there (the server's data was put back to an earlier state). */
+function isUnknownVersion(error: Error): boolean {
+  if (!(error instanceof ApiError)) return false;
+  return error.status === 410 || error.causes.some((cause) => cause.reason === 'ResourceVersionTooLarge');
+}
