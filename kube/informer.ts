@@ -106,13 +106,11 @@ export class Informer<T extends KubeObject> {
     const { client, resource, namespace, labelSelector, fieldSelector, signal } = this.#options;
     const startedMs = performance.now();
     const events = client.watch<T>(resource, {
-      ...definedOf({
-        namespace,
-        labelSelector,
-        fieldSelector,
-        resourceVersion: this.#resourceVersion,
-        signal,
-      }),
+      namespace,
+      labelSelector,
+      fieldSelector,
+      resourceVersion: this.#resourceVersion,
+      signal,
       allowWatchBookmarks: true,
       timeoutSeconds: this.#options.watchSeconds ?? WATCH_SECONDS,
       inactivityTimeoutMs: this.#options.inactivityTimeoutMs ?? INACTIVITY_TIMEOUT_MS,
