@@ -1,0 +1,41 @@
+import type { V1Pod, V1Service } from '../../kube/types.ts';
+import type { AttachedPod } from '../cluster/cluster.ts';
+
+export const HTTP_PORT = 8080;
+
+/** A running pod as a node's agent would report it. */
+export function podObject({ name, node, ips }: AttachedPod, app: string): V1Pod {
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: { name, namespace: 'default', labels: { app } },
+    spec: {
+      nodeName: node.name,
+      containers: [{ name: 'web', image: 'demo', ports: [{ name: 'http', containerPort: HTTP_PORT }] }],
+    },
+    status: {
+      phase: 'Running',
+      podIP: ips[0],
+      podIPs: ips.map((ip) => ({ ip })),
+      conditions: [{ type: 'Ready', status: 'True' }],
+    },
+  };
+}
+
+export function serviceObject(name: string, app: string, nodePort: number): V1Service {
+  return {
+    apiVersion: 'v1',
+    kind: 'Service',
+    metadata: { name, namespace: 'default' },
+    spec: {
+      type: 'NodePort',
+      ipFamilyPolicy: 'RequireDualStack',
+      ipFamilies: ['IPv4', 'IPv6'],
+      selector: { app },
+      ports: [
+        { name: 'http', port: 80, targetPort: 'http', nodePort },
+        { name: 'dns', port: 80, targetPort: HTTP_PORT, protocol: 'UDP', nodePort },
+      ],
+    },
+  };
+}

@@ -1,0 +1,59 @@
+import { mkdirSync, rmSync } from 'node:fs';
+import http from 'node:http';
+import path from 'node:path';
+
+/** What `fairlead node` says of itself on its status socket. Times are ISO 8601. */
+export interface NodeStatus {
+  readonly name: string;
+  readonly pid: number;
+  readonly ready: boolean;
+  readonly startedAt: string;
+  readonly daemon: object;
+  readonly proxy?: object;
+}
+
+const ASK_TIMEOUT_MS = 2000;
+
+/** Serves the status as JSON on a unix socket that only root can open. */
+export async function serveStatus(socketPath: string, status: () => NodeStatus): Promise<AsyncDisposable> {
+  mkdirSync(path.dirname(socketPath), { recursive: true, mode: 0o700 });
+  rmSync(socketPath, { force: true });
+  const server = http.createServer((_, response) => {
+    response.setHeader('content-type', 'application/json').end(JSON.stringify(status()));
+  });
+  const umask = process.umask(0o177);
+  try {
+    await new Promise<void>((resolve, reject) => server.once('error', reject).listen(socketPath, resolve));
+  } finally {
+    process.umask(umask);
+  }
+  return {
+    [Symbol.asyncDispose]: () =>
+      new Promise<void>((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+/** Asks a node's agent; undefined when none listens or it does not answer in time. */
+export function askStatus(socketPath: string): Promise<NodeStatus | undefined> {
+  return new Promise((resolve) => {
+    const request = http.get({
+      socketPath,
+      path: '/',
+      agent: false,
+      signal: AbortSignal.timeout(ASK_TIMEOUT_MS),
+    });
+    request.on('error', () => resolve(undefined));
+    request.on('response', async (response) => {
+      let text = '';
+      try {
+        for await (const part of response.setEncoding('utf8')) text += part;
+        resolve(JSON.parse(text) as NodeStatus);
+      } catch {
+        resolve(undefined); // it ended in the middle of its answer
+      }
+    });
+  });
+}

@@ -1,0 +1,31 @@
+import { InvalidArgumentError, Option } from 'commander';
+import { type Cidr, familyOf, parseCidr } from '../core/address.ts';
+
+/** Reads a comma list of networks, at most one of each family; for options such as --cluster-cidr. */
+export function cidrList(text: string): Cidr[] {
+  const cidrs = text.split(',').map((part) => {
+    const cidr = parseCidr(part.trim());
+    if (cidr === undefined)
+      throw new InvalidArgumentError(`"${part}" is not a network such as 10.244.0.0/16 (host bits zero).`);
+    return cidr;
+  });
+  if (new Set(cidrs.map(familyOf)).size < cidrs.length) {
+    throw new InvalidArgumentError(`"${text}" names two networks of one family.`);
+  }
+  return cidrs;
+}
+
+export function wholeNumber(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!Number.isInteger(value) || value < min || value > max) {
+      throw new InvalidArgumentError(`"${text}" is not a whole number from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+/** `-o json` or `-o text`, on every command that prints a result. */
+export function outputOption(): Option {
+  return new Option('-o, --output <format>', 'how to print').choices(['text', 'json']).default('text');
+}

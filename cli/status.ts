@@ -1,0 +1,44 @@
+import { Command } from 'commander';
+import { askStatus, type NodeStatus } from './node-status.ts';
+import { outputOption } from './options.ts';
+
+export const DEFAULT_RUN_DIR = '/run/fairlead';
+
+export function statusCommand(): Command {
+  return new Command('status')
+    .description('Show what the node agent on this machine does')
+    .option('--run-dir <path>', "the agent's runtime directory", DEFAULT_RUN_DIR)
+    .addOption(outputOption())
+    .action(async ({ runDir, output }: { runDir: string; output: string }) => {
+      const status = await askStatus(`${runDir}/node.sock`);
+      if (status === undefined) {
+        throw new Error(`no node agent answers on ${runDir}/node.sock; start one with: fairlead node`);
+      }
+      process.stdout.write(
+        output === 'json' ? `${JSON.stringify(status, null, 2)}\n` : renderNodeStatus(status),
+      );
+    });
+}
+
+export function renderNodeStatus(status: NodeStatus): string {
+  const lines: [string, string][] = [
+    ['node', status.name],
+    ['ready', status.ready ? 'yes' : 'no'],
+    ['running since', `${status.startedAt} (pid ${status.pid})`],
+    ...fields('', status.daemon),
+    ...(status.proxy ? fields('proxy ', status.proxy) : []),
+  ];
+  const width = Math.max(...lines.map(([name]) => name.length));
+  return lines.map(([name, value]) => `${name.padEnd(width)}  ${value}\n`).join('');
+}
+
+function fields(prefix: string, object: object): [string, string][] {
+  return Object.entries(object).map(([name, value]) => [
+    prefix + name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
+    Array.isArray(value) && value.every((item) => typeof item !== 'object')
+      ? value.join(', ') || 'none'
+      : typeof value === 'object' && value !== null
+        ? JSON.stringify(value)
+        : String(value),
+  ]);
+}
