@@ -1,0 +1,389 @@
+// A lane: one thread, one queue, jobs in order. A request to the kernel runs inside sendmsg and may wait for
+// other users of the network stack, so neither Node's loop nor libuv's pool may be the one that waits.
+#include "addon.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+// Answers above this are handed to JavaScript without a copy.
+#define COPY_BYTES (64u << 10)
+
+static const napi_type_tag lane_tag = {0x6661697264656164, 0x6c616e6500000001};
+
+struct step {
+  int fd;  // -1: open a socket of `protocol` inside `namespace_fd`
+  int namespace_fd;
+  int protocol;
+  uint8_t *data;
+  size_t length;
+  uint8_t *answer;
+  size_t answer_length;
+};
+
+struct job {
+  struct job *next;
+  napi_deferred deferred;
+  struct failure failure;  // number 0: none
+  size_t count, ran;
+  struct step steps[];
+};
+
+struct lane {
+  pthread_t thread;
+  pthread_mutex_t mutex;
+  pthread_cond_t wake;
+  struct job *first, **last;
+  size_t queued;
+  bool closing;    // no new jobs; the thread ends when the queue is empty
+  bool abandoned;  // the environment ends: the thread does not look at the queue any more
+  struct answer answer;
+  napi_threadsafe_function deliver;
+  // Only Node's thread touches what follows.
+  size_t in_flight;
+  bool joined;
+  int references;  // the JavaScript object, and the thread-safe function
+};
+
+static void free_job(struct job *job) {
+  for (size_t i = 0; i < job->count; i++) {
+    free(job->steps[i].data);
+    free(job->steps[i].answer);
+  }
+  free(job);
+}
+
+static void release_lane(struct lane *lane) {
+  if (--lane->references > 0) return;
+  while (lane->first != NULL) {
+    struct job *job = lane->first;
+    lane->first = job->next;
+    free_job(job);
+  }
+  pthread_cond_destroy(&lane->wake);
+  pthread_mutex_destroy(&lane->mutex);
+  free(lane->answer.bytes);
+  free(lane);
+}
+
+// --- on the lane's thread ---
+
+static bool keep_answer(struct step *step, const struct answer *answer, struct failure *failure) {
+  step->answer = malloc(answer->length > 0 ? answer->length : 1);
+  if (step->answer == NULL) return fail(failure, "malloc");
+  if (answer->length > 0) memcpy(step->answer, answer->bytes, answer->length);
+  step->answer_length = answer->length;
+  return true;
+}
+
+static bool run_step(struct lane *lane, struct step *step, struct failure *failure) {
+  int fd = step->fd;
+  if (fd < 0) {
+    fd = open_socket(step->namespace_fd, AF_NETLINK, SOCK_RAW, step->protocol, STEP_BUFFER_BYTES, failure);
+    if (fd < 0) return false;
+  }
+  bool done = exchange_bytes(fd, step->data, step->length, &lane->answer, failure) &&
+              keep_answer(step, &lane->answer, failure);
+  if (step->fd < 0) close(fd);
+  return done;
+}
+
+static void run_job(struct lane *lane, struct job *job) {
+  while (job->ran < job->count) {
+    struct step *step = &job->steps[job->ran];
+    struct failure failure;
+    if (!run_step(lane, step, &failure)) {
+      job->failure = failure;
+      break;
+    }
+    job->ran++;
+    if (holds_refusal(step->answer, step->answer_length)) break;
+  }
+  trim_answer(&lane->answer);
+}
+
+static struct job *next_job(struct lane *lane) {
+  pthread_mutex_lock(&lane->mutex);
+  while (lane->first == NULL && !lane->closing) pthread_cond_wait(&lane->wake, &lane->mutex);
+  struct job *job = lane->abandoned ? NULL : lane->first;
+  if (job != NULL) {
+    lane->first = job->next;
+    if (lane->first == NULL) lane->last = &lane->first;
+    lane->queued--;
+  }
+  pthread_mutex_unlock(&lane->mutex);
+  return job;
+}
+
+static void *work(void *argument) {
+  struct lane *lane = argument;
+  pthread_setname_np(pthread_self(), "fairlead-lane");
+  for (struct job *job = next_job(lane); job != NULL; job = next_job(lane)) {
+    run_job(lane, job);
+    if (napi_call_threadsafe_function(lane->deliver, job, napi_tsfn_nonblocking) != napi_ok) {
+      free_job(job);  // the environment has ended, and with the refusal our hold on the function
+      return NULL;
+    }
+  }
+  napi_release_threadsafe_function(lane->deliver, napi_tsfn_release);
+  return NULL;
+}
+
+// --- on Node's thread ---
+
+static void end_lane(struct lane *lane, bool abandon) {
+  pthread_mutex_lock(&lane->mutex);
+  lane->closing = true;
+  lane->abandoned = lane->abandoned || abandon;
+  pthread_cond_signal(&lane->wake);
+  pthread_mutex_unlock(&lane->mutex);
+}
+
+static void join_lane(struct lane *lane) {
+  if (!lane->joined) pthread_join(lane->thread, NULL);
+  lane->joined = true;
+}
+
+static void environment_ends(void *data) {
+  end_lane(data, true);
+  join_lane(data);
+}
+
+static void free_memory(napi_env env, void *data, void *hint) {
+  (void)env;
+  (void)hint;
+  free(data);
+}
+
+static napi_value make_answer(napi_env env, struct step *step) {
+  napi_value value = NULL;
+  if (step->answer_length > COPY_BYTES &&
+      napi_create_external_buffer(env, step->answer_length, step->answer, free_memory, NULL, &value) == napi_ok) {
+    step->answer = NULL;
+    return value;
+  }
+  return make_buffer(env, step->answer, step->answer_length);
+}
+
+static void settle(napi_env env, struct job *job) {
+  napi_value answers;
+  if (job->failure.number != 0) {
+    napi_reject_deferred(env, job->deferred, make_system_error(env, job->failure));
+    return;
+  }
+  if (napi_create_array_with_length(env, job->ran, &answers) != napi_ok) return;
+  for (size_t i = 0; i < job->ran; i++) {
+    napi_value answer = make_answer(env, &job->steps[i]);
+    if (answer == NULL) {
+      napi_value error;
+      if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_reject_deferred(env, job->deferred, error);
+      return;
+    }
+    napi_set_element(env, answers, (uint32_t)i, answer);
+  }
+  napi_resolve_deferred(env, job->deferred, answers);
+}
+
+// A job comes back from the thread. Without an environment only its memory is left to be given back.
+static void deliver(napi_env env, napi_value callback, void *context, void *data) {
+  (void)callback;
+  struct lane *lane = context;
+  if (env != NULL) {
+    settle(env, data);
+    if (--lane->in_flight == 0) napi_unref_threadsafe_function(env, lane->deliver);
+  }
+  free_job(data);
+}
+
+static void delivery_ended(napi_env env, void *data, void *hint) {
+  (void)hint;
+  struct lane *lane = data;
+  if (!lane->joined) napi_remove_env_cleanup_hook(env, environment_ends, lane);
+  join_lane(lane);
+  release_lane(lane);
+}
+
+static void object_collected(napi_env env, void *data, void *hint) {
+  (void)env;
+  (void)hint;
+  struct lane *lane = data;
+  end_lane(lane, false);
+  release_lane(lane);
+}
+
+static struct lane *unwrap(napi_env env, napi_value object) {
+  bool ours = false;
+  void *lane = NULL;
+  if (napi_check_object_type_tag(env, object, &lane_tag, &ours) == napi_ok && ours &&
+      napi_unwrap(env, object, &lane) == napi_ok) {
+    return lane;
+  }
+  napi_throw_type_error(env, NULL, "lane must be a lane of this addon");
+  return NULL;
+}
+
+static napi_value lane_close(napi_env env, napi_callback_info info) {
+  napi_value self;
+  napi_get_cb_info(env, info, NULL, NULL, &self, NULL);
+  struct lane *lane = unwrap(env, self);
+  if (lane == NULL) return NULL;
+  end_lane(lane, false);
+  return make_undefined(env);
+}
+
+static struct lane *create_lane(void) {
+  struct lane *lane = calloc(1, sizeof *lane);  // on the heap: nothing of it is destroyed while a thread waits on it
+  if (lane == NULL) return NULL;
+  pthread_mutex_init(&lane->mutex, NULL);
+  pthread_cond_init(&lane->wake, NULL);
+  lane->last = &lane->first;
+  lane->references = 1;
+  return lane;
+}
+
+// From here the thread-safe function owns one reference, which it gives back in delivery_ended.
+static bool start_lane(napi_env env, struct lane *lane, struct failure *failure) {
+  napi_value name;
+  *failure = (struct failure){0};
+  if (napi_create_string_utf8(env, "fairlead.lane", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_threadsafe_function(env, NULL, NULL, name, 0, 1, lane, delivery_ended, lane, deliver,
+                                      &lane->deliver) != napi_ok) {
+    return false;
+  }
+  lane->references++;
+  napi_unref_threadsafe_function(env, lane->deliver);
+  int error = start_thread(&lane->thread, work, lane);
+  if (error != 0) {
+    lane->joined = true;
+    napi_release_threadsafe_function(lane->deliver, napi_tsfn_abort);
+    *failure = (struct failure){error, "pthread_create"};
+    return false;
+  }
+  napi_add_env_cleanup_hook(env, environment_ends, lane);
+  return true;
+}
+
+napi_value lane_open(napi_env env, napi_callback_info info) {
+  (void)info;
+  napi_value object, close;
+  struct lane *lane = create_lane();
+  if (lane == NULL) return throw_failure(env, (struct failure){ENOMEM, "malloc"});
+  if (napi_create_object(env, &object) != napi_ok ||
+      napi_create_function(env, "close", NAPI_AUTO_LENGTH, lane_close, NULL, &close) != napi_ok ||
+      napi_set_named_property(env, object, "close", close) != napi_ok ||
+      napi_type_tag_object(env, object, &lane_tag) != napi_ok ||
+      napi_wrap(env, object, lane, object_collected, NULL, NULL) != napi_ok) {
+    release_lane(lane);
+    return throw_pending(env);
+  }
+  struct failure failure;
+  if (start_lane(env, lane, &failure)) return object;
+  return failure.number != 0 ? throw_failure(env, failure) : throw_pending(env);
+}
+
+static bool copy_data(napi_env env, napi_value object, const char *name, struct step *step) {
+  napi_value value;
+  const uint8_t *data;
+  if (napi_get_named_property(env, object, "data", &value) != napi_ok ||
+      !read_bytes(env, value, name, &data, &step->length)) {
+    return false;
+  }
+  step->data = malloc(step->length > 0 ? step->length : 1);
+  if (step->data == NULL) {
+    throw_failure(env, (struct failure){ENOMEM, "malloc"});
+    return false;
+  }
+  if (step->length > 0) memcpy(step->data, data, step->length);
+  return true;
+}
+
+static bool read_step(napi_env env, napi_value object, struct step *step) {
+  napi_value fd, namespace_fd, protocol;
+  napi_valuetype type = napi_undefined;
+  napi_typeof(env, object, &type);
+  if (type != napi_object) {
+    napi_throw_type_error(env, NULL, "steps must hold objects");
+    return false;
+  }
+  if (napi_get_named_property(env, object, "fd", &fd) != napi_ok) return false;
+  napi_typeof(env, fd, &type);
+  step->fd = -1;
+  if (type != napi_undefined) {
+    return read_descriptor(env, fd, "steps[].fd", &step->fd) && copy_data(env, object, "steps[].data", step);
+  }
+  return napi_get_named_property(env, object, "namespaceFd", &namespace_fd) == napi_ok &&
+         napi_get_named_property(env, object, "protocol", &protocol) == napi_ok &&
+         read_namespace(env, namespace_fd, "steps[].namespaceFd", &step->namespace_fd) &&
+         read_int(env, protocol, "steps[].protocol", 0, INT_MAX, &step->protocol) &&
+         copy_data(env, object, "steps[].data", step);
+}
+
+// The whole job as a copy: what the caller does with its arrays afterwards does not matter.
+static struct job *read_job(napi_env env, napi_value steps) {
+  bool is_array = false;
+  uint32_t count = 0;
+  napi_is_array(env, steps, &is_array);
+  if (!is_array || napi_get_array_length(env, steps, &count) != napi_ok) {
+    napi_throw_type_error(env, NULL, "steps must be an array");
+    return NULL;
+  }
+  if (count > MAX_STEPS) {
+    napi_throw_range_error(env, NULL, "steps must be at most 4096");
+    return NULL;
+  }
+  struct job *job = calloc(1, sizeof *job + count * sizeof job->steps[0]);
+  if (job == NULL) {
+    throw_failure(env, (struct failure){ENOMEM, "malloc"});
+    return NULL;
+  }
+  job->count = count;
+  for (uint32_t i = 0; i < count; i++) {
+    napi_value step;
+    if (napi_get_element(env, steps, i, &step) != napi_ok || !read_step(env, step, &job->steps[i])) {
+      free_job(job);
+      throw_pending(env);
+      return NULL;
+    }
+  }
+  return job;
+}
+
+// Queues the job, or says why not as an errno.
+static int enqueue(struct lane *lane, struct job *job) {
+  pthread_mutex_lock(&lane->mutex);
+  int error = lane->closing ? ECANCELED : lane->queued >= MAX_QUEUED_JOBS ? ENOBUFS : 0;
+  if (error == 0) {
+    *lane->last = job;
+    lane->last = &job->next;
+    lane->queued++;
+    pthread_cond_signal(&lane->wake);
+  }
+  pthread_mutex_unlock(&lane->mutex);
+  return error;
+}
+
+napi_value lane_run(napi_env env, napi_callback_info info) {
+  napi_value values[2], promise;
+  if (!read_arguments(env, info, 2, values)) return NULL;
+  struct lane *lane = unwrap(env, values[0]);
+  if (lane == NULL) return NULL;
+  struct job *job = read_job(env, values[1]);
+  if (job == NULL) return NULL;
+  napi_deferred deferred;
+  if (napi_create_promise(env, &deferred, &promise) != napi_ok) {
+    free_job(job);
+    return throw_pending(env);
+  }
+  job->deferred = deferred;
+  int error = enqueue(lane, job);  // the job belongs to the thread from here
+  if (error != 0) {
+    free_job(job);
+    napi_reject_deferred(env, deferred, make_system_error(env, (struct failure){error, "run"}));
+    return promise;
+  }
+  if (lane->in_flight++ == 0) napi_ref_threadsafe_function(env, lane->deliver);
+  return promise;
+}

@@ -1,0 +1,3 @@
+int placeholder;
+void _start(void);
+void _start(void) { for (;;) {} }
