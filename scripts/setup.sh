@@ -132,5 +132,6 @@ if ! npm_packages_current; then
   say 'installing npm packages (npm ci)'
   install_npm_packages
 fi
-PATH="$PWD/node_modules/.bin:$PATH" sh native/build.sh 9>&-
+built=$(sh native/build.sh 9>&-)
+[ "$built" = 'native: up to date' ] || say "$built"
 say "ready: Node $(node_modules/.bin/node --version)"
