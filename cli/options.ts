@@ -17,8 +17,8 @@ export function cidrList(text: string): Cidr[] {
 
 export function wholeNumber(min: number, max: number): (text: string) => number {
   return (text) => {
-    const value = Number(text);
-    if (!Number.isInteger(value) || value < min || value > max) {
+    const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+    if (Number.isNaN(value) || value < min || value > max) {
       throw new InvalidArgumentError(`"${text}" is not a whole number from ${min} to ${max}.`);
     }
     return value;

@@ -54,7 +54,7 @@ class Demo {
     const pod = await this.cluster.attach(node, name);
     const application = { ...pod, app: this.cluster.lab.workload(pod.namespace, name) };
     await application.app.serve(name, HTTP_PORT);
-    if (app !== undefined) await this.client.create(PODS, podObject(pod, app), 'default');
+    if (app !== undefined) await this.client.create(PODS, podObject(pod, app));
     this.pods.push(application);
     this.report.add({
       what: `CNI ADD ${name} on ${node.name}`,
@@ -166,7 +166,7 @@ class Demo {
     await sleep(1000);
     const added = await client.report();
     this.summary('requests while web-3 was added', added, added.byServer['web-3'] !== undefined);
-    await this.client.delete(PODS, web3.name, 'default');
+    await this.client.delete(PODS, web3.name, { namespace: 'default', gracePeriodSeconds: 0 });
     await sleep(1000);
     await client.report();
     await sleep(500);
@@ -252,11 +252,7 @@ async function play(demo: Demo): Promise<void> {
   await demo.startPod(1, 'web-2', 'web');
   await demo.startPod(0, 'client-1');
   await demo.startPod(2, 'client-3');
-  const service = await demo.client.create<V1Service>(
-    SERVICES,
-    serviceObject('web', 'web', NODE_PORT),
-    'default',
-  );
+  const service = await demo.client.create<V1Service>(SERVICES, serviceObject('web', 'web', NODE_PORT));
   await demo.podsReachEachOther('vxlan');
   await demo.serviceAnswers(service);
   await demo.outsideSeesTheNode();

@@ -1,0 +1,31 @@
+import test from 'ava';
+import { InvalidArgumentError } from 'commander';
+import { parseListen } from '../../cli/controlplane.ts';
+import { cidrList, wholeNumber } from '../../cli/options.ts';
+
+test('a list of networks has at most one of each family', (t) => {
+  t.deepEqual(cidrList('10.1.0.0/16, fd00::/48') as string[], ['10.1.0.0/16', 'fd00::/48']);
+  for (const bad of ['10.1.0.1/16', '10.1.0.0', 'x', '10.1.0.0/16,10.2.0.0/16', '']) {
+    t.throws(() => cidrList(bad), { instanceOf: InvalidArgumentError }, bad);
+  }
+});
+
+test('a whole number outside its bounds is refused with the value and the bounds', (t) => {
+  t.is(wholeNumber(1, 10)('7'), 7);
+  for (const bad of ['0', '11', '1.5', 'x', '']) {
+    t.throws(() => wholeNumber(1, 10)(bad), { message: `"${bad}" is not a whole number from 1 to 10.` });
+  }
+});
+
+test('a listen address names host, port and, if wanted, a network namespace', (t) => {
+  t.deepEqual(parseListen('127.0.0.1:6443'), { host: '127.0.0.1', port: 6443 });
+  t.deepEqual(parseListen('[::]:0'), { host: '::', port: 0 });
+  t.deepEqual(parseListen('127.0.0.1:0@/proc/1/ns/net'), {
+    host: '127.0.0.1',
+    port: 0,
+    namespacePath: '/proc/1/ns/net',
+  });
+  for (const bad of ['6443', 'localhost:6443', '127.0.0.1', '127.0.0.1:70000', '::1:80', '']) {
+    t.throws(() => parseListen(bad), { instanceOf: InvalidArgumentError }, bad);
+  }
+});
