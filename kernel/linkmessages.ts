@@ -1,0 +1,149 @@
+/** The messages behind {@link LinkTable}: making, changing and removing one link in as few steps as are safe. */
+import type { KernelError } from './errors.ts';
+import type { LinkRow } from './link.ts';
+import type { KnownLink } from './linkindex.ts';
+import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL } from './netlink/message.ts';
+import { encodeLink, IFF_UP, IN6_ADDR_GEN_MODE_NONE, type Link } from './netlink/route/link.ts';
+import { RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK } from './netlink/route/rtnetlink.ts';
+import type { NetlinkSocket } from './netlink/socket.ts';
+
+/** Unregistering waits for the kernel once a batch; a larger batch holds its global lock for too long. */
+const DELETE_BATCH_MAX = 50;
+
+/** Indexes of the links that a row is about. */
+export interface LinkPlaces {
+  readonly own: number | undefined;
+  readonly master: number | undefined;
+  /** Of the link below a vxlan. */
+  readonly device: number | undefined;
+}
+
+/**
+ * Makes a link with our mark on it. The kernel ignores the alias in the message that makes a link, and a
+ * second message by name in the same datagram would mark somebody else's link where the name is taken. So the
+ * link is born in a group of its own and the following messages go to that group: it is never there without
+ * the mark, and nobody else's link ever gets it.
+ */
+export async function createLink(
+  socket: NetlinkSocket,
+  row: LinkRow,
+  places: LinkPlaces,
+): Promise<KernelError | undefined> {
+  const group = 1 + Math.floor(Math.random() * 0x7ffffffe);
+  const operation = `RTM_NEWLINK ${row.name}`;
+  const [refused, unmarked, , downed] = await socket.submit([
+    {
+      ...message(operation, birthOf(row, places, group)),
+      flags: NLM_F_CREATE | NLM_F_EXCL,
+    },
+    // A bridge takes the MTU of its ports unless it was set after birth.
+    message(`${operation} alias`, { group, alias: row.alias, mtuBytes: row.mtuBytes }),
+    // Refused where IPv6 is switched off: then there is nothing to prevent.
+    message(operation, row.kind === 'vxlan' ? { group, ...withoutLinkLocal } : { group }),
+    message(`${operation} up`, { group, flags: row.up ? IFF_UP : 0, changeMask: IFF_UP }),
+  ]);
+  if (refused !== undefined) return refused;
+  const [unsettled] = await socket.submit(settle(row, operation));
+  const error = unmarked ?? downed ?? unsettled;
+  if (error !== undefined) await socket.submit([deletion({ name: row.name })]);
+  return error;
+}
+
+/** Flannel's own, too, has no address but the one that it is given. */
+const withoutLinkLocal: Link = { ipv6AddressGeneration: IN6_ADDR_GEN_MODE_NONE };
+
+function birthOf(row: LinkRow, places: LinkPlaces, group: number): Link {
+  const { name, kind, mac, vxlan } = row;
+  return {
+    name,
+    kind,
+    mac,
+    mtuBytes: kind === 'bridge' ? undefined : row.mtuBytes,
+    group,
+    masterIndex: places.master,
+    vxlan: vxlan && { ...vxlan, deviceIndex: places.device },
+    // Each queue costs kobjects; the default is one for each CPU.
+    ...(kind === 'veth' ? { txQueues: 1, rxQueues: 1, peer: { txQueues: 1, rxQueues: 1 } } : {}),
+  };
+}
+
+/** Out of the group of birth, and what only a port that is there can be given. */
+function settle(row: LinkRow, operation: string): NetlinkMessage[] {
+  const { name } = row;
+  const grouped = message(`${operation} group`, { name, group: 0 });
+  if (row.master === undefined || row.bridgePort === undefined) return [grouped];
+  return [grouped, portMessage(row, { name })];
+}
+
+function portMessage({ name, bridgePort }: LinkRow, place: Link): NetlinkMessage {
+  const port: Link = { ...place, portKind: 'bridge', bridgePort: { hairpin: bridgePort?.hairpin ?? false } };
+  return message(`RTM_NEWLINK ${name} bridge port`, port);
+}
+
+/** Changes what can change. Only what differs is in the message: some drivers refuse an equal value when up. */
+export async function updateLink(
+  socket: NetlinkSocket,
+  wanted: LinkRow,
+  actual: LinkRow,
+  { own: index, master }: LinkPlaces,
+): Promise<KernelError | undefined> {
+  const { name } = wanted;
+  const changed: Link = {
+    index,
+    name: index === undefined ? name : undefined,
+    alias: wanted.alias === actual.alias ? undefined : wanted.alias,
+    mac: wanted.mac === actual.mac ? undefined : wanted.mac,
+    mtuBytes: wanted.mtuBytes === actual.mtuBytes ? undefined : wanted.mtuBytes,
+    masterIndex: wanted.master === actual.master ? undefined : (master ?? 0),
+    flags: wanted.up ? IFF_UP : 0,
+    changeMask: wanted.up === actual.up ? 0 : IFF_UP,
+  };
+  const messages = [message(`RTM_NEWLINK ${name}`, changed)];
+  if (wanted.master !== undefined) messages.push(portMessage(wanted, { index, name: changed.name }));
+  const outcomes = await socket.submit(messages);
+  return outcomes.find((error) => error !== undefined);
+}
+
+/** Removes links, many at a time; per name: why one could not be removed. */
+export async function deleteLinks(
+  socket: NetlinkSocket,
+  links: readonly KnownLink[],
+): Promise<Map<string, KernelError>> {
+  const errors = new Map<string, KernelError>();
+  for (let at = 0; at < links.length; at += DELETE_BATCH_MAX) {
+    const batch = links.slice(at, at + DELETE_BATCH_MAX);
+    for (const [name, error] of await deleteBatch(socket, batch)) errors.set(name, error);
+  }
+  return errors;
+}
+
+/** One wait for all: the links are put into a group, and the group is removed. */
+async function deleteBatch(
+  socket: NetlinkSocket,
+  links: readonly KnownLink[],
+): Promise<[string, KernelError][]> {
+  const group = 1 + Math.floor(Math.random() * 0x7ffffffe);
+  const messages =
+    links.length === 1
+      ? links.map(({ index }) => deletion({ index }))
+      : [
+          ...links.map(({ index, name }) =>
+            message(`RTM_SETLINK ${name} group`, { index, group }, RTM_SETLINK),
+          ),
+          deletion({ group }),
+        ];
+  const outcomes = await socket.submit(messages);
+  const all = links.length === 1 ? undefined : outcomes.at(-1);
+  return links.flatMap(({ name }, at) => {
+    const error = outcomes[at] ?? all;
+    return error === undefined ? [] : [[name, error] as [string, KernelError]];
+  });
+}
+
+function deletion(link: Link): NetlinkMessage {
+  return message(`RTM_DELLINK ${link.name ?? link.index ?? `group ${link.group}`}`, link, RTM_DELLINK);
+}
+
+function message(operation: string, link: Link, type = RTM_NEWLINK): NetlinkMessage {
+  return { type, flags: 0, payload: encodeLink(link), operation };
+}

@@ -1,0 +1,148 @@
+import { type Cidr, familyOf, type Ip } from '../core/address.ts';
+import type { Change, Failure, Table } from '../core/rows.ts';
+import { KernelError } from './errors.ts';
+import { LinkIndex } from './linkindex.ts';
+import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from './netlink/message.ts';
+import {
+  decodeRoute,
+  encodeRoute,
+  encodeRouteDump,
+  type Route,
+  RT_SCOPE_LINK,
+  RT_SCOPE_NOWHERE,
+  RT_SCOPE_UNIVERSE,
+  RT_TABLE_MAIN,
+  RTM_F_CLONED,
+  RTN_UNICAST,
+  RTN_UNSPEC,
+  RTNH_F_ONLINK,
+} from './netlink/route/route.ts';
+import { FAIRLEAD_PROTOCOL, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE } from './netlink/route/rtnetlink.ts';
+import type { NetlinkSocket } from './netlink/socket.ts';
+import { writeRows } from './write.ts';
+
+export { FAIRLEAD_PROTOCOL } from './netlink/route/rtnetlink.ts';
+
+/** One way to one network. */
+export interface RouteRow {
+  readonly destination: Cidr;
+  readonly gateway?: Ip | undefined;
+  readonly device: string;
+  /** The gateway is on the link although no address of the link says so. */
+  readonly onlink?: boolean | undefined;
+  /** Source address of packets that begin here; an address of this node. */
+  readonly source?: Ip | undefined;
+  /** IPv4 only; by default universe with a gateway and link without. */
+  readonly scope?: 'universe' | 'link' | undefined;
+  /** By default the main table, 254. */
+  readonly table?: number | undefined;
+}
+
+export function routeKey(row: RouteRow): string {
+  return `${row.table ?? RT_TABLE_MAIN} ${row.destination}`;
+}
+
+/** The routes with our protocol number. A route of somebody else to the same network is left in its place. */
+export class RouteTable implements Table<string, RouteRow> {
+  readonly name = 'route';
+  readonly #socket: NetlinkSocket;
+
+  constructor({ socket }: { socket: NetlinkSocket }) {
+    this.#socket = socket;
+  }
+
+  same(wanted: RouteRow, actual: RouteRow): boolean {
+    return (
+      wanted.gateway === actual.gateway &&
+      wanted.device === actual.device &&
+      (wanted.onlink ?? false) === (actual.onlink ?? false) &&
+      wanted.source === actual.source &&
+      scopeOf(wanted) === scopeOf(actual)
+    );
+  }
+
+  async read(): Promise<Map<string, RouteRow>> {
+    const links = await LinkIndex.read(this.#socket);
+    const rows = new Map<string, RouteRow>();
+    for (const family of [4, 6] as const) {
+      const payload = encodeRouteDump(family, { protocol: FAIRLEAD_PROTOCOL });
+      const operation = `RTM_GETROUTE IPv${family}`;
+      const messages = await this.#socket.dump({ type: RTM_GETROUTE, flags: 0, payload, operation });
+      for (const message of messages) {
+        const route = decodeRoute(message.payload);
+        // A kernel without strict checks does not filter.
+        if (!isOurs(route)) continue;
+        const row = rowFrom(route, links);
+        // The first of one destination has the lowest metric.
+        if (!rows.has(routeKey(row))) rows.set(routeKey(row), row);
+      }
+    }
+    return rows;
+  }
+
+  async write(changes: readonly Change<string, RouteRow>[]): Promise<Failure<string>[]> {
+    const devices = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted.device]));
+    const links = await LinkIndex.lookUp(this.#socket, devices);
+    return writeRows(this, this.#socket, changes, (change) => encodeChange(change, links));
+  }
+}
+
+function isOurs(route: Route): boolean {
+  return (
+    route.protocol === FAIRLEAD_PROTOCOL &&
+    route.type === RTN_UNICAST &&
+    ((route.flags ?? 0) & RTM_F_CLONED) === 0
+  );
+}
+
+function scopeOf({ scope, gateway, destination }: RouteRow): 'universe' | 'link' {
+  if (familyOf(destination) === 6) return 'universe';
+  return scope ?? (gateway === undefined ? 'link' : 'universe');
+}
+
+/** A route with several next hops is none that we made: its row has no device and equals no wanted one. */
+function rowFrom(route: Route, links: LinkIndex): RouteRow {
+  return {
+    destination: route.destination,
+    gateway: route.gateway,
+    device: links.at(route.index)?.name ?? '',
+    onlink: ((route.flags ?? 0) & RTNH_F_ONLINK) !== 0,
+    source: route.source,
+    scope: route.scope === RT_SCOPE_LINK ? 'link' : 'universe',
+    table: route.table,
+  };
+}
+
+function encodeChange(change: Change<string, RouteRow>, links: LinkIndex): NetlinkMessage | KernelError {
+  if (change.kind === 'delete') return deleteMessage(change.actual);
+  const row = change.wanted;
+  const operation = `RTM_NEWROUTE ${row.destination}`;
+  const link = links.find(row.device, operation);
+  if (link instanceof KernelError) return link;
+  const payload = encodeRoute({
+    destination: row.destination,
+    gateway: row.gateway,
+    index: link.index,
+    flags: row.onlink ? RTNH_F_ONLINK : 0,
+    source: row.source,
+    table: row.table ?? RT_TABLE_MAIN,
+    protocol: FAIRLEAD_PROTOCOL,
+    scope: scopeOf(row) === 'link' ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
+    type: RTN_UNICAST,
+  });
+  // Replacing leaves no moment without a route; making refuses to replace what somebody else made.
+  const flags = NLM_F_CREATE | (change.kind === 'update' ? NLM_F_REPLACE : NLM_F_EXCL);
+  return { type: RTM_NEWROUTE, flags, payload, operation };
+}
+
+/** The protocol is part of what is matched, so that a route of somebody else is never removed. */
+function deleteMessage(row: RouteRow): NetlinkMessage {
+  const payload = encodeRoute({
+    destination: row.destination,
+    table: row.table ?? RT_TABLE_MAIN,
+    protocol: FAIRLEAD_PROTOCOL,
+    scope: RT_SCOPE_NOWHERE,
+    type: RTN_UNSPEC,
+  });
+  return { type: RTM_DELROUTE, flags: 0, payload, operation: `RTM_DELROUTE ${row.destination}` };
+}
