@@ -1,0 +1,102 @@
+import { type Family, type Ip, ipFromBytes, ipToBytes } from '../../core/address.ts';
+import { bytesOfHex, hexOf, hexU16be, hexU32 } from '../../kernel/netlink/nftables/keys.ts';
+import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
+import type { Endpoint } from '../endpoints.ts';
+import { type Protocol, protocolNumbers } from '../protocol.ts';
+import type { Frontend } from '../view.ts';
+
+/*
+ * Elements as the kernel compares them: every field is padded to four bytes; addresses, ports and protocols stand in
+ * network order, a list's value and a slot's number in the order of the machine.
+ */
+
+/** How a connection to a frontend is treated: the chain that the map `kinds` leads to. */
+export const kinds = { 'cluster-ip': 1, external: 2 } as const;
+
+/** Slots of one list: what the lower 12 bits of a value hold. */
+export const MAX_SLOTS = 0xfff;
+/** Lists of one family: what the upper 16 bits of a value hold. 0 is no list. */
+export const MAX_LISTS = 0xffff;
+
+export const ID_MASK = 0xffff0000;
+export const KIND_MASK = 0xf000;
+export const SLOTS_MASK = MAX_SLOTS;
+
+/** What a frontend leads to. nft lists the value `12:1003` for list 0x12, kind 1, 3 slots. */
+export interface FrontendValue {
+  readonly id: number;
+  readonly kind: number;
+  readonly slots: number;
+}
+
+/** A frontend in `services` or `nodeports`; without endpoints in their twins, whose connections are refused. */
+export function frontendElement(
+  frontend: Frontend,
+  protocol: Protocol,
+  value: FrontendValue | undefined,
+): NftElement {
+  const key = frontendKey(frontend, protocol);
+  const onNode = frontend.kind === 'nodePort';
+  if (value === undefined) return { set: onNode ? 'no-endpoint-nodeports' : 'no-endpoints', key };
+  const data = hexU32(((value.id << 16) | (value.kind << 12) | value.slots) >>> 0);
+  return { set: onNode ? 'nodeports' : 'services', key, data };
+}
+
+function frontendKey(frontend: Frontend, protocol: Protocol): string {
+  const ip = frontend.kind === 'nodePort' ? '' : ipHex(frontend.ip);
+  return `${ip}${protocolHex[protocol]}${hexU16be(frontend.port)}0000`;
+}
+
+export function decodeValue(data: string): FrontendValue {
+  const value = Buffer.from(data, 'hex').readUInt32LE();
+  return { id: value >>> 16, kind: (value & KIND_MASK) >>> 12, slots: value & SLOTS_MASK };
+}
+
+/** One slot of a list, in `endpoints`. */
+export function slotElement(
+  list: { readonly id: number; readonly protocol: Protocol },
+  slot: number,
+  endpoint: Pick<Endpoint, 'ip' | 'port'>,
+): NftElement {
+  const key = hexU32((list.id << 16) >>> 0) + protocolHex[list.protocol] + hexU32(slot);
+  return { set: 'endpoints', key, data: `${ipHex(endpoint.ip)}${hexU16be(endpoint.port)}0000` };
+}
+
+export interface Slot {
+  readonly id: number;
+  readonly slot: number;
+  readonly ip: Ip;
+  readonly port: number;
+}
+
+export function decodeSlot(key: string, data: string, family: Family): Slot {
+  const place = Buffer.from(key, 'hex');
+  const bytes = bytesOfHex(data);
+  const ipBytes = family === 4 ? 4 : 16;
+  return {
+    id: place.readUInt32LE() >>> 16,
+    slot: place.readUInt32LE(8),
+    ip: ipFromBytes(bytes.subarray(0, ipBytes)),
+    port: Buffer.from(bytes.buffer).readUInt16BE(ipBytes),
+  };
+}
+
+/** A connection from this pod to itself, in `hairpin`. */
+export function hairpinElement(ip: Ip): NftElement {
+  return { set: 'hairpin', key: ipHex(ip).repeat(2) };
+}
+
+/** An address on which node ports are open, in `nodeport-addresses`. */
+export function nodeAddressElement(ip: Ip): NftElement {
+  return { set: 'nodeport-addresses', key: ipHex(ip) };
+}
+
+const protocolHex: Readonly<Record<Protocol, string>> = {
+  tcp: hexU32(protocolNumbers.tcp),
+  udp: hexU32(protocolNumbers.udp),
+  sctp: hexU32(protocolNumbers.sctp),
+};
+
+function ipHex(ip: Ip): string {
+  return hexOf(ipToBytes(ip));
+}

@@ -1,0 +1,251 @@
+import { isDeepStrictEqual } from 'node:util';
+import test from 'ava';
+import fc from 'fast-check';
+import type { Ip } from '../../core/address.ts';
+import { diff } from '../../core/diff.ts';
+import type { Change } from '../../core/rows.ts';
+import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
+import type { Endpoint } from '../../proxy/endpoints.ts';
+import { MAX_SLOTS } from '../../proxy/nftables/elements.ts';
+import { FamilyPlan } from '../../proxy/nftables/plan.ts';
+import { placeEndpoints } from '../../proxy/nftables/slots.ts';
+import type { Frontend, ServicePortView } from '../../proxy/view.ts';
+import { reachability } from './reachability.ts';
+
+type Views = Map<string, readonly ServicePortView[]>;
+type Port = Pick<ServicePortView, 'frontends' | 'endpoints' | 'protocol'>;
+
+const endpoint = (number: number, local = number % 3 === 0): Endpoint => ({
+  ip: `10.244.${number >>> 8}.${number & 255}` as Ip,
+  port: 8080,
+  local,
+});
+const someEndpoints = fc
+  .uniqueArray(fc.integer({ min: 1, max: 40 }), { maxLength: 12 })
+  .map((numbers) => numbers.map((number) => endpoint(number)));
+const protocols = fc.constantFrom('tcp' as const, 'udp' as const);
+const names = ['a', 'b', 'c', 'd'];
+
+/** Services that quarrel over few addresses and node ports. */
+const quarrelling: fc.Arbitrary<Port> = fc.record({
+  frontends: fc
+    .tuple(fc.integer({ min: 1, max: 5 }), fc.option(fc.integer({ min: 30_000, max: 30_003 })))
+    .map(([number, nodePort]): Frontend[] => [
+      { kind: 'clusterIP', ip: `10.96.0.${number}` as Ip, port: 80 },
+      ...(nodePort === null ? [] : [{ kind: 'nodePort', port: nodePort } as const]),
+    ]),
+  endpoints: someEndpoints,
+  protocol: protocols,
+});
+
+/** Services as an API server lets them be: each address and node port is one's own. */
+function peaceful(name: string): fc.Arbitrary<Port> {
+  const number = names.indexOf(name) + 1;
+  return fc.record({
+    frontends: fc.subarray<Frontend>(
+      [
+        { kind: 'clusterIP', ip: `10.96.0.${number}` as Ip, port: 80 },
+        { kind: 'nodePort', port: 30_000 + number },
+      ],
+      { minLength: 1 },
+    ),
+    endpoints: someEndpoints,
+    protocol: protocols,
+  });
+}
+
+interface Step {
+  readonly service: string;
+  readonly ports: readonly ServicePortView[];
+}
+
+function steps(ports: (name: string) => fc.Arbitrary<readonly Port[]>): fc.Arbitrary<Step[][]> {
+  const step = fc.constantFrom(...names).chain((name) =>
+    ports(name).map((its) => ({
+      service: `default/${name}`,
+      ports: its.map((port, index): ServicePortView => {
+        return {
+          ...port,
+          name: `default/${name}:${index}`,
+          family: 4,
+          hasAnyEndpoints: port.endpoints.length > 0,
+        };
+      }),
+    })),
+  );
+  return fc.array(fc.array(step, { minLength: 1, maxLength: 3 }), { maxLength: 15 });
+}
+
+const quarrels = steps(() => fc.array(quarrelling, { maxLength: 2 }));
+const peace = steps((name) => fc.array(peaceful(name), { maxLength: 1 }));
+
+/** A kernel that refuses what the kernel refuses. */
+class Kernel {
+  readonly elements = new Map<string, NftElement>();
+
+  apply(changes: readonly Change<string, NftElement>[]): void {
+    for (const change of changes) {
+      const there = this.elements.get(change.key);
+      const fits = change.kind === 'create' ? there === undefined : there?.data === change.actual.data;
+      if (!fits || (change.kind !== 'create' && there === undefined))
+        throw new Error(`${change.kind} ${change.key}`);
+      if (change.kind === 'delete') this.elements.delete(change.key);
+      else this.elements.set(change.key, change.wanted);
+    }
+  }
+}
+
+/** Runs the batches through one plan and a kernel; `check` looks after each batch. */
+function follow(
+  batches: readonly (readonly Step[])[],
+  check: (
+    kernel: Kernel,
+    views: Views,
+    changes: readonly Change<string, NftElement>[],
+    batch: readonly Step[],
+  ) => void,
+): void {
+  const plan = new FamilyPlan(4, new Map());
+  const views: Views = new Map();
+  const kernel = new Kernel();
+  for (const batch of batches) {
+    for (const { service, ports } of batch) plan.put(service, ports);
+    const changes = plan.drain();
+    kernel.apply(changes);
+    if (!isDeepStrictEqual(kernel.elements, plan.elements())) throw new Error('the plan lost track');
+    check(kernel, views, changes, batch);
+    for (const { service, ports } of batch) views.set(service, ports);
+  }
+}
+
+const same = (a: NftElement, b: NftElement) => a.data === b.data;
+
+test('after any changes, in any batches, connections meet what a new plan would give them', (t) => {
+  fc.assert(
+    fc.property(quarrels, (batches) => {
+      follow(batches, (kernel, before, _changes, batch) => {
+        const views = new Map([...before, ...batch.map(({ service, ports }) => [service, ports] as const)]);
+        const fresh = new FamilyPlan(4, views).elements();
+        if (!isDeepStrictEqual(reachability(kernel.elements, 4), reachability(fresh, 4)))
+          throw new Error('differs');
+      });
+    }),
+    { numRuns: 200 },
+  );
+  t.pass();
+});
+
+test('a frontend reaches exactly its endpoints, each by one slot', (t) => {
+  fc.assert(
+    fc.property(peace, (batches) => {
+      follow(batches, (kernel, before, _changes, batch) => {
+        const views = new Map([...before, ...batch.map(({ service, ports }) => [service, ports] as const)]);
+        const wanted = [...views.values()].flat().flatMap(({ frontends, endpoints }) => {
+          const way =
+            endpoints.length === 0 ? 'refused' : endpoints.map(({ ip, port }) => `${ip} ${port}`).sort();
+          return frontends.map(() => JSON.stringify(way));
+        });
+        const ways = Array.from(reachability(kernel.elements, 4).values(), (way) => JSON.stringify(way));
+        if (!isDeepStrictEqual(ways.sort(), wanted.sort())) throw new Error(`${ways} is not ${wanted}`);
+      });
+    }),
+    { numRuns: 200 },
+  );
+  t.pass();
+});
+
+test('a restart writes nothing, whatever way led to the state', (t) => {
+  fc.assert(
+    fc.property(peace, (batches) => {
+      follow(batches, (kernel, before, _changes, batch) => {
+        const views = new Map([...before, ...batch.map(({ service, ports }) => [service, ports] as const)]);
+        const again = new FamilyPlan(4, views, kernel.elements);
+        const changes = diff(again.elements(), kernel.elements, same);
+        if (changes.length > 0) throw new Error(JSON.stringify(changes));
+      });
+    }),
+    { numRuns: 200 },
+  );
+  t.pass();
+});
+
+test('a change writes no more elements than its endpoints and frontends', (t) => {
+  fc.assert(
+    fc.property(peace, (batches) => {
+      follow(batches, (_kernel, before, changes, batch) => {
+        if (batch.length !== 1) return;
+        const [step] = batch as [Step];
+        const bound = largestCost(before.get(step.service)?.[0], step.ports[0]);
+        if (changes.length > bound)
+          throw new Error(`${changes.length} elements written, ${bound} expected at most`);
+      });
+    }),
+    { numRuns: 200 },
+  );
+  t.pass();
+});
+
+/** Two elements for each endpoint that goes (its slot, the last slot) or one that comes, hairpins, and the frontends. */
+function largestCost(before: ServicePortView | undefined, after: ServicePortView | undefined): number {
+  const key = ({ ip }: Endpoint) => ip;
+  const [old, now] = [before?.endpoints.map(key) ?? [], after?.endpoints.map(key) ?? []];
+  const moved = before?.protocol !== after?.protocol;
+  const came = moved ? now.length : now.filter((ip) => !old.includes(ip)).length;
+  const gone = moved ? old.length : old.filter((ip) => !now.includes(ip)).length;
+  const slots = moved ? came + gone : came + 2 * Math.max(0, gone - came);
+  const ends = (port: ServicePortView | undefined) => port?.frontends.length ?? 0;
+  return slots + came + gone + ends(before) + ends(after);
+}
+
+test('one endpoint of a thousand replaced is one slot', (t) => {
+  const ports = (numbers: readonly number[]): ServicePortView[] => [
+    {
+      name: 'default/web:',
+      family: 4,
+      protocol: 'tcp',
+      frontends: [{ kind: 'clusterIP', ip: '10.96.0.1' as Ip, port: 80 }],
+      endpoints: numbers.map((number) => endpoint(number, false)),
+      hasAnyEndpoints: true,
+    },
+  ];
+  const numbers = Array.from({ length: 1000 }, (_, index) => index + 1);
+  const plan = new FamilyPlan(4, new Map([['default/web', ports(numbers)]]));
+  plan.put('default/web', ports(numbers.with(500, 2000)));
+  t.deepEqual(
+    plan.drain().map(({ kind }) => kind),
+    ['update'],
+  );
+});
+
+test('a list of more endpoints than slots uses as many as there are slots, and says so', (t) => {
+  const endpoints = Array.from({ length: MAX_SLOTS + 5 }, (_, index) => endpoint(index, false));
+  const frontends: Frontend[] = [{ kind: 'clusterIP', ip: '10.96.0.1' as Ip, port: 80 }];
+  const port = {
+    name: 'default/web:',
+    family: 4,
+    protocol: 'tcp',
+    frontends,
+    endpoints,
+    hasAnyEndpoints: true,
+  } as const;
+  const plan = new FamilyPlan(4, new Map([['default/web', [port]]]));
+  t.is(plan.size().slots, MAX_SLOTS);
+  t.is(plan.problems.get('default/web'), '4100 endpoints: only 4095 are used');
+  plan.put('default/web', [{ ...port, endpoints: endpoints.slice(0, 3) }]);
+  t.is(plan.problems.size, 0);
+});
+
+test('whoever has a slot keeps it, unless a slot before it is left empty', (t) => {
+  fc.assert(
+    fc.property(someEndpoints, someEndpoints, (before, after) => {
+      const placed = placeEndpoints(before, after);
+      t.true(isDeepStrictEqual(new Set(placed), new Set(after)));
+      t.is(placed.length, after.length);
+      const moved = placed.filter(({ ip }, slot) => {
+        const was = before.findIndex((each) => each.ip === ip);
+        return was >= 0 && was !== slot;
+      });
+      t.true(moved.length <= Math.max(0, before.length - after.length));
+    }),
+  );
+});
