@@ -217,7 +217,9 @@ static void object_collected(napi_env env, void *data, void *hint) {
 static struct lane *unwrap(napi_env env, napi_value object) {
   bool ours = false;
   void *lane = NULL;
-  if (napi_check_object_type_tag(env, object, &lane_tag, &ours) == napi_ok && ours &&
+  napi_valuetype type = napi_undefined;
+  napi_typeof(env, object, &type);
+  if (type == napi_object && napi_check_object_type_tag(env, object, &lane_tag, &ours) == napi_ok && ours &&
       napi_unwrap(env, object, &lane) == napi_ok) {
     return lane;
   }
