@@ -1,6 +1,7 @@
 import type { Family, Ip } from '../../core/address.ts';
 import type { Change } from '../../core/rows.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
+import type { Views } from '../backend.ts';
 import type { ServicePortView } from '../view.ts';
 import { knownLists } from './adopt.ts';
 import { kinds, MAX_SLOTS } from './elements.ts';
@@ -34,8 +35,18 @@ export interface PlanSize {
   readonly slots: number;
 }
 
-/** The views of services, by `namespace/name`. */
-export type Views = ReadonlyMap<string, readonly ServicePortView[]>;
+/** The size of a plan of these views, without making it. */
+export function planSize(views: Views, family: Family): PlanSize {
+  const size = { frontends: 0, endpoints: 0, slots: 0 };
+  for (const port of [...views.values()].flat()) {
+    if (port.family !== family) continue;
+    const slots = Math.min(port.endpoints.length, MAX_SLOTS);
+    size.frontends += port.frontends.length;
+    size.endpoints += slots;
+    size.slots = Math.max(size.slots, slots);
+  }
+  return size;
+}
 
 /**
  * The wanted elements of one family, without any I/O: built from all views and what the kernel holds, then kept
