@@ -26,7 +26,6 @@
 #define MAX_STEPS 4096
 // Socket buffers of a step that opens its own socket.
 #define STEP_BUFFER_BYTES (8 << 20)
-#define MAX_BYTES 0x7fffffff
 
 // A failed system call. `number` is a positive errno.
 struct failure {

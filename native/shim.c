@@ -230,8 +230,9 @@ static __attribute__((noreturn)) void end_error(void) {
   leave(1);
 }
 
-static const char *socket_path = DEFAULT_SOCKET;
-static unsigned long unavailable_code = CODE_TRY_AGAIN;
+// Set in start(): a program without initialised data has no second page in its file.
+static const char *socket_path;
+static unsigned long unavailable_code;
 
 static __attribute__((noreturn)) void unavailable(const char *what, long error, const char *next_step) {
   begin_error(unavailable_code, "the fairlead node daemon is not available");
@@ -256,8 +257,10 @@ static __attribute__((noreturn)) void unavailable(const char *what, long error, 
 
 // --- the request ---
 
-static char frame[12 + MAX_ENVIRONMENT_BYTES + MAX_INPUT_BYTES + 1];
-static size_t frame_length = 12;
+#define HEADER_BYTES 12
+
+static char frame[HEADER_BYTES + MAX_ENVIRONMENT_BYTES + MAX_INPUT_BYTES + 1];
+static size_t frame_length;
 
 static int is_passed_on(const char *entry) {
   return begins_with(entry, "CNI_") || begins_with(entry, "TRACEPARENT=") || begins_with(entry, "TRACESTATE=") ||
@@ -268,7 +271,7 @@ static size_t add_environment(char **environment) {
   for (; *environment != NULL; environment++) {
     if (!is_passed_on(*environment)) continue;
     size_t length = length_of(*environment) + 1;
-    if (frame_length - 12 + length > MAX_ENVIRONMENT_BYTES) {
+    if (frame_length - HEADER_BYTES + length > MAX_ENVIRONMENT_BYTES) {
       begin_error(CODE_ENVIRONMENT, "the CNI environment variables are too long");
       add("more than ");
       add_number(MAX_ENVIRONMENT_BYTES);
@@ -278,14 +281,15 @@ static size_t add_environment(char **environment) {
     memcpy(frame + frame_length, *environment, length);
     frame_length += length;
   }
-  return frame_length - 12;
+  return frame_length - HEADER_BYTES;
 }
 
 static size_t add_input(void) {
   size_t begin = frame_length;
   for (;;) {
     long error = wait_for(0, POLLIN);
-    long got = error != 0 ? -error : call(__NR_read, 0, P(frame + frame_length), L(begin + MAX_INPUT_BYTES + 1 - frame_length), 0, 0);
+    size_t room = begin + MAX_INPUT_BYTES + 1 - frame_length;
+    long got = error != 0 ? -error : call(__NR_read, 0, P(frame + frame_length), L(room), 0, 0);
     if (got == 0) return frame_length - begin;
     if (got == -EINTR || got == -EAGAIN) continue;
     if (got < 0) {
@@ -313,7 +317,8 @@ static uint32_t get_u32(const unsigned char *from) {
 }
 
 static int connect_to_daemon(void) {
-  static struct address address = {.family = AF_UNIX};
+  static struct address address;
+  address.family = AF_UNIX;
   size_t length = length_of(socket_path);
   if (length >= sizeof address.path) {
     begin_error(CODE_ENVIRONMENT, "FAIRLEAD_SOCKET is too long");
@@ -404,7 +409,8 @@ __attribute__((used, noreturn)) void start(long *stack) {
   const char *path = variable(environment, "FAIRLEAD_SOCKET=");
   static const struct action ignore = {.handler = (void *)1};
   call(__NR_rt_sigaction, SIGPIPE, P(&ignore), 0, 8, 0);
-  if (path != NULL && *path != 0) socket_path = path;
+  socket_path = path != NULL && *path != 0 ? path : DEFAULT_SOCKET;
+  unavailable_code = CODE_TRY_AGAIN;
   limit_ms = CALL_TIMEOUT_MS;
   if (command != NULL && same_text(command, "STATUS")) {
     limit_ms = STATUS_TIMEOUT_MS;
@@ -413,6 +419,7 @@ __attribute__((used, noreturn)) void start(long *stack) {
   deadline_ms = now_ms() + (int64_t)limit_ms;
   if (command == NULL || *command == 0) leave(print(2, ABOUT, sizeof ABOUT - 1) ? 0 : 1);
   if (same_text(command, "VERSION")) leave(print(1, VERSION_RESULT, sizeof VERSION_RESULT - 1) ? 0 : 1);
+  frame_length = HEADER_BYTES;
   put_u32(frame, REQUEST_MAGIC);
   put_u32(frame + 4, (uint32_t)add_environment(environment));
   put_u32(frame + 8, (uint32_t)add_input());
