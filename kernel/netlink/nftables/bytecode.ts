@@ -1,4 +1,4 @@
-import type { NftCtKey, NftMetaKey, NftPayloadBase } from './fields.ts';
+import type { NftCtKey, NftField, NftMetaKey, NftPayloadBase } from './fields.ts';
 import type { NftVerdict } from './spec.ts';
 
 /**
@@ -47,6 +47,13 @@ export type NftExpression =
       readonly from: number;
       readonly target?: number | 'verdict';
       readonly inverted?: boolean;
+    }
+  /** A lookup in a set without a name, made with the rule: goes on when the value is one of these. */
+  | {
+      readonly kind: 'one of';
+      readonly from: number;
+      readonly field: NftField;
+      readonly values: readonly string[];
     }
   | {
       readonly kind: 'dynset';

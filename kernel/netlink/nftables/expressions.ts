@@ -101,6 +101,12 @@ export function matchRange(
   return [...load(field, 0), { kind: 'range', from: 0, op, low: from, high: to }];
 }
 
+/** `meta l4proto { tcp, udp, sctp }` */
+export function matchAny(field: NftField, values: readonly NftValue[]): NftExpression[] {
+  const constants = values.map((value) => nftValue(field.type, value));
+  return [...load(field, 0), { kind: 'one of', from: 0, field, values: constants }];
+}
+
 /** `ip saddr . ip daddr @pairs` */
 export function inSet(sources: readonly NftSource[], set: string): NftExpression[] {
   return [...loadAll(sources), { kind: 'lookup', set, from: 0 }];
@@ -141,7 +147,7 @@ export function setCtMark(value: number | NftSource): NftExpression[] {
 
 /**
  * `dnat ip to meta priority . numgen random mod 3 map @endpoints`, for maps whose data is address and port.
- * nft's parser wants a transport protocol before it in the same rule: `match(metaL4proto, '==', 6)`.
+ * nft's parser wants transport protocols before it in the same rule: `matchAny(metaL4proto, [6, 17, 132])`.
  */
 export function dnatFromMap(family: Family, sources: readonly NftSource[], map: string): NftExpression[] {
   return [

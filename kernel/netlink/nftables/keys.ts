@@ -17,11 +17,23 @@ export function hexOf(bytes: Uint8Array): string {
   return text;
 }
 
-/** Bytes of lower- or upper-case hex. */
+/** Bytes of hex. */
 export function bytesOfHex(hex: string): Uint8Array {
   const bytes = new Uint8Array(hex.length >>> 1);
-  for (let at = 0; at < bytes.length; at += 1) bytes[at] = Number.parseInt(hex.slice(at * 2, at * 2 + 2), 16);
+  writeHex(bytes, 0, hex);
   return bytes;
+}
+
+/** Puts the bytes of hex into `bytes` from `at` on. */
+export function writeHex(bytes: Uint8Array, at: number, hex: string): void {
+  for (let index = 0, place = at; index < hex.length; index += 2, place += 1) {
+    bytes[place] = (digit(hex.charCodeAt(index)) << 4) | digit(hex.charCodeAt(index + 1));
+  }
+}
+
+/** The digit's value, of either case: letters have bit 6. */
+function digit(code: number): number {
+  return (code & 15) + (code >>> 6) * 9;
 }
 
 function hexByte(value: number): string {

@@ -1,0 +1,194 @@
+import type { Change, Failure, Table } from '../core/rows.ts';
+import type { Descriptor, Lane } from '../native/index.ts';
+import { isMissing, type KernelError } from './errors.ts';
+import type { NetlinkMessage } from './netlink/message.ts';
+import { decodeElements, deleteElements, newElements } from './netlink/nftables/elements.ts';
+import { type EncodedLayout, encodeLayout } from './netlink/nftables/layout.ts';
+import { batch, deleteTable, newTable, setDataBytes, setKeyBytes } from './netlink/nftables/messages.ts';
+import { decodeGeneration, getElements, getGeneration } from './netlink/nftables/requests.ts';
+import { type NftElement, type NftLayout, type NftSet, nftElementKey } from './netlink/nftables/spec.ts';
+import { NETLINK_NETFILTER, NetlinkSocket } from './netlink/socket.ts';
+import { layoutInPlace } from './nftables-layout.ts';
+
+/** A transaction is one datagram: 5 MB for 120,000 elements. Nothing is reserved until it is needed. */
+const SOCKET_BUFFER_BYTES = 64 << 20;
+/** Reads in a row that others' transactions fell into, before what was read is taken as it is. */
+const READ_ATTEMPTS_MAX = 4;
+
+/** A socket whose buffers hold whole transactions. The caller disposes of it after the tables that use it. */
+export function openNftSocket(options: { namespaceFd?: Descriptor; lane?: Lane } = {}): NetlinkSocket {
+  return NetlinkSocket.open(NETLINK_NETFILTER, { ...options, bufferBytes: SOCKET_BUFFER_BYTES });
+}
+
+/** The number that counts the transactions of the socket's namespace, ours and others'. */
+export async function readGeneration(socket: NetlinkSocket): Promise<number> {
+  const [answer] = await socket.request(getGeneration());
+  return answer === undefined ? 0 : decodeGeneration(answer);
+}
+
+/**
+ * Read in place of the elements when the kernel's table is not ours as the layout says: a row that nobody wants, so
+ * that even a table without elements is written.
+ */
+export const LAYOUT_MISSING = 'layout missing';
+
+export interface NftTableOptions {
+  /** From {@link openNftSocket}. */
+  readonly socket: NetlinkSocket;
+  readonly layout: NftLayout;
+  /** Told when the kernel refused a change and the table is made anew. */
+  readonly onRefused?: (error: KernelError) => void;
+}
+
+/**
+ * The elements of one table of nftables whose chains, rules and sets are fixed by a layout. Each write is one
+ * transaction: packets see all of it or nothing. The first write after the layout was missing, changed or damaged
+ * makes the whole table anew in one transaction, and so does the one retry of a refused change.
+ */
+export class NftTable implements Table<string, NftElement> {
+  readonly name: string;
+  readonly atomic = true;
+  readonly #socket: NetlinkSocket;
+  readonly #layout: NftLayout;
+  readonly #encoded: EncodedLayout;
+  readonly #sets: ReadonlyMap<string, NftSet>;
+  readonly #onRefused: (error: KernelError) => void;
+  /** What the kernel has, by what we read and wrote; undefined after a failure. */
+  #rows: Map<string, NftElement> | undefined;
+  #inPlace = false;
+
+  constructor({ socket, layout, onRefused = () => {} }: NftTableOptions) {
+    this.name = `nftables ${layout.family} ${layout.table}`;
+    this.#socket = socket;
+    this.#layout = layout;
+    this.#encoded = encodeLayout(layout);
+    this.#sets = new Map(layout.sets.map((set) => [set.name, set]));
+    this.#onRefused = onRefused;
+  }
+
+  same(wanted: NftElement, actual: NftElement): boolean {
+    const { data } = wanted;
+    if (typeof data !== 'object') return data === actual.data;
+    return typeof actual.data === 'object' && chainOf(data) === chainOf(actual.data);
+  }
+
+  /** All elements except those of dynamic sets, which packets make. */
+  async read(): Promise<Map<string, NftElement>> {
+    this.#rows = undefined;
+    const rows = await this.#readSteadily();
+    this.#inPlace = rows !== undefined;
+    this.#rows = new Map(rows);
+    return rows ?? new Map([[LAYOUT_MISSING, { set: '', key: '' }]]);
+  }
+
+  async #readSteadily(): Promise<Map<string, NftElement> | undefined> {
+    let before = await readGeneration(this.#socket);
+    for (let attempt = 1; ; attempt += 1) {
+      const rows = await this.#readOnce();
+      const after = await readGeneration(this.#socket);
+      if (after === before || attempt === READ_ATTEMPTS_MAX) return rows;
+      before = after;
+    }
+  }
+
+  async #readOnce(): Promise<Map<string, NftElement> | undefined> {
+    if (!(await layoutInPlace(this.#socket, this.#layout, this.#encoded))) return undefined;
+    const rows = new Map<string, NftElement>();
+    for (const set of this.#layout.sets) {
+      if (set.dynamic) continue;
+      try {
+        const messages = await this.#socket.dump(getElements(this.#layout, set.name));
+        for (const element of decodeElements(set, messages)) rows.set(nftElementKey(element), element);
+      } catch (error) {
+        if (isMissing(error)) return undefined;
+        throw error;
+      }
+    }
+    return rows;
+  }
+
+  async write(changes: readonly Change<string, NftElement>[]): Promise<Failure<string>[]> {
+    if (this.#rows === undefined) await this.read();
+    const rows = this.#rows ?? new Map<string, NftElement>();
+    const failures: Failure<string>[] = [];
+    const good: Change<string, NftElement>[] = [];
+    for (const change of changes) {
+      const error = change.kind === 'delete' ? undefined : this.#unfit(change.key, change.wanted);
+      if (error !== undefined) failures.push({ key: change.key, kind: change.kind, error });
+      else if (change.key !== LAYOUT_MISSING) good.push(change);
+    }
+    const refused = this.#inPlace ? await this.#send(this.#changeMessages(good)) : undefined;
+    for (const change of good) {
+      if (change.kind === 'delete') rows.delete(change.key);
+      else rows.set(change.key, change.wanted);
+    }
+    if (this.#inPlace && refused === undefined) return failures;
+    if (refused !== undefined) this.#onRefused(refused);
+    const error = await this.#send(this.#tableMessages(rows));
+    this.#inPlace = error === undefined;
+    if (error === undefined) return failures;
+    this.#rows = undefined;
+    return [...failures, ...good.map(({ key, kind }) => ({ key, kind, error }))];
+  }
+
+  /** Takes the whole table away; it may be gone already. */
+  async remove(): Promise<void> {
+    this.#rows = undefined;
+    const error = await this.#send([newTable(this.#layout), deleteTable(this.#layout)]);
+    if (error !== undefined) throw error;
+  }
+
+  /** The first error of a transaction, which then did nothing. */
+  async #send(messages: readonly NetlinkMessage[]): Promise<KernelError | undefined> {
+    if (messages.length === 0) return undefined;
+    const outcomes = await this.#socket.transaction(batch(messages));
+    return outcomes.find((outcome) => outcome !== undefined);
+  }
+
+  /** Only what changes. A new value is a removal and an addition: the kernel has no other way. */
+  #changeMessages(changes: readonly Change<string, NftElement>[]): NetlinkMessage[] {
+    const removed = changes.flatMap((change) => (change.kind === 'create' ? [] : [change.actual]));
+    const added = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted]));
+    return [...this.#elementMessages(deleteElements, removed), ...this.#elementMessages(newElements, added)];
+  }
+
+  /** The table from nothing: a table that is there is deleted first, and it must be there to be deleted. */
+  #tableMessages(rows: ReadonlyMap<string, NftElement>): NetlinkMessage[] {
+    return [
+      newTable(this.#layout),
+      deleteTable(this.#layout),
+      ...this.#encoded.messages,
+      ...this.#elementMessages(newElements, rows.values()),
+    ];
+  }
+
+  #elementMessages(encode: typeof newElements, elements: Iterable<NftElement>): NetlinkMessage[] {
+    const bySet = Map.groupBy(elements, (element) => element.set);
+    return [...bySet].flatMap(([name, group]) => {
+      const set = this.#sets.get(name);
+      return set === undefined ? [] : encode(this.#layout, set, group);
+    });
+  }
+
+  /** Why the row cannot be an element of its set. */
+  #unfit(rowKey: string, { set: name, key, keyEnd, data }: NftElement): Error | undefined {
+    const refuse = (what: string) => new RangeError(`${this.name}, element "${rowKey}": ${what}`);
+    const set = this.#sets.get(name);
+    if (set === undefined) return refuse(`there is no set "${name}"`);
+    if (set.dynamic) return refuse(`the elements of "${name}" are made by packets`);
+    const digits = 2 * setKeyBytes(set);
+    if (key.length !== digits) return refuse(`a key of ${digits} hex digits is expected`);
+    if (set.interval ? keyEnd?.length !== digits : keyEnd !== undefined) {
+      return refuse(set.interval ? `a keyEnd of ${digits} hex digits is expected` : 'it cannot be a range');
+    }
+    if (set.data === 'verdict') return typeof data === 'object' ? undefined : refuse('a verdict is expected');
+    if (set.data === undefined) return data === undefined ? undefined : refuse('the set is no map');
+    const dataDigits = 2 * setDataBytes(set);
+    const fits = typeof data === 'string' && data.length === dataDigits;
+    return fits ? undefined : refuse(`data of ${dataDigits} hex digits is expected`);
+  }
+}
+
+function chainOf(verdict: Exclude<NftElement['data'], string | undefined>): string {
+  return 'chain' in verdict ? `${verdict.verdict} ${verdict.chain}` : verdict.verdict;
+}
