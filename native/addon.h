@@ -40,6 +40,25 @@ struct answer {
   size_t capacity;
 };
 
+// One datagram of a job, and its answer.
+struct step {
+  int fd;  // -1: open a socket of `protocol` inside `namespace_fd`
+  int namespace_fd;
+  int protocol;
+  uint8_t *data;
+  size_t length;
+  uint8_t *answer;
+  size_t answer_length;
+};
+
+struct job {
+  struct job *next;
+  napi_deferred deferred;
+  struct failure failure;  // number 0: none
+  size_t count, ran;
+  struct step steps[];
+};
+
 // What one environment (the main thread or a worker) keeps.
 struct instance {
   struct answer answer;
@@ -89,6 +108,13 @@ bool reserve_answer(struct answer *answer, size_t room);
 void trim_answer(struct answer *answer);
 bool holds_refusal(const uint8_t *bytes, size_t length);
 napi_value netlink_exchange(napi_env env, napi_callback_info info);
+
+// --- job.c ---
+// The whole job as a copy: what the caller does with its arrays afterwards does not matter. NULL: it has thrown.
+struct job *read_job(napi_env env, napi_value steps);
+void run_job(struct job *job, struct answer *scratch);
+void settle_job(napi_env env, struct job *job);
+void free_job(struct job *job);
 
 // --- lane.c ---
 napi_value lane_open(napi_env env, napi_callback_info info);
