@@ -51,6 +51,8 @@ export interface ProxyStatus {
   /** Everything was written once. */
   readonly synced: boolean;
   readonly services: number;
+  /** Services that changed and are not written yet. */
+  readonly dirty: number;
   /** Of all ports and families together, as far as they get connections. */
   readonly endpoints: number;
   /** Rows written since the start. */
@@ -64,18 +66,18 @@ export interface ProxyStatus {
   readonly failures: number;
 }
 
-export interface Proxy extends AsyncDisposable {
+export interface ServiceProxy extends AsyncDisposable {
   /** Fulfilled when the kernel does what the API says for the first time; rejected when stopped before. */
   readonly synced: Promise<void>;
   status(): ProxyStatus;
 }
 
 /** Starts to serve. Stopping it leaves the kernel as it is, so that connections outlive a restart. */
-export function startProxy(options: ProxyOptions): Proxy {
-  return new ServiceProxy(options, options.backend ?? openNftables(options));
+export function startProxy(options: ProxyOptions): ServiceProxy {
+  return new ProxyLoop(options, options.backend ?? openNftables(options));
 }
 
-class ServiceProxy implements Proxy {
+class ProxyLoop implements ServiceProxy {
   readonly synced: Promise<void>;
   readonly #backend: Backend;
   readonly #log: Logger;
@@ -89,6 +91,8 @@ class ServiceProxy implements Proxy {
   #needsFullSync = true;
   #fullSyncAtMs = 0;
   #watchAgainAtMs = 0;
+  /** Services that the pass under way is about. */
+  #underWay = 0;
   #status: ProxyStatus = started;
 
   constructor({ client, nodeName, log, signal }: ProxyOptions, backend: Backend) {
@@ -132,7 +136,7 @@ class ServiceProxy implements Proxy {
   /** Waits for something to do. A burst of events is one pass: those already here are taken in first. */
   async #rest(): Promise<void> {
     const { signal } = this.#stop;
-    while (!signal.aborted && !this.#needsFullSync && !this.#views.isDirty) {
+    while (!signal.aborted && !this.#needsFullSync && this.#views.dirty === 0) {
       await this.#kick.wait(WATCH_INTERVAL_MS, signal);
       await turn();
       await this.#watch();
@@ -154,11 +158,13 @@ class ServiceProxy implements Proxy {
     const isFull = this.#needsFullSync;
     this.#needsFullSync = false;
     const changed = this.#views.refresh();
+    this.#underWay = changed.size;
     const failure = await this.#sync(isFull, changed).then(
       (result) => this.#count(result, isFull, performance.now() - startMs),
       (error: Error) => error,
     );
     this.#problems.report(this.#views.problems, this.#backend.problems());
+    this.#underWay = 0;
     if (failure === undefined) this.#backoff.reset();
     else this.#failed(failure);
     return failure === undefined;
@@ -202,7 +208,8 @@ class ServiceProxy implements Proxy {
     for (const ports of this.#views.current.values()) {
       for (const port of ports) endpoints += port.endpoints.length;
     }
-    return { ...this.#status, services: this.#views.current.size, endpoints };
+    const { current, dirty } = this.#views;
+    return { ...this.#status, services: current.size, dirty: dirty + this.#underWay, endpoints };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -215,6 +222,7 @@ class ServiceProxy implements Proxy {
 const started: ProxyStatus = {
   synced: false,
   services: 0,
+  dirty: 0,
   endpoints: 0,
   writes: 0,
   updates: 0,

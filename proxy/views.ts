@@ -58,8 +58,9 @@ export class ServiceViews {
     this.#slicesOfService.set(service, slices.add(slice));
   }
 
-  get isDirty(): boolean {
-    return this.#dirty.size > 0;
+  /** How many services wait to be made anew. */
+  get dirty(): number {
+    return this.#dirty.size;
   }
 
   /** Makes the dirty services' views anew and returns them; a service without ports has an empty list. */

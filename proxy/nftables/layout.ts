@@ -10,6 +10,7 @@ import {
   match,
   matchBits,
   reject,
+  rejectTcpReset,
   rule,
   setMeta,
   setMetaFromMap,
@@ -43,6 +44,7 @@ import {
   type NftRule,
   type NftSet,
 } from '../../kernel/netlink/nftables/spec.ts';
+import { protocolNumbers } from '../protocol.ts';
 import { ID_MASK, KIND_MASK, kinds, MAX_SLOTS, SLOTS_MASK } from './elements.ts';
 import type { PlanSize } from './plan.ts';
 
@@ -253,20 +255,31 @@ function natChains({ source, destination }: Fields): NftChain[] {
   ];
 }
 
-/** Services without endpoints: clients hear "port unreachable" at once, which they know as "connection refused". */
+/**
+ * Services without endpoints: clients hear at once that nobody is there, TCP clients by a reset. "Port unreachable"
+ * would do as well, as kube-proxy has it, but the kernel sends a client only one of these a second.
+ */
 function filterChains({ family, destination, frontend }: Fields): NftChain[] {
   const isNew = matchBits(ctState, ctStateBits.new);
-  const refuse = rule('no endpoints', isNew, inSet(frontend, 'no-endpoints'), reject(family));
-  const onNode = inSet([destination], 'nodeport-addresses');
-  const refuseNodePort = rule(
-    'no endpoints',
-    isNew,
-    onNode,
-    inSet(nodePort, 'no-endpoint-nodeports'),
-    reject(family),
-  );
-  const chain = (hook: 'input' | 'forward' | 'output', rules: readonly NftRule[]): NftChain => {
+  const services = rule('services without endpoints', isNew, jump('refuse-services'));
+  const nodePorts = rule('node ports without endpoints', isNew, jump('refuse-node-ports'));
+  const chain = (hook: 'input' | 'forward' | 'output', ...rules: readonly NftRule[]): NftChain => {
     return { name: `filter-${hook}`, hook: { type: 'filter', hook, priority: hookPriorities.filter }, rules };
   };
-  return [chain('input', [refuse, refuseNodePort]), chain('forward', [refuse]), chain('output', [refuse])];
+  const toNodePort = [
+    ...inSet([destination], 'nodeport-addresses'),
+    ...inSet(nodePort, 'no-endpoint-nodeports'),
+  ];
+  return [
+    { name: 'refuse-services', rules: refuse(inSet(frontend, 'no-endpoints'), family) },
+    { name: 'refuse-node-ports', rules: refuse(toNodePort, family) },
+    chain('input', services, nodePorts),
+    chain('forward', services),
+    chain('output', services),
+  ];
+}
+
+function refuse(condition: NftExpression[], family: Family): NftRule[] {
+  const isTcp = match(metaL4proto, '==', protocolNumbers.tcp);
+  return [rule('tcp', isTcp, condition, rejectTcpReset()), rule('others', condition, reject(family))];
 }
