@@ -1,0 +1,132 @@
+import { type Cidr, type Family, networkOf, parseHostCidr, parseIp, parseMac, type Ip, type Mac } from '../core/address.ts';
+import type { Problem } from '../core/errors.ts';
+import { CniError, cniCode } from './error.ts';
+import { FieldReader, type Fields } from './fields.ts';
+import { type RangeSet, rangeSetFamily, readRangeSets } from './ranges.ts';
+
+/** A route as configurations and results write it. */
+export interface CniRoute {
+  readonly destination: Cidr;
+  readonly gateway?: Ip | undefined;
+  readonly mtuBytes?: number | undefined;
+  readonly advertisedMss?: number | undefined;
+  readonly priority?: number | undefined;
+  readonly table?: number | undefined;
+  readonly scope?: number | undefined;
+}
+
+/** For the container's resolver; only passed on. */
+export interface Dns {
+  readonly nameservers: readonly string[];
+  readonly domain?: string | undefined;
+  readonly search: readonly string[];
+  readonly options: readonly string[];
+}
+
+/** The plugin's own keys of a network configuration. Every problem was reported when this was read. */
+export interface NetworkConfig {
+  /** Undefined: that of the node. */
+  readonly bridge?: string | undefined;
+  /** Undefined: that of the node. */
+  readonly mtuBytes?: number | undefined;
+  readonly hairpin: boolean;
+  /** Wanted address of the container's end, from `runtimeConfig` or `args`. */
+  readonly mac?: Mac | undefined;
+  /** Empty: the subnets of the node. */
+  readonly rangeSets: readonly RangeSet[];
+  readonly routes: readonly CniRoute[];
+  readonly dns: Dns;
+}
+
+const mtuBytesLeast = 68;
+const mtuBytesMost = 65_535;
+const u32Most = 2 ** 32 - 1;
+/** IPAM plugins whose work is done here; others cannot be called yet. */
+const ipamTypes: readonly string[] = ['', 'fairlead', 'host-local'];
+
+/**
+ * Reads the keys that this plugin knows, of a configuration of `type` fairlead or bridge. Unknown keys are let
+ * pass, as every CNI plugin does. All problems come in one message.
+ */
+export function parseNetworkConfig(config: Fields): NetworkConfig | CniError {
+  const problems: Problem[] = [];
+  const reader = new FieldReader(config, problems);
+  const ipam = reader.object('ipam');
+  const runtime = reader.object('runtimeConfig');
+  const fields = {
+    bridge: readBridge(reader),
+    mtuBytes: readMtu(reader),
+    hairpin: reader.flag('hairpinMode') ?? false,
+    mac: readMac(runtime) ?? readMac(reader.object('args').object('cni')),
+    rangeSets: readIpam(ipam),
+    routes: readRoutes(ipam),
+    dns: readDns(reader.object('dns')),
+  };
+  if (problems.length === 0) return fields;
+  const text = problems.map(({ path, message }) => `${path}: ${message}`).join('; ');
+  return new CniError(cniCode.invalidConfig, `invalid network config: ${text}`);
+}
+
+function readBridge(reader: FieldReader): string | undefined {
+  const isName = (text: string) => (/^[^/:\s]{1,15}$/.test(text) && !/^\.\.?$/.test(text) ? text : undefined);
+  return reader.parsed('bridge', 'a link name of at most 15 characters', isName);
+}
+
+/** 0 is the same as absent. */
+function readMtu(reader: FieldReader): number | undefined {
+  const mtuBytes = reader.integer('mtu', 0, mtuBytesMost);
+  if (mtuBytes === undefined || mtuBytes === 0) return undefined;
+  return mtuBytes >= mtuBytesLeast ? mtuBytes : reader.problem('mtu', `at least ${mtuBytesLeast}, not ${mtuBytes}`);
+}
+
+function readMac(reader: FieldReader): Mac | undefined {
+  return reader.parsed('mac', 'a MAC address', parseMac);
+}
+
+function readIpam(ipam: FieldReader): readonly RangeSet[] {
+  const type = ipam.text('type') ?? '';
+  if (!ipamTypes.includes(type)) ipam.problem('type', `${JSON.stringify(type)} is not supported`);
+  const sets = readRangeSets(ipam);
+  const families = new Set<Family>(sets.map(rangeSetFamily));
+  if (families.size < sets.length) ipam.problem('ranges', 'more than one range set of one address family');
+  return sets;
+}
+
+/** `dst` may have host bits; they do not count, as in Go's net.ParseCIDR. */
+function parseDestination(text: string): Cidr | undefined {
+  const host = parseHostCidr(text);
+  return host === undefined ? undefined : networkOf(host);
+}
+
+function readRoutes(ipam: FieldReader): CniRoute[] {
+  const routes: CniRoute[] = [];
+  ipam.list('routes').forEach((entry, index) => {
+    const reader = ipam.entry(`routes[${index}]`, entry);
+    const route = reader === undefined ? undefined : readRoute(reader);
+    if (route !== undefined) routes.push(route);
+  });
+  return routes;
+}
+
+function readRoute(reader: FieldReader): CniRoute | undefined {
+  const destination = reader.parsed('dst', 'a network such as 10.0.0.0/8', parseDestination);
+  const route = {
+    gateway: reader.parsed('gw', 'an IP address', parseIp),
+    mtuBytes: reader.integer('mtu', 0, u32Most),
+    advertisedMss: reader.integer('advmss', 0, u32Most),
+    priority: reader.integer('priority', 0, u32Most),
+    table: reader.integer('table', 0, u32Most),
+    scope: reader.integer('scope', 0, 255),
+  };
+  if (destination !== undefined) return { destination, ...route };
+  return reader.text('dst') === undefined ? reader.problem('dst', 'missing') : undefined;
+}
+
+function readDns(reader: FieldReader): Dns {
+  return {
+    nameservers: reader.texts('nameservers'),
+    domain: reader.text('domain'),
+    search: reader.texts('search'),
+    options: reader.texts('options'),
+  };
+}

@@ -1,0 +1,31 @@
+/** Error codes of the CNI specification §5; 8 and 999 are those of the Go library that runtimes know. */
+export const cniCode = {
+  incompatibleVersion: 1,
+  invalidEnvironment: 4,
+  ioFailure: 5,
+  decodingFailure: 6,
+  invalidConfig: 7,
+  invalidNamespace: 8,
+  tryAgain: 11,
+  internal: 999,
+} as const;
+
+/** A refusal that the runtime gets to see as error JSON on the plugin's standard output. */
+export class CniError extends Error {
+  override readonly name = 'CniError';
+  readonly code: number;
+  /** What the message is about, such as the value that was refused; may be empty. */
+  readonly details: string;
+
+  constructor(code: number, message: string, details = '') {
+    super(message);
+    this.code = code;
+    this.details = details;
+  }
+
+  /** Any error as one that a runtime can be told: what is not a CniError becomes code 999. */
+  static from(error: unknown): CniError {
+    if (error instanceof CniError) return error;
+    return new CniError(cniCode.internal, error instanceof Error ? error.message : String(error));
+  }
+}

@@ -1,0 +1,136 @@
+import { CniError, cniCode } from './error.ts';
+import { encodeReply, type FrameHeader, frameHeaderBytes, parseEnvironment, parseFrameHeader } from './frame.ts';
+import type { Call } from './plugin.ts';
+import { renderError } from './result.ts';
+import { newestVersion } from './version.ts';
+
+/** What a session needs of its connection: kernel/unix-socket.ts, or a test's. */
+export interface SessionConnection extends Disposable {
+  receive(maxBytes: number): { data: Uint8Array; fds: readonly number[]; uid?: number } | undefined;
+  send(data: Uint8Array): boolean;
+  watch(callback: () => void): void;
+}
+
+export interface SessionOptions {
+  readonly connection: SessionConnection;
+  /** Serves one call to its end. */
+  readonly serve: (call: Call) => Promise<void>;
+  readonly closeDescriptor: (fd: number) => void;
+  /** Called once, when everything of the session is closed. */
+  readonly onEnd: (session: Session) => void;
+}
+
+const readBytes = 64 << 10;
+/** The shim's own namespace and the pod's. */
+const descriptorsMax = 2;
+const rootUid = 0;
+
+/** One connection of the shim: reads its request, serves it, closes everything. */
+export class Session {
+  readonly #options: SessionOptions;
+  readonly #chunks: Uint8Array[] = [];
+  readonly #fds: number[] = [];
+  readonly #startedMs: number;
+  #length = 0;
+  #header: FrameHeader | undefined;
+  #isReading = true;
+
+  constructor(options: SessionOptions, nowMs: number) {
+    this.#options = options;
+    this.#startedMs = nowMs;
+  }
+
+  /** Begins to read; what the shim has sent by now is served before this returns. */
+  begin(): void {
+    this.#read();
+    if (this.#isReading) this.#options.connection.watch(() => this.#read());
+  }
+
+  /** Since when the request is awaited; undefined once it is complete. */
+  get waitingSinceMs(): number | undefined {
+    return this.#isReading ? this.#startedMs : undefined;
+  }
+
+  /** Ends a session that still waits for its request. */
+  abandon(): void {
+    if (!this.#isReading) return;
+    this.#isReading = false;
+    this.#end();
+  }
+
+  #read(): void {
+    try {
+      while (this.#isReading && this.#take()) {}
+    } catch {
+      // Broken off by the other side: nobody is there to be told.
+      this.abandon();
+    }
+  }
+
+  /** Takes what one read brings; false when nothing waits. */
+  #take(): boolean {
+    const received = this.#options.connection.receive(readBytes);
+    if (received === undefined) return false;
+    this.#fds.push(...received.fds);
+    if (received.data.length === 0 || this.#fds.length > descriptorsMax) this.abandon();
+    else if (received.uid !== rootUid) this.#refuse('only root may use the Fairlead plugin');
+    else this.#append(received.data);
+    return true;
+  }
+
+  #append(data: Uint8Array): void {
+    this.#chunks.push(data);
+    this.#length += data.length;
+    if (this.#header === undefined && this.#length >= frameHeaderBytes) {
+      const header = parseFrameHeader(this.#joined());
+      if (typeof header === 'string') return this.#refuse(header);
+      this.#header = header;
+    }
+    if (this.#header === undefined) return;
+    const { envBytes, stdinBytes } = this.#header;
+    if (this.#length >= frameHeaderBytes + envBytes + stdinBytes) this.#serve(envBytes, stdinBytes);
+  }
+
+  #joined(): Uint8Array {
+    const [only, ...more] = this.#chunks;
+    if (only !== undefined && more.length === 0) return only;
+    const all = Buffer.concat(this.#chunks);
+    this.#chunks.splice(0, this.#chunks.length, all);
+    return all;
+  }
+
+  #refuse(message: string): void {
+    this.#isReading = false;
+    this.#answer(1, renderError(new CniError(cniCode.ioFailure, message), newestVersion));
+    this.#end();
+  }
+
+  async #serve(envBytes: number, stdinBytes: number): Promise<void> {
+    this.#isReading = false;
+    const bytes = this.#joined();
+    const stdinAt = frameHeaderBytes + envBytes;
+    const [ownNamespaceFd, podNamespaceFd] = this.#fds;
+    try {
+      await this.#options.serve({
+        env: parseEnvironment(bytes.subarray(frameHeaderBytes, stdinAt)),
+        stdin: bytes.subarray(stdinAt, stdinAt + stdinBytes),
+        ownNamespaceFd,
+        podNamespaceFd,
+        answer: (exitCode, stdout) => this.#answer(exitCode, stdout),
+      });
+    } finally {
+      this.#end();
+    }
+  }
+
+  #answer(exitCode: number, stdout: string): boolean {
+    return this.#options.connection.send(encodeReply(exitCode, stdout));
+  }
+
+  #end(): void {
+    this.#options.connection[Symbol.dispose]();
+    for (const fd of this.#fds) this.#options.closeDescriptor(fd);
+    this.#fds.length = 0;
+    this.#options.onEnd(this);
+  }
+}

@@ -1,0 +1,218 @@
+import { constants } from 'node:os';
+import type { Change, Failure, Table } from '../core/rows.ts';
+import type { Descriptor } from '../native/index.ts';
+import {
+  type AttachmentPod,
+  type AttachmentRow,
+  attachmentAliasPrefix,
+  hostMessages,
+  podIndexUsual,
+  podMessages,
+  quiesceMessage,
+} from './attachment.ts';
+import { isMissing, KernelError } from './errors.ts';
+import { JobRunner, type Refusal } from './job.ts';
+import { decodeLink, encodeLink, getLinkMessage, IFF_UP, type Link } from './netlink/route/link.ts';
+import { RTM_DELLINK } from './netlink/route/rtnetlink.ts';
+import { NETLINK_ROUTE, NetlinkSocket } from './netlink/socket.ts';
+import { LinkReaper } from './reaper.ts';
+import { SysctlTable } from './sysctl.ts';
+
+/** Times that making a row is begun, each time after something in its way was found and removed. */
+const attemptsMax = 4;
+/** Numbers that we choose for links begin here, far above those that the kernel gives. */
+const indexBase = 1 << 20;
+const indexSpread = 1 << 29;
+
+export interface AttachmentTableOptions {
+  /** The node's network namespace; else that of the process. Not kept. */
+  readonly namespaceFd?: Descriptor | undefined;
+  /** A batch of links could not be deleted. They are down and marked, and found again at the next start. */
+  readonly onReapFailure: (error: KernelError) => void;
+}
+
+/**
+ * Attachments as rows. Making one is a job of two datagrams on a thread of its own; removing one takes it out of
+ * service at once and leaves the deletion to {@link LinkReaper}, so `write` returns 16 ms earlier.
+ *
+ * A failed write leaves nothing of the row behind. The code of its error says what the caller can do about it:
+ * ENODEV the bridge is not there, EEXIST the container has an interface of that name.
+ */
+export class AttachmentTable implements Table<string, AttachmentRow>, Disposable {
+  readonly name = 'attachment';
+  readonly #jobs: JobRunner;
+  readonly #slowJobs: JobRunner;
+  readonly #socket: NetlinkSocket;
+  readonly #reaper: LinkReaper;
+  readonly #bridges = new Map<string, number>();
+  #index = indexBase;
+
+  constructor({ namespaceFd, onReapFailure }: AttachmentTableOptions) {
+    this.#jobs = new JobRunner(NETLINK_ROUTE, namespaceFd);
+    this.#slowJobs = new JobRunner(NETLINK_ROUTE, namespaceFd);
+    this.#socket = NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd, lane: this.#slowJobs.lane });
+    this.#reaper = new LinkReaper(this.#socket, onReapFailure);
+  }
+
+  same(wanted: AttachmentRow, actual: AttachmentRow): boolean {
+    return wanted.bridge === actual.bridge && (wanted.mtuBytes ?? actual.mtuBytes) === actual.mtuBytes;
+  }
+
+  async read(): Promise<Map<string, AttachmentRow>> {
+    const links = (await this.#socket.dump(getLinkMessage())).map(({ payload }) => decodeLink(payload));
+    const names = new Map(links.map(({ index, name }) => [index, name]));
+    const rows = new Map<string, AttachmentRow>();
+    for (const link of links) {
+      const row = attachmentOf(link, names);
+      if (row !== undefined) rows.set(row.hostName, row);
+    }
+    return rows;
+  }
+
+  async write(changes: readonly Change<string, AttachmentRow>[]): Promise<Failure<string>[]> {
+    const failures: Failure<string>[] = [];
+    const apply = async (change: Change<string, AttachmentRow>) => {
+      const error = await this.#apply(change);
+      if (error !== undefined) failures.push({ key: change.key, kind: change.kind, error });
+    };
+    await Promise.all(changes.map(apply));
+    return failures;
+  }
+
+  /** Resolves when every row removed so far is gone from the kernel. */
+  flush(): Promise<void> {
+    return this.#reaper.flush();
+  }
+
+  #apply(change: Change<string, AttachmentRow>): Promise<Error | undefined> {
+    return change.kind === 'delete' ? this.#remove(change.key) : this.#make(change.wanted);
+  }
+
+  async #remove(hostName: string): Promise<Error | undefined> {
+    const refused = await this.#reaper.reap(hostName, (group) =>
+      this.#jobs.run([{ messages: [quiesceMessage(hostName, group)] }]),
+    );
+    return refused === undefined || isMissing(refused.error) ? undefined : refused.error;
+  }
+
+  async #make(row: AttachmentRow): Promise<Error | undefined> {
+    const { pod, hostName } = row;
+    const namespaceFd = pod?.namespaceFd;
+    if (pod === undefined || namespaceFd === undefined) {
+      return new Error(`${hostName}: no descriptor of the container's namespace`);
+    }
+    if (this.#reaper.isReaping(hostName)) await this.#reaper.flush();
+    let podIndex = podIndexUsual;
+    for (let attempt = 1; ; attempt += 1) {
+      const master = await this.#bridgeIndex(row.bridge ?? '');
+      if (master === undefined) return missingBridge(row);
+      const host = this.#index++;
+      const inside = podMessages(pod, podIndex);
+      const refused = await this.#jobs.run([
+        { messages: hostMessages(row, pod, { master, host, pod: podIndex }) },
+        { namespaceFd, messages: inside },
+      ]);
+      if (refused === undefined) return undefined;
+      const final = await this.#clearWay(row, pod, refused);
+      if (final === 'made') return undefined;
+      if (final !== 'again' || attempt === attemptsMax) {
+        return final === 'again' ? refused.error : final;
+      }
+      // The usual number may be what was in the way inside the container; nobody there has one of ours.
+      podIndex = this.#index;
+    }
+  }
+
+  /** After a refusal: removes what was made so far and what is in the way, or says why there is no way. */
+  async #clearWay(row: AttachmentRow, pod: AttachmentPod, refused: Refusal): Promise<'again' | 'made' | Error> {
+    if (refused.step === 1 && (await this.#retryWithIpv6(pod, refused))) return 'made';
+    if (refused.step > 0 || refused.errors[0] === undefined) {
+      return (await this.#deleteNow(row.hostName)) ?? refused.error;
+    }
+    if (refused.error.code === 'EBUSY') return 'again';
+    if (refused.error.code === 'EEXIST') return this.#clearNames(row, pod, refused.error);
+    if (await this.#isBridgeGone(row.bridge ?? '')) return missingBridge(row);
+    return refused.error;
+  }
+
+  /** EEXIST says neither which end nor whether it was the name or the number. */
+  async #clearNames(row: AttachmentRow, pod: AttachmentPod, error: KernelError): Promise<'again' | Error> {
+    const there = await this.#link(row.hostName);
+    if (there !== undefined) {
+      if (there.alias?.startsWith(attachmentAliasPrefix) !== true) return error;
+      return (await this.#deleteNow(row.hostName)) ?? 'again';
+    }
+    // The container's interface may be the other end of one that was marked a moment ago.
+    await this.#reaper.flush();
+    if (await hasLink(pod)) return error;
+    this.#index = indexBase + Math.floor(Math.random() * indexSpread);
+    return 'again';
+  }
+
+  /** A runtime may have switched IPv6 off in the container (EACCES); an IPv6 address says that it is wanted. */
+  async #retryWithIpv6(pod: AttachmentPod, refused: Refusal): Promise<boolean> {
+    const { namespaceFd, ifname } = pod;
+    if (namespaceFd === undefined || !refused.errors.some((error) => error?.code === 'EACCES')) return false;
+    const keys = ['lo', ifname].map((device) => `net/ipv6/conf/${device}/disable_ipv6`);
+    const sysctls = new SysctlTable({ keys, namespaceFd });
+    await sysctls.write(keys.map((key) => ({ kind: 'create', key, wanted: '0' })));
+    const messages = refused.messages.filter((_, index) => refused.errors[index] !== undefined);
+    return (await this.#jobs.run([{ namespaceFd, messages }])) === undefined;
+  }
+
+  async #deleteNow(name: string): Promise<KernelError | undefined> {
+    const message = { type: RTM_DELLINK, flags: 0, payload: encodeLink({ name }), operation: `RTM_DELLINK ${name}` };
+    const [error] = await this.#socket.submit([message]);
+    return isMissing(error) ? undefined : error;
+  }
+
+  async #bridgeIndex(name: string): Promise<number | undefined> {
+    const known = this.#bridges.get(name);
+    if (known !== undefined) return known;
+    const index = (await this.#link(name))?.index;
+    if (index !== undefined) this.#bridges.set(name, index);
+    return index;
+  }
+
+  async #isBridgeGone(name: string): Promise<boolean> {
+    const known = this.#bridges.get(name);
+    this.#bridges.delete(name);
+    return (await this.#bridgeIndex(name)) !== known;
+  }
+
+  async #link(name: string): Promise<Link | undefined> {
+    try {
+      const [answer] = await this.#socket.request(getLinkMessage({ name }));
+      return answer === undefined ? undefined : decodeLink(answer.payload);
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /** Await {@link flush} first. */
+  [Symbol.dispose](): void {
+    this.#socket[Symbol.dispose]();
+    this.#jobs[Symbol.dispose]();
+    this.#slowJobs[Symbol.dispose]();
+  }
+}
+
+function missingBridge({ bridge }: AttachmentRow): KernelError {
+  return new KernelError(`RTM_GETLINK ${bridge}`, constants.errno.ENODEV);
+}
+
+async function hasLink({ namespaceFd, ifname }: AttachmentPod): Promise<boolean> {
+  using socket = NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd });
+  const [error] = await socket.submit([getLinkMessage({ name: ifname })]);
+  return error === undefined;
+}
+
+/** A veth end of ours as a row; undefined for every other link. */
+function attachmentOf(link: Link, names: ReadonlyMap<number | undefined, string | undefined>): AttachmentRow | undefined {
+  const { name, alias, kind, masterIndex, mtuBytes, flags = 0 } = link;
+  if (kind !== 'veth' || name === undefined || !alias?.startsWith(attachmentAliasPrefix)) return undefined;
+  // An end that is down was taken out of service: it belongs to no bridge any more.
+  const bridge = (flags & IFF_UP) === 0 ? undefined : names.get(masterIndex);
+  return { hostName: name, alias, bridge, mtuBytes };
+}

@@ -1,0 +1,24 @@
+import { startCniServer } from '../../cni/server.ts';
+import type { ServerProcessOptions } from './node.ts';
+
+// A server of the CNI plugin in a process of its own: it says "ready", serves, and ends orderly on SIGTERM.
+const options: ServerProcessOptions = JSON.parse(process.argv[2] ?? '{}');
+const write = (level: string) => (fields: object, message: string) =>
+  process.stderr.write(`${JSON.stringify({ level, message, ...fields })}\n`);
+let passed = 0;
+const server = await startCniServer({
+  socketPath: options.socketPath,
+  stateDir: options.stateDir,
+  network: () => options.network,
+  log: { info: write('info'), warn: write('warn'), error: write('error') },
+  onFaultPoint: (point) => {
+    if (point !== options.killAt?.point) return;
+    passed += 1;
+    if (passed === options.killAt.times) process.kill(process.pid, 'SIGKILL');
+  },
+});
+process.stdout.write('ready\n');
+process.once('SIGTERM', async () => {
+  await server[Symbol.asyncDispose]();
+  process.stdout.write('ended\n');
+});
