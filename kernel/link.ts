@@ -114,7 +114,12 @@ export class LinkTable implements Table<string, LinkRow> {
     if (bridge instanceof KernelError) return bridge;
     const device = vxlan === undefined ? undefined : links.find(vxlan.device, operation);
     if (device instanceof KernelError) return device;
-    return { own: links.named(name)?.index, master: bridge?.index, device: device?.index };
+    const own = links.named(name);
+    return {
+      own: own !== undefined && isOurs(own) ? own.index : undefined,
+      master: bridge?.index,
+      device: device?.index,
+    };
   }
 
   async #remove(names: readonly string[]): Promise<(KernelError | undefined)[]> {

@@ -88,7 +88,8 @@ async function lookUpLink(socket: NetlinkSocket, name: string): Promise<Link | u
     const [answer] = await socket.request(getLinkMessage({ name }));
     return answer === undefined ? undefined : decodeLink(answer.payload);
   } catch (error) {
-    if (isMissing(error)) return undefined;
+    // ERANGE: longer than any name of a link.
+    if (isMissing(error) || (error as KernelError).code === 'ERANGE') return undefined;
     throw error;
   }
 }

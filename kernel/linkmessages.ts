@@ -12,6 +12,7 @@ const DELETE_BATCH_MAX = 50;
 
 /** Indexes of the links that a row is about. */
 export interface LinkPlaces {
+  /** Of the link itself, when it is there and ours. */
   readonly own: number | undefined;
   readonly master: number | undefined;
   /** Of the link below a vxlan. */
@@ -31,26 +32,27 @@ export async function createLink(
 ): Promise<KernelError | undefined> {
   const group = 1 + Math.floor(Math.random() * 0x7ffffffe);
   const operation = `RTM_NEWLINK ${row.name}`;
-  const [refused, unmarked, , downed] = await socket.submit([
-    {
-      ...message(operation, birthOf(row, places, group)),
-      flags: NLM_F_CREATE | NLM_F_EXCL,
-    },
-    // A bridge takes the MTU of its ports unless it was set after birth.
-    message(`${operation} alias`, { group, alias: row.alias, mtuBytes: row.mtuBytes }),
-    // Refused where IPv6 is switched off: then there is nothing to prevent.
-    message(operation, row.kind === 'vxlan' ? { group, ...withoutLinkLocal } : { group }),
+  const [refused, quieted, ...later] = await socket.submit([
+    { ...message(operation, birthOf(row, places, group)), flags: NLM_F_CREATE | NLM_F_EXCL },
+    message(`${operation} without link-local address`, { group, ...quietOf(row) }),
+    message(`${operation} alias`, { group, alias: row.alias }),
+    // At birth a bridge's own MTU would not stick, and a vxlan's that is too large would be cut silently.
+    message(`${operation} MTU ${row.mtuBytes}`, { group, mtuBytes: row.mtuBytes }),
     message(`${operation} up`, { group, flags: row.up ? IFF_UP : 0, changeMask: IFF_UP }),
   ]);
   if (refused !== undefined) return refused;
-  const [unsettled] = await socket.submit(settle(row, operation));
-  const error = unmarked ?? downed ?? unsettled;
+  later.push(...(await socket.submit(settle(row, operation))));
+  // Where IPv6 is switched off there is no link-local address to prevent.
+  if (quieted?.code !== 'EAFNOSUPPORT') later.push(quieted);
+  const error = later.find((outcome) => outcome !== undefined);
   if (error !== undefined) await socket.submit([deletion({ name: row.name })]);
   return error;
 }
 
-/** Flannel's own, too, has no address but the one that it is given. */
-const withoutLinkLocal: Link = { ipv6AddressGeneration: IN6_ADDR_GEN_MODE_NONE };
+/** A vxlan has no address but those that it is given: no neighbor discovery floods the other nodes. */
+function quietOf({ kind }: LinkRow): Link {
+  return kind === 'vxlan' ? { ipv6AddressGeneration: IN6_ADDR_GEN_MODE_NONE } : {};
+}
 
 function birthOf(row: LinkRow, places: LinkPlaces, group: number): Link {
   const { name, kind, mac, vxlan } = row;
@@ -87,10 +89,10 @@ export async function updateLink(
   actual: LinkRow,
   { own: index, master }: LinkPlaces,
 ): Promise<KernelError | undefined> {
-  const { name } = wanted;
+  const operation = `RTM_NEWLINK ${wanted.name}`;
+  if (index === undefined) return new KernelError(operation, constants.errno.ENODEV);
   const changed: Link = {
     index,
-    name: index === undefined ? name : undefined,
     alias: wanted.alias === actual.alias ? undefined : wanted.alias,
     mac: wanted.mac === actual.mac ? undefined : wanted.mac,
     mtuBytes: wanted.mtuBytes === actual.mtuBytes ? undefined : wanted.mtuBytes,
@@ -98,8 +100,8 @@ export async function updateLink(
     flags: wanted.up ? IFF_UP : 0,
     changeMask: wanted.up === actual.up ? 0 : IFF_UP,
   };
-  const messages = [message(`RTM_NEWLINK ${name}`, changed)];
-  if (wanted.master !== undefined) messages.push(portMessage(wanted, { index, name: changed.name }));
+  const messages = [message(operation, changed)];
+  if (wanted.master !== undefined) messages.push(portMessage(wanted, { index }));
   const outcomes = await socket.submit(messages);
   return outcomes.find((error) => error !== undefined);
 }

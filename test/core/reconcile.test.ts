@@ -161,21 +161,18 @@ test('rows are made in the order of the tables and removed in the reverse order'
     routes: new Map(),
   });
   const order: string[] = [];
-  const watched = [world.links, world.addresses].map(<V>(table: FakeTable<V>): Table<string, V> => {
-    return {
-      name: table.name,
-      same: (a, b) => table.same(a, b),
-      read: () => table.read(),
-      write: (changes) => {
-        for (const { kind, key } of changes) order.push(`${kind} ${table.name} ${key}`);
-        return table.write(changes);
-      },
-    };
+  const watched = <V>(table: FakeTable<V>): Table<string, V> => ({
+    name: table.name,
+    same: (a, b) => table.same(a, b),
+    read: () => table.read(),
+    write: (changes) => {
+      for (const { kind, key } of changes) order.push(`${kind} ${table.name} ${key}`);
+      return table.write(changes);
+    },
   });
-  const [links, addresses] = watched as [Table<string, Link>, Table<string, Address>];
   const { writes } = await reconcile([
-    layer(links, new Map([['b', { mtu: 1 }]])),
-    layer(addresses, new Map([['2', { link: 'b' }]])),
+    layer(watched(world.links), new Map([['b', { mtu: 1 }]])),
+    layer(watched(world.addresses), new Map([['2', { link: 'b' }]])),
   ]);
   t.deepEqual(order, ['create link b', 'create address 2', 'delete address 1', 'delete link a']);
   t.is(writes, 4);
