@@ -1,0 +1,337 @@
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { NodeNetwork } from '../cni/server.ts';
+import { type Cidr, cidrContains, families } from '../core/address.ts';
+import { type Report, reconcile } from '../core/reconcile.ts';
+import type { Plan } from '../core/rows.ts';
+import { watchKernel } from '../kernel/monitor.ts';
+import type { Backend } from './backend/backend.ts';
+import { backendFor } from './backend/backends.ts';
+import {
+  type Lease,
+  type LeaseAttributes,
+  type LeaseView,
+  leaseFamilies,
+  narrowLease,
+  type PerFamily,
+  sameAttributes,
+  sameLease,
+} from './lease.ts';
+import { type Dirt, Loop, type Outcome } from './loop.ts';
+import { masqueradeLayout } from './masquerade.ts';
+import { type NodePlan, planNode } from './node-plan.ts';
+import type { DaemonOptions, DaemonTiming } from './options.ts';
+import { Problems } from './problems.ts';
+import {
+  type NodeState,
+  parseNodeState,
+  readFileIfThere,
+  renderNodeState,
+  writeFileAtomic,
+} from './state-file.ts';
+import { type DaemonStatus, renderStatus } from './status.ts';
+import { renderSubnetEnv } from './subnet-env.ts';
+import { NodeTables } from './tables.ts';
+import { selectUnderlay, type Underlay } from './underlay.ts';
+import { readUnderlayFacts } from './underlay-facts.ts';
+
+/** Waits for more of the same before a pass. */
+const leaseSettleMs = 20;
+const kernelSettleMs = 200;
+/** Asking whether somebody changed nftables takes 2 µs; notifications would make every change of it slower. */
+const nftablesPollMs = 400;
+const timingDefaults: DaemonTiming = { resyncMs: 60_000, retryMs: 200, retryMostMs: 10_000 };
+/** Tables of rows about peers: one that fails is no reason to keep pods from starting. */
+const peerTables: readonly string[] = ['neighbor', 'fdb', 'route'];
+
+/**
+ * One worker that makes the kernel what the leases say. Events only mark dirty; every pass plans from the
+ * present facts and diffs against what is there, so nothing depends on what happened before.
+ */
+export class NodeAgent implements Disposable {
+  readonly ready: Promise<void>;
+  readonly #options: DaemonOptions;
+  readonly #signal: AbortSignal;
+  readonly #backend: Backend;
+  readonly #networks: PerFamily<Cidr>;
+  readonly #masquerade: boolean;
+  readonly #tables: NodeTables;
+  readonly #loop: Loop;
+  readonly #problems: Problems<'store' | 'lease' | 'underlay' | 'plan' | 'kernel' | 'nftables' | 'daemon'>;
+  readonly #stateFile: string;
+  readonly #markReady = Promise.withResolvers<void>();
+  #view: LeaseView | undefined;
+  #synced = false;
+  #isReady = false;
+  #self: Lease | undefined;
+  /** What the lease was acquired with; the store may have announced other addresses on an operator's wish. */
+  #asked: LeaseAttributes | undefined;
+  #remembered: NodeState | undefined;
+  #underlay: Underlay | undefined;
+  #network: NodeNetwork | undefined;
+  #plan: NodePlan | undefined;
+  #nftGeneration: number | undefined;
+  #passes = 0;
+  #writes = 0;
+
+  constructor(options: DaemonOptions, signal: AbortSignal) {
+    const { config, log, cni, namespaceFd, randomPorts: random = true, masquerade = true } = options;
+    this.#options = options;
+    this.#signal = signal;
+    this.#masquerade = masquerade;
+    this.#backend = backendFor(config.backend);
+    this.#networks = Object.fromEntries(families.map((family) => [family, config.networks[family]?.network]));
+    this.#problems = new Problems(log);
+    this.#tables = new NodeTables({
+      namespaceFd,
+      layout: masqueradeLayout({ masquerade, random }),
+      onRefused: (error) => log.warn({ error: error.message }, 'nftables refused a change; table made anew'),
+    });
+    this.#loop = new Loop({
+      ...timingDefaults,
+      ...options.timing,
+      work: (dirt) => this.#work(dirt),
+      onError: (error) => this.#failed(error),
+    });
+    this.#stateFile = join(options.stateDir ?? cni.stateDir, 'lease.json');
+    this.ready = this.#markReady.promise;
+    this.ready.catch(() => {});
+    this.#remember();
+  }
+
+  network(): NodeNetwork | undefined {
+    return this.#network;
+  }
+
+  status(): DaemonStatus {
+    const { nodeName, config, store } = this.#options;
+    return renderStatus({
+      node: nodeName,
+      backend: config.backend.type,
+      store: store.name,
+      synced: this.#synced,
+      ready: this.#isReady,
+      lease: this.#self,
+      leases: this.#view?.leases().size ?? 0,
+      network: this.#network,
+      underlay: this.#underlay,
+      peers: this.#plan?.peers ?? 0,
+      passes: this.#passes,
+      writes: this.#writes,
+      problems: this.#problems.all(),
+    });
+  }
+
+  /** Until the signal aborts. */
+  async run(): Promise<void> {
+    const onChange = () => this.#loop.kick('leases', leaseSettleMs);
+    this.#view = this.#options.store.watch({ onChange, signal: this.#signal });
+    const synced = this.#view.synced.then(
+      () => {
+        this.#synced = true;
+        onChange();
+      },
+      () => {}, // stopped before
+    );
+    await Promise.all([synced, this.#loop.run(this.#signal), this.#followKernel(), this.#followNftables()]);
+    this.#markReady.reject(this.#signal.reason);
+  }
+
+  /** What an earlier run wrote down lets pods start before the store answers. */
+  #remember(): void {
+    const { nodeName, log } = this.#options;
+    const text = readFileIfThere(this.#stateFile);
+    if (text === undefined) return;
+    const state = parseNodeState(text, nodeName);
+    if (state === undefined || !this.#isInside(state.subnets)) {
+      log.warn({ file: this.#stateFile }, 'last known lease ignored: not of this node in this network');
+      return;
+    }
+    this.#remembered = state;
+    this.#offer(state.subnets, state.mtuBytes);
+    log.info({ lease: state.key }, 'last known lease is used until the store answers');
+  }
+
+  #isInside(subnets: PerFamily<Cidr>): boolean {
+    return families.every((family) => {
+      const [network, subnet] = [this.#networks[family], subnets[family]];
+      if (network === undefined || subnet === undefined) return network === subnet;
+      return cidrContains(network, subnet);
+    });
+  }
+
+  async #work(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
+    this.#passes += 1;
+    try {
+      const onlyNft = dirt.size === 1 && dirt.has('nftables') ? this.#plan : undefined;
+      return onlyNft === undefined ? await this.#bringInLine(dirt) : await this.#repairNft(onlyNft, dirt);
+    } finally {
+      this.#problems.set('store', this.#view?.problems() ?? []);
+      this.#problems.log();
+    }
+  }
+
+  async #bringInLine(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
+    const underlay = await this.#readUnderlay();
+    const self = underlay && (await this.#lease(underlay));
+    // Not one row is written before all leases are known: a restart takes nothing down.
+    if (underlay === undefined || self === undefined || !this.#synced) return 'again';
+    const plan = await this.#planFrom(self, underlay);
+    const own = families.flatMap((family) => self.subnets[family] ?? []);
+    const { failures } = await this.#apply(this.#tables.layers(plan, own), dirt);
+    this.#problems.set('kernel', failures.map(textOf));
+    this.#problems.set('nftables', []);
+    this.#problems.set('daemon', []);
+    if (failures.every(({ table }) => peerTables.includes(table))) this.#publish(self, underlay);
+    if (failures.length > 0) return 'again';
+    await this.#becomeReady();
+    return 'done';
+  }
+
+  async #repairNft(plan: NodePlan, dirt: ReadonlySet<Dirt>): Promise<Outcome> {
+    const { failures } = await this.#apply(this.#tables.nftLayers(plan), dirt);
+    this.#problems.set('nftables', failures.map(textOf));
+    return failures.length > 0 ? 'again' : 'partial';
+  }
+
+  async #readUnderlay(): Promise<Underlay | undefined> {
+    const wanted = families.filter((family) => this.#networks[family] !== undefined);
+    const facts = await readUnderlayFacts(this.#tables.socket);
+    const underlay = selectUnderlay(facts, wanted, this.#options.underlay);
+    const failed = 'problem' in underlay;
+    this.#problems.set('underlay', failed ? [underlay.problem] : []);
+    if (failed) return undefined;
+    if (JSON.stringify(underlay) !== JSON.stringify(this.#underlay)) {
+      this.#options.log.info({ ...underlay }, 'underlay selected');
+    }
+    this.#underlay = underlay;
+    return underlay;
+  }
+
+  /** This node's lease as the store has it, or as it was while the store cannot be asked. */
+  async #lease(underlay: Underlay): Promise<Lease | undefined> {
+    const { store, nodeName, config } = this.#options;
+    const attributes: LeaseAttributes = {
+      publicIps: underlay.publicIps,
+      backendType: config.backend.type,
+      backendData: this.#backend.data(nodeName, underlay),
+    };
+    if (this.#self !== undefined && this.#isHeld(this.#self, attributes)) return this.#self;
+    try {
+      const previous = this.#self?.subnets ?? this.#remembered?.subnets;
+      this.#self = await store.acquire(attributes, { signal: this.#signal, previous });
+      this.#asked = attributes;
+      this.#problems.set('lease', []);
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      this.#problems.set('lease', [`no lease: ${(error as Error).message}`]);
+    }
+    return this.#self;
+  }
+
+  /** Whether the store shows our lease as it was given to us, and we still want it so. */
+  #isHeld(self: Lease, attributes: LeaseAttributes): boolean {
+    const seen = this.#view?.leases().get(self.key);
+    const wanted = this.#asked !== undefined && sameAttributes(this.#asked, attributes);
+    if (seen === undefined || !wanted) return false;
+    return sameLease(narrowLease(seen, leaseFamilies(self)), self);
+  }
+
+  async #planFrom(self: Lease, underlay: Underlay): Promise<NodePlan> {
+    const sysctls = await this.#tables.readSysctls(underlay.device);
+    const leases = this.#view?.leases() ?? new Map<string, Lease>();
+    const { nodeName } = this.#options;
+    const facts = { nodeName, self, leases, networks: this.#networks, underlay, sysctls };
+    this.#plan = planNode(facts, this.#backend);
+    this.#problems.set('plan', this.#plan.problems);
+    return this.#plan;
+  }
+
+  async #apply(plan: Plan, dirt: ReadonlySet<Dirt>): Promise<Report> {
+    const report = await reconcile(plan);
+    this.#nftGeneration = await this.#tables.readNftGeneration();
+    this.#writes += report.writes;
+    if (report.writes > 0) {
+      this.#options.log.info({ writes: report.writes, because: [...dirt] }, 'kernel brought in line');
+    }
+    return report;
+  }
+
+  #publish({ key, subnets }: Lease, underlay: Underlay): void {
+    const { nodeName, subnetFile } = this.#options;
+    const mtuBytes = this.#backend.mtuBytes(underlay);
+    this.#offer(subnets, mtuBytes);
+    writeIfOther(this.#stateFile, renderNodeState({ nodeName, key, subnets, mtuBytes }));
+    if (subnetFile === undefined) return;
+    const [networks, masquerade] = [this.#networks, this.#masquerade];
+    writeIfOther(subnetFile, renderSubnetEnv({ networks, subnets, mtuBytes, masquerade }));
+  }
+
+  /** The CNI server wants the same object as long as nothing has changed. */
+  #offer(perFamily: PerFamily<Cidr>, mtuBytes: number): void {
+    const subnets = families.flatMap((family) => perFamily[family] ?? []);
+    const name = this.#options.cni.bridge ?? 'cni0';
+    const network = { name, subnets, mtuBytes, masquerade: this.#masquerade };
+    if (JSON.stringify(network) === JSON.stringify(this.#network)) return;
+    this.#network = network;
+    this.#options.log.info(network, 'pods can be attached');
+  }
+
+  async #becomeReady(): Promise<void> {
+    if (this.#isReady) return;
+    await this.#options.store.announceReady?.(this.#signal);
+    this.#isReady = true;
+    this.#markReady.resolve();
+    this.#options.log.info(
+      { lease: this.#self?.key, peers: this.#plan?.peers, writes: this.#writes },
+      'ready',
+    );
+  }
+
+  #failed(error: unknown): void {
+    if (this.#signal.aborted) return;
+    this.#problems.set('daemon', [(error as Error).message]);
+    this.#problems.log();
+  }
+
+  async #followKernel(): Promise<void> {
+    const { namespaceFd } = this.#options;
+    while (!this.#signal.aborted) {
+      try {
+        const events = watchKernel({ namespaceFd, signal: this.#signal });
+        for await (const _ of events) this.#loop.kick('kernel', kernelSettleMs);
+      } catch (error) {
+        this.#failed(error);
+      }
+      await this.#sleep(timingDefaults.retryMostMs);
+    }
+  }
+
+  async #followNftables(): Promise<void> {
+    for (; !this.#signal.aborted; await this.#sleep(nftablesPollMs)) {
+      if (this.#nftGeneration === undefined) continue;
+      try {
+        const generation = await this.#tables.readNftGeneration();
+        if (generation !== this.#nftGeneration) this.#loop.kick('nftables', 0);
+      } catch (error) {
+        this.#failed(error);
+      }
+    }
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.#signal }).catch(() => {});
+  }
+
+  [Symbol.dispose](): void {
+    this.#tables[Symbol.dispose]();
+  }
+}
+
+function textOf({ table, key, error }: Report['failures'][number]): string {
+  return `${table} ${key}: ${error.message}`;
+}
+
+function writeIfOther(path: string, text: string): void {
+  if (readFileIfThere(path) !== text) writeFileAtomic(path, text);
+}

@@ -1,0 +1,48 @@
+import { families, ipOf } from '../../core/address.ts';
+import type { RouteRow } from '../../kernel/route.ts';
+import type { Backend, BackendFacts, BackendRows } from './backend.ts';
+import { isAdjacent, selectPeers } from './peers.ts';
+
+/*
+ * The life of one packet, from pod 10.244.1.5 here to pod 10.244.2.7 on the node 192.0.2.2:
+ *
+ *   pod        its default route leads over the bridge to this node's root namespace
+ *   route      10.244.2.0/24 via 192.0.2.2 dev eth0: the packet leaves as it is, addressed to the peer's MAC
+ *   peer       forwards it to its bridge
+ *
+ * One row a peer and nothing around the packet, so the pods have the interface's whole MTU. It works only where
+ * every node is in one layer-2 network: a router in between would not know the pods' addresses.
+ */
+
+export function hostGw(): Backend {
+  return {
+    data: () => ({}),
+    mtuBytes: (underlay) => underlay.mtuBytes,
+    plan: planHostGw,
+  };
+}
+
+function planHostGw(facts: BackendFacts): BackendRows {
+  const { peers, problems } = selectPeers(facts);
+  const { underlay } = facts;
+  const routes: RouteRow[] = [];
+  const reached = new Set<string>();
+  for (const family of families) {
+    const address = underlay.addresses[family];
+    const announced = underlay.publicIps[family];
+    if (address === undefined || announced === undefined || ipOf(address) === announced) continue;
+    problems.push(
+      `this node: host-gw needs ${announced} to be an address of ${underlay.device}, which has ${address}`,
+    );
+  }
+  for (const peer of peers) {
+    if (!isAdjacent(underlay, peer)) {
+      const own = underlay.addresses[peer.family];
+      problems.push(`${peer.key}: ${peer.publicIp} is not in the network of ${own} on ${underlay.device}`);
+      continue;
+    }
+    routes.push({ destination: peer.subnet, gateway: peer.publicIp, device: underlay.device });
+    reached.add(peer.key);
+  }
+  return { links: [], addresses: [], neighbors: [], fdb: [], routes, problems, peers: reached.size };
+}

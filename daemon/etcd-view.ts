@@ -1,0 +1,107 @@
+import { Backoff } from '../kube/backoff.ts';
+import { CompactedError, type EtcdClient, type EtcdEntry, type EtcdEvent } from './etcd.ts';
+import { parseLease } from './etcd-record.ts';
+import type { Lease, LeaseView } from './lease.ts';
+
+const firstRetryMs = 100;
+const longestRetryMs = 5_000;
+
+/**
+ * All leases under a prefix: read once, then followed by a watch that resumes where it broke off. Only when
+ * etcd has compacted that revision away, everything is read again; what vanished meanwhile is dropped.
+ */
+export class EtcdLeaseView implements LeaseView {
+  readonly synced: Promise<void>;
+  readonly #client: EtcdClient;
+  readonly #prefix: string;
+  readonly #onChange: () => void;
+  readonly #leases = new Map<string, Lease>();
+  readonly #unreadable = new Map<string, string>();
+  #connection: string | undefined;
+  /** The last revision seen; undefined when everything has to be read. */
+  #revision: number | undefined;
+
+  constructor(client: EtcdClient, prefix: string, onChange: () => void, signal: AbortSignal) {
+    this.#client = client;
+    this.#prefix = prefix;
+    this.#onChange = onChange;
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.synced = promise;
+    promise.catch(() => {});
+    this.#follow(resolve, signal).catch(reject); // ends only with the signal
+  }
+
+  leases(): ReadonlyMap<string, Lease> {
+    return this.#leases;
+  }
+
+  problems(): readonly string[] {
+    const unreadable = [...this.#unreadable].map(
+      ([name, problem]) => `etcd ${this.#prefix}${name}: ${problem}`,
+    );
+    return this.#connection === undefined ? unreadable : [this.#connection, ...unreadable];
+  }
+
+  async #follow(synced: () => void, signal: AbortSignal): Promise<never> {
+    const backoff = new Backoff(firstRetryMs, longestRetryMs);
+    for (;;) {
+      try {
+        this.#revision ??= await this.#readAll(signal);
+        synced();
+        for await (const event of this.#client.watch(this.#prefix, this.#revision + 1, signal)) {
+          this.#connected(undefined);
+          backoff.reset();
+          if (event.kind === 'watching') this.#checkHistory(event.revision);
+          else this.#apply(event);
+        }
+      } catch (error) {
+        signal.throwIfAborted();
+        if (error instanceof CompactedError) this.#revision = undefined;
+        else this.#connected((error as Error).message);
+      }
+      await backoff.wait(signal);
+    }
+  }
+
+  /** A store that was put back to an earlier state would never tell us anything again. */
+  #checkHistory(storeRevision: number): void {
+    if (storeRevision < (this.#revision ?? 0)) throw new CompactedError('the store went back in time');
+  }
+
+  #apply(event: Exclude<EtcdEvent, { kind: 'watching' }>): void {
+    this.#revision = event.revision;
+    if (event.kind === 'progress') return;
+    if (event.kind === 'put') this.#put(event.entry);
+    else this.#drop(event.key.slice(this.#prefix.length));
+    this.#onChange();
+  }
+
+  async #readAll(signal: AbortSignal): Promise<number> {
+    const { entries, revision } = await this.#client.range(this.#prefix, signal);
+    const there = new Set(entries.map(({ key }) => key.slice(this.#prefix.length)));
+    for (const name of [...this.#leases.keys(), ...this.#unreadable.keys()])
+      if (!there.has(name)) this.#drop(name);
+    for (const entry of entries) this.#put(entry);
+    this.#onChange();
+    return revision;
+  }
+
+  #put(entry: EtcdEntry): void {
+    const name = entry.key.slice(this.#prefix.length);
+    const lease = parseLease(name, entry.value);
+    this.#drop(name);
+    if ('problem' in lease) this.#unreadable.set(name, lease.problem);
+    else this.#leases.set(name, lease);
+  }
+
+  #drop(name: string): void {
+    this.#leases.delete(name);
+    this.#unreadable.delete(name);
+  }
+
+  #connected(problem: string | undefined): void {
+    const changed = this.#connection !== problem;
+    this.#connection = problem;
+    if (changed) this.#onChange();
+  }
+}

@@ -1,0 +1,110 @@
+import { createHash } from 'node:crypto';
+import { type Cidr, type Family, families, type Ip, type Mac, macFromBytes } from '../core/address.ts';
+
+/** One value a family, where the family is in use. */
+export type PerFamily<T> = { readonly [F in Family]?: T };
+
+/** What a node tells the others about itself. */
+export interface LeaseAttributes {
+  /** Addresses where the others send packets for this node's pods. */
+  readonly publicIps: PerFamily<Ip>;
+  /** "vxlan", "host-gw"; other tools' nodes may say others. */
+  readonly backendType: string;
+  /** What the backend's peers need to know, as JSON; vxlan: `{"VNI":1,"VtepMAC":"…"}`, host-gw: null. */
+  readonly backendData: PerFamily<unknown>;
+}
+
+/** A node's right to its pod subnets, as every node sees it. */
+export interface Lease extends LeaseAttributes {
+  /** Unique in the store: the node's name (Kubernetes) or the subnet key (etcd). */
+  readonly key: string;
+  readonly subnets: PerFamily<Cidr>;
+}
+
+/** The leases that a store holds, kept up to date until the watch's signal aborts. */
+export interface LeaseView {
+  /** Resolves when {@link leases} is complete for the first time. */
+  readonly synced: Promise<void>;
+  /** All leases, this node's own among them, by {@link Lease.key}. */
+  leases(): ReadonlyMap<string, Lease>;
+  /** What the store cannot do or read at the moment; empty when all is well. */
+  problems(): readonly string[];
+}
+
+/** Where nodes agree who has which subnet. Implementations keep flannel's formats, so that nodes of both mix. */
+export interface LeaseStore {
+  readonly name: string;
+  /**
+   * Makes sure that this node has a lease with exactly these attributes, and keeps it alive until the signal
+   * aborts. May be called again and again; writes only what differs. `previous` are the subnets to ask for
+   * first. Throws {@link StoreError} when that cannot be had now.
+   */
+  acquire(attributes: LeaseAttributes, options: AcquireOptions): Promise<Lease>;
+  /** Tells everybody that pods on this node have a network. Called once, after the first complete pass. */
+  announceReady?(signal: AbortSignal): Promise<void>;
+  /** Follows all leases; `onChange` is called after each change, however small. Reconnects by itself. */
+  watch(options: { readonly onChange: () => void; readonly signal: AbortSignal }): LeaseView;
+}
+
+export interface AcquireOptions {
+  readonly previous?: PerFamily<Cidr> | undefined;
+  readonly signal: AbortSignal;
+}
+
+/** The store does not answer, refuses, or has nothing for this node yet. Worth trying again. */
+export class StoreError extends Error {
+  override readonly name = 'StoreError';
+}
+
+/** Whether two leases say the same, whatever the order of keys in the backend's data. */
+export function sameLease(a: Lease, b: Lease): boolean {
+  return a.key === b.key && sameAttributes(a, b) && families.every((f) => a.subnets[f] === b.subnets[f]);
+}
+
+export function sameAttributes(a: LeaseAttributes, b: LeaseAttributes): boolean {
+  return (
+    a.backendType === b.backendType &&
+    families.every(
+      (f) =>
+        a.publicIps[f] === b.publicIps[f] &&
+        canonicalJson(a.backendData[f]) === canonicalJson(b.backendData[f]),
+    )
+  );
+}
+
+/** JSON text with the keys of objects in order; undefined reads as null. */
+export function canonicalJson(value: unknown): string {
+  return JSON.stringify(value ?? null, (_, part: unknown) =>
+    part !== null && typeof part === 'object' && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  );
+}
+
+/** The families that a lease has a subnet of, in the order 4, 6. */
+export function leaseFamilies(lease: Pick<Lease, 'subnets'>): Family[] {
+  return families.filter((family) => lease.subnets[family] !== undefined);
+}
+
+/** The lease as a cluster of only these families sees it. */
+export function narrowLease(lease: Lease, inUse: readonly Family[]): Lease {
+  const narrow = <T>(values: PerFamily<T>) =>
+    Object.fromEntries(inUse.map((family) => [family, values[family]])) as PerFamily<T>;
+  const { subnets, publicIps, backendData } = lease;
+  return {
+    ...lease,
+    subnets: narrow(subnets),
+    publicIps: narrow(publicIps),
+    backendData: narrow(backendData),
+  };
+}
+
+/**
+ * The MAC address of a node's tunnel end: the same after every restart and on every machine that computes it,
+ * locally administered and unicast. Peers' neighbour and FDB entries stay valid whatever udev does.
+ */
+export function vtepMac(nodeName: string, family: Family): Mac {
+  const bytes = createHash('sha256').update(`fairlead vtep ${family} ${nodeName}`).digest();
+  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
+  return macFromBytes(bytes);
+}

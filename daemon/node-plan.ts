@@ -1,0 +1,87 @@
+import { type Cidr, families } from '../core/address.ts';
+import { type AddressRow, addressKey } from '../kernel/address.ts';
+import { type LinkRow, linkKey } from '../kernel/link.ts';
+import { type FdbRow, fdbKey, type NeighborRow, neighborKey } from '../kernel/neighbor.ts';
+import type { NftElement } from '../kernel/netlink/nftables/spec.ts';
+import { type RouteRow, routeKey } from '../kernel/route.ts';
+import type { Backend } from './backend/backend.ts';
+import type { Lease, PerFamily } from './lease.ts';
+import { masqueradeRows } from './masquerade.ts';
+import type { Underlay } from './underlay.ts';
+
+/** Everything that decides what the kernel of this node has to hold. */
+export interface NodeFacts {
+  readonly nodeName: string;
+  readonly self: Lease;
+  readonly leases: ReadonlyMap<string, Lease>;
+  readonly networks: PerFamily<Cidr>;
+  readonly underlay: Underlay;
+  /** The sysctls of {@link sysctlKeys} that this kernel has. */
+  readonly sysctls: ReadonlyMap<string, string>;
+}
+
+/** Wanted rows of every table of the daemon. */
+export interface NodePlan {
+  readonly sysctls: ReadonlyMap<string, string>;
+  readonly links: ReadonlyMap<string, LinkRow>;
+  readonly addresses: ReadonlyMap<string, AddressRow>;
+  readonly neighbors: ReadonlyMap<string, NeighborRow>;
+  readonly fdb: ReadonlyMap<string, FdbRow>;
+  readonly routes: ReadonlyMap<string, RouteRow>;
+  readonly nft: ReadonlyMap<string, NftElement>;
+  readonly problems: readonly string[];
+  readonly peers: number;
+}
+
+/** Pure: the same facts give the same plan, whatever was there before. */
+export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
+  const rows = backend.plan(facts);
+  const sysctls = planSysctls(facts);
+  return {
+    sysctls: sysctls.rows,
+    links: keyed(rows.links, linkKey),
+    addresses: keyed(rows.addresses, addressKey),
+    neighbors: keyed(rows.neighbors, neighborKey),
+    fdb: keyed(rows.fdb, fdbKey),
+    routes: keyed(rows.routes, routeKey),
+    nft: masqueradeRows(facts.networks, facts.self.subnets),
+    problems: [...sysctls.problems, ...rows.problems],
+    peers: rows.peers,
+  };
+}
+
+function keyed<V>(rows: readonly V[], keyOf: (row: V) => string): Map<string, V> {
+  return new Map(rows.map((row) => [keyOf(row), row]));
+}
+
+const forwarding = { 4: 'net/ipv4/ip_forward', 6: 'net/ipv6/conf/all/forwarding' } as const;
+const bridgeFilter = {
+  4: 'net/bridge/bridge-nf-call-iptables',
+  6: 'net/bridge/bridge-nf-call-ip6tables',
+} as const;
+const acceptRa = (device: string) => `net/ipv6/conf/${device}/accept_ra`;
+
+/** The sysctls that a plan may be about. */
+export function sysctlKeys(device: string): string[] {
+  return [acceptRa(device), ...Object.values(forwarding), ...Object.values(bridgeFilter)];
+}
+
+/**
+ * A node forwards for its pods. A kernel that forwards IPv6 no longer listens to router advertisements unless
+ * accept_ra is 2, and would lose the default route that it has from them, so that comes first. What two pods
+ * on one bridge say to each other passes the service proxy's rules only with bridge-nf-call.
+ */
+function planSysctls({ self, underlay, sysctls }: NodeFacts) {
+  const rows = new Map<string, string>();
+  const problems: string[] = [];
+  const used = families.filter((family) => self.subnets[family] !== undefined);
+  const listensToRouters = Number(sysctls.get(acceptRa(underlay.device)) ?? 0) > 0;
+  if (used.includes(6) && listensToRouters) rows.set(acceptRa(underlay.device), '2');
+  for (const family of used) {
+    rows.set(forwarding[family], '1');
+    if (sysctls.has(bridgeFilter[family])) rows.set(bridgeFilter[family], '1');
+    else
+      problems.push(`this node: ${bridgeFilter[family]} does not exist: is the module br_netfilter loaded?`);
+  }
+  return { rows, problems };
+}

@@ -1,0 +1,38 @@
+import type { Log } from '../cni/server.ts';
+import type { NetworkConfig } from './config.ts';
+import type { LeaseStore } from './lease.ts';
+import type { UnderlaySelector } from './underlay.ts';
+
+export interface DaemonOptions {
+  readonly nodeName: string;
+  readonly store: LeaseStore;
+  readonly config: NetworkConfig;
+  readonly underlay?: UnderlaySelector | undefined;
+  /** `bridge`: by default "cni0". */
+  readonly cni: {
+    readonly socketPath: string;
+    readonly stateDir: string;
+    readonly bridge?: string | undefined;
+  };
+  /** Where this node remembers its subnets; by default with the CNI plugin's state. */
+  readonly stateDir?: string | undefined;
+  /** flannel's subnet.env; without it none is written. */
+  readonly subnetFile?: string | undefined;
+  /** By default true: pods' packets to the outside get this node's address. */
+  readonly masquerade?: boolean | undefined;
+  /** By default true: masqueraded connections get random ports. */
+  readonly randomPorts?: boolean | undefined;
+  /** The node's network namespace; else that of the process. */
+  readonly namespaceFd?: number | undefined;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+  readonly timing?: Partial<DaemonTiming> | undefined;
+}
+
+export interface DaemonTiming {
+  /** All of the kernel's tables are looked at at least this often. */
+  readonly resyncMs: number;
+  /** Wait before what failed is tried again; doubles up to the most. */
+  readonly retryMs: number;
+  readonly retryMostMs: number;
+}

@@ -1,0 +1,59 @@
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { families, familyOf, parseCidr } from '../core/address.ts';
+import type { Lease, PerFamily } from './lease.ts';
+
+/** What this node remembers of itself, so that a restart without its store goes on as before. */
+export interface NodeState {
+  readonly nodeName: string;
+  readonly key: string;
+  readonly subnets: Lease['subnets'];
+  readonly mtuBytes: number;
+}
+
+/** Readers see the old text or the new one, never half of it. Makes the directory. Mode 0644. */
+export function writeFileAtomic(path: string, text: string): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
+  const temporary = `${path}.${process.pid}.new`;
+  writeFileSync(temporary, text, { mode: 0o644 });
+  renameSync(temporary, path);
+}
+
+/** undefined when there is no such file. */
+export function readFileIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+export function renderNodeState(state: NodeState): string {
+  return `${JSON.stringify(state, null, 2)}\n`;
+}
+
+/** undefined for anything that {@link renderNodeState} did not write for this node. */
+export function parseNodeState(text: string, nodeName: string): NodeState | undefined {
+  let value: Partial<Record<keyof NodeState, unknown>>;
+  try {
+    value = JSON.parse(text) as typeof value;
+  } catch {
+    return undefined;
+  }
+  const { key, mtuBytes } = value ?? {};
+  const subnets = parseSubnets(value?.subnets);
+  if (value?.nodeName !== nodeName || typeof key !== 'string' || typeof mtuBytes !== 'number')
+    return undefined;
+  return subnets && { nodeName, key, subnets, mtuBytes };
+}
+
+function parseSubnets(value: unknown): PerFamily<NonNullable<ReturnType<typeof parseCidr>>> | undefined {
+  if (value === null || typeof value !== 'object') return undefined;
+  const found = families.flatMap((family) => {
+    const text = (value as Record<number, unknown>)[family];
+    const cidr = typeof text === 'string' ? parseCidr(text) : undefined;
+    return cidr !== undefined && familyOf(cidr) === family ? [[family, cidr] as const] : [];
+  });
+  return found.length === 0 ? undefined : Object.fromEntries(found);
+}

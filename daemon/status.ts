@@ -1,0 +1,62 @@
+import type { NodeNetwork } from '../cni/server.ts';
+import type { Cidr } from '../core/address.ts';
+import type { Lease } from './lease.ts';
+import type { Underlay } from './underlay.ts';
+
+/** What the daemon says of itself: plain values, one level, for people and for JSON. */
+export interface DaemonStatus {
+  readonly node: string;
+  readonly backend: string;
+  readonly store: string;
+  /** False until all leases have been read; the kernel is not touched before. */
+  readonly synced: boolean;
+  /** True once every row of the plan has been in the kernel. */
+  readonly ready: boolean;
+  readonly lease?: string;
+  readonly subnets: readonly Cidr[];
+  readonly interface?: string;
+  /** Of pods. */
+  readonly mtuBytes?: number;
+  /** Other nodes that this one has a way to, and other nodes that it has not. */
+  readonly peers: number;
+  readonly unreachable: number;
+  /** Passes over the kernel's tables since start, and rows written in them. */
+  readonly passes: number;
+  readonly writes: number;
+  /** What is wrong at the moment, one sentence each. */
+  readonly problems: readonly string[];
+}
+
+/** All that {@link renderStatus} needs. */
+export interface StatusFacts
+  extends Pick<
+    DaemonStatus,
+    'node' | 'backend' | 'store' | 'synced' | 'ready' | 'peers' | 'passes' | 'writes' | 'problems'
+  > {
+  readonly lease: Lease | undefined;
+  /** As many as the store holds, this node's own among them. */
+  readonly leases: number;
+  readonly network: NodeNetwork | undefined;
+  readonly underlay: Underlay | undefined;
+}
+
+export function renderStatus(facts: StatusFacts): DaemonStatus {
+  const { node, backend, store, synced, ready, lease, leases, network, underlay, peers } = facts;
+  const others = leases - (lease === undefined ? 0 : 1);
+  return {
+    node,
+    ready,
+    backend,
+    store,
+    synced,
+    ...(lease === undefined ? {} : { lease: lease.key }),
+    subnets: network?.subnets ?? [],
+    ...(underlay === undefined ? {} : { interface: underlay.device }),
+    ...(network === undefined ? {} : { mtuBytes: network.mtuBytes }),
+    peers,
+    unreachable: Math.max(0, others - peers),
+    passes: facts.passes,
+    writes: facts.writes,
+    problems: facts.problems,
+  };
+}

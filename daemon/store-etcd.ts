@@ -1,0 +1,264 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Cidr, families, ipOf } from '../core/address.ts';
+import { type NetworkConfig, parseNetworkConfig } from './config.ts';
+import type { EtcdClient, EtcdEntry } from './etcd.ts';
+import { parseLease, parseSubnetKey, renderLeaseValue, subnetKey } from './etcd-record.ts';
+import { EtcdLeaseView } from './etcd-view.ts';
+import {
+  type AcquireOptions,
+  canonicalJson,
+  type Lease,
+  type LeaseAttributes,
+  type LeaseStore,
+  type LeaseView,
+  type PerFamily,
+  StoreError,
+  sameAttributes,
+} from './lease.ts';
+import { freeSubnets, isNodeSubnet } from './subnets.ts';
+
+export const etcdDefaults = Object.freeze({
+  prefix: '/coreos.com/network',
+  ttlSeconds: 86_400,
+  renewMarginSeconds: 3_600,
+});
+
+/** As many nodes may ask for their first subnet in the same moment. */
+const raceTries = 100;
+const raceWaitMs = 50;
+/** A subnet is drawn from this many free ones, so that nodes that start together seldom want the same. */
+const candidateLimit = 100;
+
+export interface EtcdStoreOptions {
+  readonly client: EtcdClient;
+  readonly networks: NetworkConfig['networks'];
+  readonly prefix?: string;
+  /** Life of a lease without its node, and how long before its end it is renewed. */
+  readonly ttlSeconds?: number;
+  readonly renewMarginSeconds?: number;
+  /** From 0 up to, not including, 1. */
+  readonly random?: () => number;
+}
+
+interface HeldLease {
+  readonly key: string;
+  /** "0" for a reservation, which an operator made to last. */
+  readonly etcdLease: string;
+  readonly ttlSeconds: number;
+}
+
+/** Reads `<prefix>/config`. Throws InputError for a bad one, StoreError when there is none. */
+export async function readEtcdNetworkConfig(
+  client: EtcdClient,
+  prefix: string,
+  signal: AbortSignal,
+): Promise<NetworkConfig> {
+  const text = await client.get(`${prefix}/config`, signal);
+  if (text === undefined) throw new StoreError(`etcd: the key ${prefix}/config does not exist`);
+  return parseNetworkConfig(text, `etcd ${prefix}/config`);
+}
+
+/**
+ * Leases in etcd v3 in flannel's format, each key bound to an etcd lease that its node renews.
+ *
+ * A subnet is given by one transaction that fails when anything under `<prefix>/subnets/` changed since it was
+ * read, so that two nodes never get overlapping subnets, whatever their keys look like.
+ */
+export class EtcdLeaseStore implements LeaseStore {
+  readonly name = 'etcd';
+  readonly #client: EtcdClient;
+  readonly #networks: NetworkConfig['networks'];
+  readonly #prefix: string;
+  readonly #ttlSeconds: number;
+  readonly #marginSeconds: number;
+  readonly #random: () => number;
+  #held: HeldLease | undefined;
+  #renewal: AbortController | undefined;
+  #renewalProblem: string | undefined;
+
+  constructor(options: EtcdStoreOptions) {
+    this.#client = options.client;
+    this.#networks = options.networks;
+    this.#prefix = `${options.prefix ?? etcdDefaults.prefix}/subnets/`;
+    this.#ttlSeconds = options.ttlSeconds ?? etcdDefaults.ttlSeconds;
+    this.#marginSeconds = options.renewMarginSeconds ?? etcdDefaults.renewMarginSeconds;
+    this.#random = options.random ?? Math.random;
+  }
+
+  watch({ onChange, signal }: { onChange: () => void; signal: AbortSignal }): LeaseView {
+    const view = new EtcdLeaseView(this.#client, this.#prefix, onChange, signal);
+    const problems = () => [...view.problems(), ...(this.#renewalProblem ? [this.#renewalProblem] : [])];
+    return { synced: view.synced, leases: () => view.leases(), problems };
+  }
+
+  async acquire(attributes: LeaseAttributes, { previous, signal }: AcquireOptions): Promise<Lease> {
+    let fresh: string | undefined; // one etcd lease for all tries
+    const grant = async () => {
+      fresh ??= await this.#client.grant(this.#ttlSeconds, signal);
+      return fresh;
+    };
+    for (let tries = 0; tries < raceTries; tries += 1) {
+      const held = await this.#claim(attributes, previous, grant, signal);
+      if (held !== undefined) {
+        this.#hold(held, signal);
+        return { ...attributes, key: held.key, subnets: parseSubnetKey(held.key) ?? {} };
+      }
+      await sleep(this.#random() * raceWaitMs, undefined, { signal });
+    }
+    throw new StoreError(`etcd: another node was quicker ${raceTries} times`);
+  }
+
+  /** One try: undefined when something changed meanwhile. */
+  async #claim(
+    attributes: LeaseAttributes,
+    previous: PerFamily<Cidr> | undefined,
+    grant: () => Promise<string>,
+    signal: AbortSignal,
+  ): Promise<HeldLease | undefined> {
+    const { entries, revision } = await this.#client.range(this.#prefix, signal);
+    const own = this.#findOwn(entries, attributes, previous);
+    if (own !== undefined && this.#fits(own.lease)) {
+      return await this.#keep(own.entry, own.lease, attributes, grant, signal);
+    }
+    if (own !== undefined) {
+      const { key, modRevision } = own.entry;
+      await this.#client.transact([{ key, modRevision }], [{ delete: key }], signal);
+      return undefined;
+    }
+    const taken = entries.flatMap(({ key }) => Object.values(this.#subnetsOf(key) ?? {}));
+    const key = subnetKey(this.#choose(taken, previous));
+    const value = renderLeaseValue(attributes);
+    const etcdLease = await grant();
+    const done = await this.#client.transact(
+      [{ prefix: this.#prefix, changedAtMost: revision }],
+      [{ put: this.#prefix + key, value, etcdLease }],
+      signal,
+    );
+    return done ? { key, etcdLease, ttlSeconds: this.#ttlSeconds } : undefined;
+  }
+
+  /** The lease that is there stays, with its etcd lease; a reservation stays one. */
+  async #keep(
+    entry: EtcdEntry,
+    lease: Lease,
+    attributes: LeaseAttributes,
+    grant: () => Promise<string>,
+    signal: AbortSignal,
+  ): Promise<HeldLease | undefined> {
+    let { etcdLease } = entry;
+    let ttlSeconds = etcdLease === '0' ? 0 : await this.#client.keepAlive(etcdLease, signal);
+    const ranOut = etcdLease !== '0' && ttlSeconds === 0;
+    if (ranOut) {
+      etcdLease = await grant();
+      ttlSeconds = this.#ttlSeconds;
+    }
+    const held = { key: lease.key, etcdLease, ttlSeconds };
+    if (!ranOut && sameAttributes(lease, attributes)) return held;
+    const done = await this.#client.transact(
+      [{ key: entry.key, modRevision: entry.modRevision }],
+      [{ put: entry.key, value: renderLeaseValue(attributes), etcdLease }],
+      signal,
+    );
+    return done ? held : undefined;
+  }
+
+  /** By the etcd lease we hold, else by our public addresses, else by our tunnel end on our last subnets. */
+  #findOwn(entries: EtcdEntry[], attributes: LeaseAttributes, previous: PerFamily<Cidr> | undefined) {
+    const known = entries.flatMap((entry) => {
+      const lease = parseLease(entry.key.slice(this.#prefix.length), entry.value);
+      return 'problem' in lease ? [] : [{ entry, lease }];
+    });
+    const previousKey = previous === undefined ? undefined : subnetKey(previous);
+    const held = this.#held;
+    return (
+      known.find(({ entry, lease }) => lease.key === held?.key && entry.etcdLease === held.etcdLease) ??
+      known
+        .filter(({ lease }) => families.every((f) => lease.publicIps[f] === attributes.publicIps[f]))
+        .sort((a, b) => Number(b.lease.key === previousKey) - Number(a.lease.key === previousKey))[0] ??
+      known.find(({ lease }) => lease.key === previousKey && sameTunnelEnd(lease, attributes))
+    );
+  }
+
+  #fits(lease: Lease): boolean {
+    return families.every((family) => {
+      const range = this.#networks[family];
+      const subnet = lease.subnets[family];
+      if (range === undefined || subnet === undefined) return range === subnet;
+      return isNodeSubnet(range, subnet);
+    });
+  }
+
+  #choose(taken: Cidr[], previous: PerFamily<Cidr> | undefined): PerFamily<Cidr> {
+    const chosen: { 4?: Cidr; 6?: Cidr } = {};
+    for (const family of families) {
+      const range = this.#networks[family];
+      if (range === undefined) continue;
+      const last = previous?.[family];
+      const only = last !== undefined && isNodeSubnet(range, last) ? singleSubnet(range, last) : undefined;
+      const again = only === undefined ? [] : freeSubnets(only, taken, 1);
+      const free = again.length > 0 ? again : freeSubnets(range, taken, candidateLimit);
+      const subnet = free[Math.floor(this.#random() * free.length)];
+      if (subnet === undefined)
+        throw new StoreError(`etcd: no /${range.subnetLength} is free in ${range.network}`);
+      chosen[family] = subnet;
+    }
+    return chosen;
+  }
+
+  #subnetsOf(key: string): PerFamily<Cidr> | undefined {
+    return parseSubnetKey(key.slice(this.#prefix.length));
+  }
+
+  #hold(held: HeldLease, signal: AbortSignal): void {
+    const same = this.#held?.key === held.key && this.#held.etcdLease === held.etcdLease;
+    this.#held = held;
+    if (same) return;
+    this.#renewalProblem = undefined;
+    this.#renewal?.abort();
+    this.#renewal = new AbortController();
+    if (held.etcdLease === '0') return;
+    const either = AbortSignal.any([signal, this.#renewal.signal]);
+    this.#renew(held, either).catch(() => {}); // rejects only when aborted
+  }
+
+  /**
+   * Renews a while before the end, and goes on trying. A lease that has run out takes its key with it: the
+   * watch sees that, and the lease is acquired anew.
+   */
+  async #renew(held: HeldLease, signal: AbortSignal): Promise<never> {
+    let ttlMs = held.ttlSeconds * 1000;
+    let renewedAt = Date.now();
+    for (;;) {
+      const marginMs = Math.min(this.#marginSeconds * 1000, ttlMs / 2);
+      const dueMs = renewedAt + ttlMs - marginMs - Date.now();
+      const retryMs = Math.min(60_000, ttlMs / 10);
+      await sleep(dueMs > 0 ? Math.min(dueMs, 60_000) : this.#renewalProblem ? retryMs : 0, undefined, {
+        signal,
+      });
+      if (Date.now() < renewedAt + ttlMs - marginMs) continue; // woken early, in case the clock was set
+      try {
+        const seconds = await this.#client.keepAlive(held.etcdLease, signal);
+        if (seconds > 0) {
+          ttlMs = seconds * 1000;
+          renewedAt = Date.now();
+        }
+        this.#renewalProblem = seconds > 0 ? undefined : `etcd: the lease of ${held.key} has run out`;
+      } catch (error) {
+        signal.throwIfAborted();
+        this.#renewalProblem = `the lease of ${held.key} cannot be renewed: ${(error as Error).message}`;
+      }
+    }
+  }
+}
+
+function singleSubnet(range: { network: Cidr; subnetLength: number }, subnet: Cidr) {
+  const ip = ipOf(subnet);
+  return { ...range, subnetMin: ip, subnetMax: ip };
+}
+
+function sameTunnelEnd(lease: Lease, attributes: LeaseAttributes): boolean {
+  return families.some((family) => {
+    const data = canonicalJson(attributes.backendData[family]);
+    return data !== 'null' && data === canonicalJson(lease.backendData[family]);
+  });
+}

@@ -1,0 +1,166 @@
+import { type Cidr, cidrContains, families } from '../core/address.ts';
+import { ApiError } from '../kube/errors.ts';
+import { type KubeApi, NODES, type V1Node } from '../kube/types.ts';
+import type { NetworkConfig } from './config.ts';
+import {
+  type AcquireOptions,
+  type Lease,
+  type LeaseAttributes,
+  type LeaseStore,
+  type LeaseView,
+  StoreError,
+} from './lease.ts';
+import { defaultAnnotationPrefix, leaseAnnotations, nodeSubnets, overwrittenIps } from './node-record.ts';
+import { NodeLeaseView } from './node-view.ts';
+
+export interface KubeStoreOptions {
+  readonly client: KubeApi;
+  readonly nodeName: string;
+  readonly networks: NetworkConfig['networks'];
+  readonly annotationPrefix?: string | undefined;
+  /** Make the Node when there is none: on machines without a kubelet. */
+  readonly registerNode?: boolean | undefined;
+  /** By default true, as flannel does: see {@link KubeLeaseStore.announceReady}. */
+  readonly setNetworkUnavailable?: boolean | undefined;
+}
+
+/** Leases as Nodes of a Kubernetes API, in flannel's format. A lease lasts as long as its Node. */
+export class KubeLeaseStore implements LeaseStore {
+  readonly name = 'kubernetes';
+  readonly #options: KubeStoreOptions;
+  readonly #prefix: string;
+
+  constructor(options: KubeStoreOptions) {
+    this.#options = options;
+    this.#prefix = options.annotationPrefix ?? defaultAnnotationPrefix;
+  }
+
+  watch({ onChange, signal }: { onChange: () => void; signal: AbortSignal }): LeaseView {
+    return new NodeLeaseView(this.#options, this.#prefix, onChange, signal);
+  }
+
+  async acquire(attributes: LeaseAttributes, { signal }: AcquireOptions): Promise<Lease> {
+    try {
+      const node = await this.#ensure(attributes, signal);
+      const publicIps = { ...attributes.publicIps, ...this.#overwritten(node, attributes) };
+      const announced = { ...attributes, publicIps };
+      const subnets = this.#checkSubnets(node);
+      await this.#annotate(node, announced, signal);
+      return { ...announced, key: this.#options.nodeName, subnets };
+    } catch (error) {
+      signal.throwIfAborted();
+      if (error instanceof StoreError) throw error;
+      throw new StoreError(`node ${this.#options.nodeName}: ${(error as Error).message || String(error)}`);
+    }
+  }
+
+  /** Tells Kubernetes that pods on this node have a network: taken from the taint that cloud providers set. */
+  async announceReady(signal: AbortSignal): Promise<void> {
+    const node = await this.#get();
+    const there = node?.status?.conditions?.find(({ type }) => type === 'NetworkUnavailable');
+    if (this.#options.setNetworkUnavailable === false || there?.status === 'False') return;
+    const now = new Date().toISOString();
+    const condition = {
+      type: 'NetworkUnavailable',
+      status: 'False',
+      reason: 'FairleadIsUp',
+      message: 'Fairlead is running on this node',
+      lastTransitionTime: now,
+      lastHeartbeatTime: now,
+    };
+    await this.#patchStatus({ status: { conditions: [condition] } }, signal);
+  }
+
+  async #get(): Promise<V1Node | undefined> {
+    return await this.#options.client.get<V1Node>(NODES, this.#options.nodeName);
+  }
+
+  async #patchStatus(patch: object, signal: AbortSignal): Promise<V1Node> {
+    const { client, nodeName } = this.#options;
+    return await client.patch<V1Node>(NODES, nodeName, patch, {
+      type: 'strategic',
+      subresource: 'status',
+      signal,
+    });
+  }
+
+  /** The Node; where it is ours to make, made and with its addresses. */
+  async #ensure({ publicIps }: LeaseAttributes, signal: AbortSignal): Promise<V1Node> {
+    const { nodeName, registerNode } = this.#options;
+    const there = await this.#get();
+    if (!registerNode) {
+      if (there === undefined) throw new StoreError(`node ${nodeName} does not exist`);
+      return there;
+    }
+    const node = there ?? (await this.#create());
+    const ips = families.flatMap((family) => publicIps[family] ?? []);
+    const known = node.status?.addresses?.filter(({ type }) => type === 'InternalIP') ?? [];
+    if (JSON.stringify(known.map(({ address }) => address)) === JSON.stringify(ips)) return node;
+    const addresses = [
+      ...ips.map((address) => ({ type: 'InternalIP', address })),
+      { type: 'Hostname', address: nodeName },
+    ];
+    // A whole list replaces the old one: in a strategic patch, addresses of before would stay.
+    const { client } = this.#options;
+    return await client.patch<V1Node>(
+      NODES,
+      nodeName,
+      { status: { addresses } },
+      { subresource: 'status', signal },
+    );
+  }
+
+  async #create(): Promise<V1Node> {
+    const { client, nodeName } = this.#options;
+    const metadata = { name: nodeName, labels: nodeLabels(nodeName) };
+    try {
+      return await client.create<V1Node>(NODES, { apiVersion: 'v1', kind: 'Node', metadata });
+    } catch (error) {
+      if (!(error instanceof ApiError && error.reason === 'AlreadyExists')) throw error;
+      throw new StoreError(`node ${nodeName} was made by somebody else in this moment`);
+    }
+  }
+
+  #overwritten(node: V1Node, { publicIps }: LeaseAttributes) {
+    const wanted = overwrittenIps(node, this.#prefix);
+    return Object.fromEntries(
+      families
+        .filter((family) => publicIps[family] && wanted[family])
+        .map((family) => [family, wanted[family]]),
+    );
+  }
+
+  /** The node's subnets of the families in use. */
+  #checkSubnets(node: V1Node): Lease['subnets'] {
+    const { nodeName, networks } = this.#options;
+    const subnets = nodeSubnets(node);
+    if ('problem' in subnets) throw new StoreError(`node ${nodeName}: ${subnets.problem}`);
+    const used: { 4?: Cidr; 6?: Cidr } = {};
+    for (const family of families) {
+      const network = networks[family]?.network;
+      const subnet = subnets[family];
+      if (network === undefined) continue;
+      if (subnet === undefined) throw new StoreError(`node ${nodeName} has no IPv${family} pod CIDR (yet)`);
+      if (!cidrContains(network, subnet)) {
+        throw new StoreError(`node ${nodeName}: its pod CIDR ${subnet} is outside of the network ${network}`);
+      }
+      used[family] = subnet;
+    }
+    return used;
+  }
+
+  /** Only what differs: an equal patch would wake every watcher of every node. */
+  async #annotate(node: V1Node, attributes: LeaseAttributes, signal: AbortSignal): Promise<void> {
+    const wanted = leaseAnnotations(attributes, this.#prefix);
+    const there = node.metadata?.annotations ?? {};
+    const differing = [...wanted].filter(([key, value]) => there[key] !== value);
+    if (differing.length === 0) return;
+    const patch = { metadata: { annotations: Object.fromEntries(differing) } };
+    await this.#patchStatus(patch, signal);
+  }
+}
+
+function nodeLabels(nodeName: string): Record<string, string> {
+  const arch = process.arch === 'x64' ? 'amd64' : process.arch;
+  return { 'kubernetes.io/hostname': nodeName, 'kubernetes.io/os': 'linux', 'kubernetes.io/arch': arch };
+}

@@ -1,0 +1,104 @@
+import { type Cidr, cidrContains } from '../core/address.ts';
+import { layer, type Plan, type Table } from '../core/rows.ts';
+import { AddressTable } from '../kernel/address.ts';
+import type { KernelError } from '../kernel/errors.ts';
+import { LinkTable } from '../kernel/link.ts';
+import { FdbTable, NeighborTable } from '../kernel/neighbor.ts';
+import type { NftLayout } from '../kernel/netlink/nftables/spec.ts';
+import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
+import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
+import { RouteTable } from '../kernel/route.ts';
+import { SysctlTable } from '../kernel/sysctl.ts';
+import { type Descriptor, native } from '../native/index.ts';
+import { backendAlias, isBackendDevice } from './backend/backend.ts';
+import { type NodePlan, sysctlKeys } from './node-plan.ts';
+
+const MAIN_TABLE = 254;
+
+export interface NodeTablesOptions {
+  readonly namespaceFd?: Descriptor | undefined;
+  readonly layout: NftLayout;
+  readonly onRefused: (error: KernelError) => void;
+}
+
+/** The daemon's tables over sockets in the node's namespace. They talk to the kernel on a thread of their own. */
+export class NodeTables implements Disposable {
+  readonly socket: NetlinkSocket;
+  readonly #nftSocket: NetlinkSocket;
+  readonly #nft: NftTable;
+  readonly #namespaceFd: Descriptor | undefined;
+  readonly #stack: DisposableStack;
+
+  constructor({ namespaceFd, layout, onRefused }: NodeTablesOptions) {
+    using stack = new DisposableStack();
+    const lane = stack.adopt(native.lane(), (thread) => thread.close());
+    this.socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd, lane }));
+    this.#nftSocket = stack.use(
+      openNftSocket({ ...(namespaceFd === undefined ? {} : { namespaceFd }), lane }),
+    );
+    this.#nft = new NftTable({ socket: this.#nftSocket, layout, onRefused });
+    this.#namespaceFd = namespaceFd;
+    this.#stack = stack.move();
+  }
+
+  /** The sysctls that this kernel has, of those that a plan may want. */
+  async readSysctls(device: string): Promise<ReadonlyMap<string, string>> {
+    return await this.#sysctls(sysctlKeys(device)).read();
+  }
+
+  #sysctls(keys: readonly string[]): SysctlTable {
+    const namespaceFd = this.#namespaceFd;
+    return new SysctlTable({ keys, ...(namespaceFd === undefined ? {} : { namespaceFd }) });
+  }
+
+  /**
+   * The plan's layers in order of dependency. Each table is narrowed to the daemon's own rows: bridges, pods'
+   * interfaces, and ways into this node's own subnets are the CNI plugin's, which carries the same marks.
+   */
+  layers(plan: NodePlan, ownSubnets: readonly Cidr[]): Plan {
+    const { socket } = this;
+    const isMine = ({ device }: { device: string }) => isBackendDevice(device);
+    const isOwn = (destination: Cidr) => ownSubnets.some((subnet) => cidrContains(subnet, destination));
+    return [
+      layer(this.#sysctls([...plan.sysctls.keys()]), plan.sysctls),
+      layer(
+        scoped(new LinkTable({ socket }), ({ alias }) => alias === backendAlias),
+        plan.links,
+      ),
+      layer(scoped(new AddressTable({ socket }), isMine), plan.addresses),
+      layer(scoped(new NeighborTable({ socket }), isMine), plan.neighbors),
+      layer(scoped(new FdbTable({ socket }), isMine), plan.fdb),
+      layer(
+        scoped(
+          new RouteTable({ socket }),
+          (row) => (row.table ?? MAIN_TABLE) === MAIN_TABLE && !isOwn(row.destination),
+        ),
+        plan.routes,
+      ),
+      ...this.nftLayers(plan),
+    ];
+  }
+
+  nftLayers(plan: NodePlan): Plan {
+    return [layer(this.#nft, plan.nft)];
+  }
+
+  /** Counts the transactions of nftables, everybody's. */
+  readNftGeneration(): Promise<number> {
+    return readGeneration(this.#nftSocket);
+  }
+
+  [Symbol.dispose](): void {
+    this.#stack[Symbol.dispose]();
+  }
+}
+
+/** The rows of a table that one planner answers for: others' rows on the same kind of object are not its own. */
+function scoped<V>(table: Table<string, V>, isMine: (row: V) => boolean): Table<string, V> {
+  return {
+    name: table.name,
+    same: (wanted, actual) => table.same(wanted, actual),
+    read: async () => new Map([...(await table.read())].filter(([, row]) => isMine(row))),
+    write: (changes) => table.write(changes),
+  };
+}

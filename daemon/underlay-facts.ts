@@ -1,0 +1,65 @@
+import { families, familyOf, hostCidr } from '../core/address.ts';
+import { LinkIndex } from '../kernel/linkindex.ts';
+import { decodeAddress, encodeAddressDump } from '../kernel/netlink/route/address.ts';
+import {
+  decodeRoute,
+  encodeRouteDump,
+  type Route,
+  RT_SCOPE_LINK,
+  RT_SCOPE_UNIVERSE,
+  RT_TABLE_MAIN,
+  RTN_UNICAST,
+} from '../kernel/netlink/route/route.ts';
+import { AF_UNSPEC, RTM_GETADDR, RTM_GETROUTE } from '../kernel/netlink/route/rtnetlink.ts';
+import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
+import type { AddressFact, UnderlayFacts } from './underlay.ts';
+
+/** IFA_F_…, uapi/linux/if_addr.h */
+const DAD_FAILED = 0x08;
+const DEPRECATED = 0x20;
+const TENTATIVE = 0x40;
+const PERMANENT = 0x80;
+
+/** What {@link selectUnderlay} chooses from, read in the socket's namespace. */
+export async function readUnderlayFacts(socket: NetlinkSocket): Promise<UnderlayFacts> {
+  const links = await LinkIndex.read(socket);
+  return {
+    links: Array.from(links, ({ name, mtuBytes = 0 }) => ({ name, mtuBytes })),
+    addresses: await readAddresses(socket, links),
+    defaultRoutes: await readDefaultRoutes(socket, links),
+  };
+}
+
+async function readAddresses(socket: NetlinkSocket, links: LinkIndex): Promise<AddressFact[]> {
+  const payload = encodeAddressDump(AF_UNSPEC);
+  const messages = await socket.dump({ type: RTM_GETADDR, flags: 0, payload, operation: 'RTM_GETADDR' });
+  return messages.flatMap((message) => {
+    const { ip, prefixLength, index, flags = 0, scope } = decodeAddress(message.payload);
+    const device = links.at(index)?.name;
+    if (device === undefined) return [];
+    return {
+      device,
+      address: hostCidr(ip, prefixLength),
+      scope: scope === RT_SCOPE_UNIVERSE ? 'global' : scope === RT_SCOPE_LINK ? 'link' : 'other',
+      usable: (flags & (TENTATIVE | DAD_FAILED | DEPRECATED)) === 0,
+      permanent: (flags & PERMANENT) !== 0,
+    } as const;
+  });
+}
+
+async function readDefaultRoutes(socket: NetlinkSocket, links: LinkIndex) {
+  const found = families.map(async (family) => {
+    const payload = encodeRouteDump(family, { table: RT_TABLE_MAIN });
+    const operation = `RTM_GETROUTE default IPv${family}`;
+    const messages = await socket.dump({ type: RTM_GETROUTE, flags: 0, payload, operation });
+    const routes = messages.map((message) => decodeRoute(message.payload)).filter(isDefault);
+    const [best] = routes.sort((a, b) => (a.priority ?? 0) - (b.priority ?? 0));
+    return [family, links.at(best?.index ?? best?.nextHops?.[0]?.index)?.name] as const;
+  });
+  return Object.fromEntries((await Promise.all(found)).filter(([, device]) => device !== undefined));
+}
+
+function isDefault({ destination, table, type }: Route): boolean {
+  const any = familyOf(destination) === 4 ? '0.0.0.0/0' : '::/0';
+  return (destination as string) === any && table === RT_TABLE_MAIN && type === RTN_UNICAST;
+}

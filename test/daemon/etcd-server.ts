@@ -1,0 +1,99 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const startTimeoutMs = 20_000;
+
+/** A real etcd with its own ports and directory. `namespace` runs it inside a named network namespace. */
+export class EtcdServer implements AsyncDisposable {
+  readonly endpoint: string;
+  readonly #directory = mkdtempSync(join(tmpdir(), 'fairlead-etcd-'));
+  readonly #arguments: string[];
+  readonly #inside: string[];
+  #process: ChildProcess | undefined;
+
+  constructor(host: string, client: number, peer: number, namespace: string | undefined) {
+    this.endpoint = `http://${host}:${client}`;
+    this.#inside = namespace === undefined ? [] : ['nsenter', `--net=/run/netns/${namespace}`];
+    const peers = `http://127.0.0.1:${peer}`;
+    this.#arguments = [
+      `--data-dir=${this.#directory}`,
+      `--listen-client-urls=${this.endpoint}`,
+      `--advertise-client-urls=${this.endpoint}`,
+      `--listen-peer-urls=${peers}`,
+      `--initial-advertise-peer-urls=${peers}`,
+      `--initial-cluster=default=${peers}`,
+      '--log-level=error',
+      '--logger=zap',
+      '--unsafe-no-fsync',
+    ];
+  }
+
+  static async start(options: { host?: string; namespace?: string } = {}): Promise<EtcdServer> {
+    const [client, peer] = [await freePort(), await freePort()];
+    const server = new EtcdServer(options.host ?? '127.0.0.1', client, peer, options.namespace);
+    await server.run();
+    return server;
+  }
+
+  /** Starts it, again after {@link stop}, with the same data and ports. */
+  async run(): Promise<void> {
+    const [command = 'etcd', ...rest] = [...this.#inside, 'etcd', ...this.#arguments];
+    this.#process = spawn(command, rest, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const deadline = Date.now() + startTimeoutMs;
+    while (!this.#answers()) {
+      if (Date.now() > deadline || this.#process.exitCode !== null) throw new Error('etcd did not start');
+      await sleep(50);
+    }
+  }
+
+  #answers(): boolean {
+    const [command = 'curl', ...rest] = [...this.#inside, 'curl', '-gsf', '-m', '1', `${this.endpoint}/health`];
+    try {
+      return execFileSync(command, rest, { stdio: ['ignore', 'pipe', 'ignore'] }).includes('true');
+    } catch {
+      return false;
+    }
+  }
+
+  async stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGTERM'): Promise<void> {
+    const child = this.#process;
+    this.#process = undefined;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const gone = new Promise((resolve) => child.once('exit', resolve));
+    child.kill(signal);
+    await gone;
+  }
+
+  /** etcdctl, the reference client. */
+  ctl(...args: string[]): string {
+    const [command = 'etcdctl', ...rest] = [...this.#inside, 'etcdctl', `--endpoints=${this.endpoint}`, ...args];
+    return execFileSync(command, rest, { encoding: 'utf8', env: { ...process.env, ETCDCTL_API: '3' } }).trimEnd();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop('SIGKILL');
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
+
+/** Waits until the condition holds. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 10_000): Promise<void> {
+  const deadline = Date.now() + timeoutMs;
+  while (!(await holds())) {
+    if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    await sleep(20);
+  }
+}
