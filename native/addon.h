@@ -91,9 +91,14 @@ int start_thread(pthread_t *thread, void *(*body)(void *), void *argument);
 // Runs `work` on a thread made for this call, inside the namespace when namespace_fd >= 0. Its result, or -1.
 typedef int (*thread_work)(void *argument, struct failure *failure);
 int on_own_thread(int namespace_fd, thread_work work, void *argument, struct failure *failure);
+// The same on the calling thread, which must be ours, and which is back in home_fd afterwards: a thread made for
+// the call costs more than all the rest of it.
+int inside_namespace(int namespace_fd, int home_fd, thread_work work, void *argument, struct failure *failure);
 
 // --- socket.c ---
 int open_socket(int namespace_fd, int domain, int type, int protocol, int buffer_bytes, struct failure *failure);
+// The netlink socket of a step, on a lane's thread.
+int open_step_socket(int namespace_fd, int home_fd, int protocol, struct failure *failure);
 napi_value socket_open(napi_env env, napi_callback_info info);
 napi_value socket_set_option(napi_env env, napi_callback_info info);
 napi_value socket_bind(napi_env env, napi_callback_info info);
@@ -112,7 +117,8 @@ napi_value netlink_exchange(napi_env env, napi_callback_info info);
 // --- job.c ---
 // The whole job as a copy: what the caller does with its arrays afterwards does not matter. NULL: it has thrown.
 struct job *read_job(napi_env env, napi_value steps);
-void run_job(struct job *job, struct answer *scratch);
+// On a lane's thread, whose own namespace is home_fd.
+void run_job(struct job *job, struct answer *scratch, int home_fd);
 void settle_job(napi_env env, struct job *job);
 void free_job(struct job *job);
 

@@ -97,10 +97,10 @@ static bool keep_answer(struct step *step, const struct answer *answer, struct f
   return true;
 }
 
-static bool run_step(struct answer *scratch, struct step *step, struct failure *failure) {
+static bool run_step(struct answer *scratch, struct step *step, int home_fd, struct failure *failure) {
   int fd = step->fd;
   if (fd < 0) {
-    fd = open_socket(step->namespace_fd, AF_NETLINK, SOCK_RAW, step->protocol, STEP_BUFFER_BYTES, failure);
+    fd = open_step_socket(step->namespace_fd, home_fd, step->protocol, failure);
     if (fd < 0) return false;
   }
   bool done = exchange_bytes(fd, step->data, step->length, scratch, failure) &&
@@ -109,11 +109,11 @@ static bool run_step(struct answer *scratch, struct step *step, struct failure *
   return done;
 }
 
-void run_job(struct job *job, struct answer *scratch) {
+void run_job(struct job *job, struct answer *scratch, int home_fd) {
   while (job->ran < job->count) {
     struct step *step = &job->steps[job->ran];
     struct failure failure;
-    if (!run_step(scratch, step, &failure)) {
+    if (!run_step(scratch, step, home_fd, &failure)) {
       job->failure = failure;
       break;
     }

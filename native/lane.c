@@ -3,7 +3,9 @@
 #include "addon.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static const napi_type_tag lane_tag = {0x6661697264656164, 0x6c616e6500000001};
 
@@ -54,13 +56,16 @@ static struct job *next_job(struct lane *lane) {
 static void *work(void *argument) {
   struct lane *lane = argument;
   pthread_setname_np(pthread_self(), "fairlead-lane");
+  int home_fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);  // without it steps get threads of their own
   for (struct job *job = next_job(lane); job != NULL; job = next_job(lane)) {
-    run_job(job, &lane->answer);
+    run_job(job, &lane->answer, home_fd);
     if (napi_call_threadsafe_function(lane->deliver, job, napi_tsfn_nonblocking) != napi_ok) {
       free_job(job);  // the environment has ended, and with the refusal our hold on the function
+      if (home_fd >= 0) close(home_fd);
       return NULL;
     }
   }
+  if (home_fd >= 0) close(home_fd);
   napi_release_threadsafe_function(lane->deliver, napi_tsfn_release);
   return NULL;
 }

@@ -55,6 +55,13 @@ int open_socket(int namespace_fd, int domain, int type, int protocol, int buffer
   return on_own_thread(namespace_fd, open_socket_here, &call, failure);
 }
 
+int open_step_socket(int namespace_fd, int home_fd, int protocol, struct failure *failure) {
+  struct socket_call call = {AF_NETLINK, SOCK_RAW, protocol, STEP_BUFFER_BYTES};
+  if (namespace_fd < 0) return open_socket_here(&call, failure);
+  if (home_fd < 0) return on_own_thread(namespace_fd, open_socket_here, &call, failure);
+  return inside_namespace(namespace_fd, home_fd, open_socket_here, &call, failure);
+}
+
 napi_value socket_open(napi_env env, napi_callback_info info) {
   napi_value values[5];
   int namespace_fd, domain, type, protocol, buffer_bytes;

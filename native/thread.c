@@ -1,10 +1,12 @@
-// Threads of our own. A thread that enters a namespace is made for one call and never seen again, so no thread
-// of Node's or of libuv's pool can ever be left in the wrong namespace.
+// Threads of our own, the only ones that enter a namespace: made for one call and never seen again, or a lane's,
+// which comes back before it does anything else. No thread of Node's or of libuv's pool can ever be left in the
+// wrong namespace.
 #include "addon.h"
 
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 
 #define STACK_BYTES (256 * 1024)
 
@@ -50,4 +52,14 @@ int on_own_thread(int namespace_fd, thread_work work, void *argument, struct fai
   }
   pthread_join(thread, NULL);
   return call.result;
+}
+
+int inside_namespace(int namespace_fd, int home_fd, thread_work work, void *argument, struct failure *failure) {
+  if (setns(namespace_fd, CLONE_NEWNET) != 0) {
+    fail(failure, "setns");
+    return -1;
+  }
+  int result = work(argument, failure);
+  if (setns(home_fd, CLONE_NEWNET) != 0) abort();  // everything that the thread did next would be in the wrong place
+  return result;
 }
