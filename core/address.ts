@@ -19,7 +19,8 @@ export type Mac = Opaque<'Mac'>;
 /** Reads strict text: four decimal parts without leading zeros, or RFC 4291. No zone. */
 export function parseIp(text: string): Ip | undefined {
   if (text.includes(':')) {
-    if (text.includes('%') || !ipaddr.IPv6.isValid(text)) return undefined;
+    const zeroInTail = text.includes('.') && /[:.]0\d+(?=\.|$)/.test(text);
+    if (text.includes('%') || zeroInTail || !ipaddr.IPv6.isValid(text)) return undefined;
     return formatV6(ipaddr.IPv6.parse(text));
   }
   return ipaddr.IPv4.isValidFourPartDecimal(text) && !/(^|\.)0\d/.test(text) ? (text as Ip) : undefined;
