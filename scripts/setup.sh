@@ -8,11 +8,11 @@ cd "$(dirname "$0")/.."
 # Nothing here asks anything, and stdin may be closed.
 exec </dev/null
 
-# nftables iptables ipset conntrack: to see with other eyes what we programmed, and the older proxy modes
-# iproute2 procps util-linux: namespaces, routes and links for tests; flock for this script
-# etcd: the second lease and object store; gcc libc6-dev: the addon and the CNI shim
-packages='nftables iptables ipset conntrack iproute2 procps util-linux etcd-server etcd-client gcc libc6-dev'
-bench_packages='containernetworking-plugins'
+# nftables: nft, which sees with other eyes what we programmed; iproute2: namespaces and links of tests and clusters;
+# etcd: the second lease store; gcc libc6-dev: the addon and the CNI shim. util-linux is in every Debian.
+packages='nftables iproute2 etcd-server etcd-client gcc libc6-dev'
+# The reference plugins, which call iptables.
+bench_packages='containernetworking-plugins iptables'
 node_major_min=20
 
 say() { echo "setup: $*"; }
