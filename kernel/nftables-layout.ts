@@ -1,6 +1,6 @@
 import { isMissing } from './errors.ts';
-import { hookNumbers, policies } from './netlink/nftables/constants.ts';
-import { kernelName } from './netlink/nftables/encode-expression.ts';
+import type { NetlinkMessage } from './netlink/message.ts';
+import { hookNumbers, message, policies } from './netlink/nftables/constants.ts';
 import type { EncodedLayout } from './netlink/nftables/layout.ts';
 import {
   type ChainState,
@@ -13,18 +13,17 @@ import {
   setKeyBytes,
 } from './netlink/nftables/messages.ts';
 import { getChain, getRules, getSets, getTable } from './netlink/nftables/requests.ts';
-import type { NftChain, NftLayout, NftRule } from './netlink/nftables/spec.ts';
+import type { NftChain, NftLayout } from './netlink/nftables/spec.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
 
 /**
  * Whether the kernel has the layout as we made it: our mark on the table, every chain, every set, and in each chain
- * the same rules. Rules are compared by comment and by the kinds of their expressions, so a kernel that writes a
- * value in another way than we do does not make us rebuild again and again.
+ * the same rules with the same comments. What somebody else added beside them is not looked at.
  */
 export async function layoutInPlace(
   socket: NetlinkSocket,
   layout: NftLayout,
-  encoded: Pick<EncodedLayout, 'mark'>,
+  encoded: EncodedLayout,
 ): Promise<boolean> {
   try {
     const [table] = await socket.request(getTable(layout));
@@ -34,7 +33,7 @@ export async function layoutInPlace(
     return (
       (await chainsInPlace(socket, layout)) &&
       (await setsInPlace(socket, layout)) &&
-      (await rulesInPlace(socket, layout))
+      (await rulesInPlace(socket, layout, encoded.messages))
     );
   } catch (error) {
     if (isMissing(error)) return false;
@@ -45,8 +44,8 @@ export async function layoutInPlace(
 /** Chains are asked for one by one: a dump is of the whole family, and others may have tens of thousands. */
 async function chainsInPlace(socket: NetlinkSocket, layout: NftLayout): Promise<boolean> {
   for (const chain of layout.chains) {
-    const [message] = await socket.request(getChain(layout, chain.name));
-    if (message === undefined || !sameChain(chain, decodeChain(message))) return false;
+    const [answer] = await socket.request(getChain(layout, chain.name));
+    if (answer === undefined || !sameChain(chain, decodeChain(answer))) return false;
   }
   return true;
 }
@@ -74,21 +73,23 @@ async function setsInPlace(socket: NetlinkSocket, layout: NftLayout): Promise<bo
   });
 }
 
-async function rulesInPlace(socket: NetlinkSocket, layout: NftLayout): Promise<boolean> {
-  const found = new Map<string, string[]>(layout.chains.map((chain) => [chain.name, []]));
-  for (const message of await socket.dump(getRules(layout))) {
-    const rule = decodeRule(message);
-    found.get(rule.chain)?.push(fingerprint(rule));
-  }
-  return layout.chains.every((chain) => {
-    const actual = found.get(chain.name) ?? [];
-    return (
-      actual.length === chain.rules.length &&
-      chain.rules.every((rule, index) => fingerprint(rule) === actual[index])
-    );
-  });
+async function rulesInPlace(
+  socket: NetlinkSocket,
+  layout: NftLayout,
+  messages: readonly NetlinkMessage[],
+): Promise<boolean> {
+  const wanted = messages.filter(({ type }) => type === message.NEWRULE).map(fingerprint);
+  const chains = new Set(layout.chains.map((chain) => chain.name));
+  const actual = (await socket.dump(getRules(layout)))
+    .filter((rule) => chains.has(decodeRule(rule).chain))
+    .map(fingerprint);
+  return wanted.length === actual.length && wanted.every((rule, index) => rule === actual[index]);
 }
 
-function fingerprint({ comment = '', expressions }: NftRule | ReturnType<typeof decodeRule>): string {
-  return `${comment}: ${expressions.map(kernelName).join(' ')}`;
+/** What we read in a rule, whether we wrote it or the kernel. Sets without a name have got one from the kernel. */
+function fingerprint(rule: NetlinkMessage): string {
+  const { chain, comment, expressions } = decodeRule(rule);
+  return JSON.stringify([chain, comment, expressions], (_, value) =>
+    typeof value === 'string' && value.startsWith('__set') ? '__set' : value,
+  );
 }

@@ -181,7 +181,11 @@ export class NftTable implements Table<string, NftElement> {
     if (set.interval ? keyEnd?.length !== digits : keyEnd !== undefined) {
       return refuse(set.interval ? `a keyEnd of ${digits} hex digits is expected` : 'it cannot be a range');
     }
-    if (set.data === 'verdict') return typeof data === 'object' ? undefined : refuse('a verdict is expected');
+    if (set.data === 'verdict') {
+      if (typeof data !== 'object') return refuse('a verdict is expected');
+      const known = !('chain' in data) || this.#layout.chains.some(({ name: chain }) => chain === data.chain);
+      return known || !('chain' in data) ? undefined : refuse(`there is no chain "${data.chain}"`);
+    }
     if (set.data === undefined) return data === undefined ? undefined : refuse('the set is no map');
     const dataDigits = 2 * setDataBytes(set);
     const fits = typeof data === 'string' && data.length === dataDigits;

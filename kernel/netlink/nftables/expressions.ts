@@ -6,10 +6,17 @@
  */
 import { type Cidr, type Family, type Ip, ipOf, ipToBytes, prefixLengthOf } from '../../../core/address.ts';
 import type { NftCompare, NftExpression, NftNatFlags, NftReject } from './bytecode.ts';
-import { fieldBytes, fieldOf, type NftField, type NftMetaKey, type NftSource } from './fields.ts';
+import {
+  fieldBytes,
+  fieldOf,
+  type NftField,
+  type NftMetaKey,
+  type NftPayloadField,
+  type NftSource,
+} from './fields.ts';
 import { addressType, hexOf, hexU16be, hexU32, interfaceName, type NftValue, nftValue } from './keys.ts';
 import type { NftRule, NftVerdict } from './spec.ts';
-import { nftTypes, registerBytes } from './types.ts';
+import { type NftTypeName, nftTypes, registerBytes } from './types.ts';
 
 export function rule(comment: string, ...statements: readonly (readonly NftExpression[])[]): NftRule {
   return { comment, expressions: statements.flat() };
@@ -58,7 +65,14 @@ function loadAll(sources: readonly NftSource[], first = 0): NftExpression[] {
 
 /** `tcp`, `!= 0x4000`, `"eth0"`; a name of an interface that ends in `*` stands for all that begin so. */
 export function match(source: NftSource, op: NftCompare, value: NftValue): NftExpression[] {
+  if (op !== '==' && op !== '!=') requireOrdered(fieldOf(source).type);
   return [...load(source, 0), { kind: 'cmp', from: 0, op, data: constant(fieldOf(source), value) }];
+}
+
+/** The kernel compares bytes from the first to the last: numbers in host order (little-endian) have no order so. */
+function requireOrdered(type: NftTypeName): void {
+  const { order, bytes } = nftTypes[type];
+  if (order === 'host' && bytes > 1) throw new RangeError(`values of type ${type} can only be equal or not`);
 }
 
 function constant(field: NftField, value: NftValue): string {
@@ -75,18 +89,24 @@ export function matchBits(field: NftField, mask: number): NftExpression[] {
   ];
 }
 
-/** `ip saddr 10.0.0.0/8` */
-export function matchCidr(field: NftField, op: '==' | '!=', cidr: Cidr): NftExpression[] {
+/** `ip saddr 10.0.0.0/8`. Of a prefix of whole bytes only these are loaded. */
+export function matchCidr(field: NftPayloadField, op: '==' | '!=', cidr: Cidr): NftExpression[] {
   const network = ipToBytes(ipOf(cidr));
   const prefix = prefixLengthOf(cidr);
+  if (network.length !== fieldBytes(field)) throw new RangeError(`${cidr}: not a ${field.type}`);
+  if (prefix > 0 && prefix % 8 === 0) {
+    const { base, offset } = field;
+    const data = hexOf(network.subarray(0, prefix / 8));
+    return [
+      { kind: 'payload', target: 0, base, offset, bytes: prefix / 8 },
+      { kind: 'cmp', from: 0, op, data },
+    ];
+  }
   const mask = network.map((_, index) => 255 & ~(255 >>> Math.min(8, Math.max(0, prefix - index * 8))));
-  const data = hexOf(network);
-  if (data.length !== nftTypes[field.type].bytes * 2) throw new RangeError(`${cidr}: not a ${field.type}`);
-  const whole = prefix === network.length * 8;
   return [
     ...load(field, 0),
-    ...(whole ? [] : [bits(0, hexOf(mask), '00'.repeat(network.length))]),
-    { kind: 'cmp', from: 0, op, data },
+    bits(0, hexOf(mask), '00'.repeat(network.length)),
+    { kind: 'cmp', from: 0, op, data: hexOf(network) },
   ];
 }
 
@@ -97,8 +117,14 @@ export function matchRange(
   high: NftValue,
   op: '==' | '!=' = '==',
 ): NftExpression[] {
+  requireOrdered(field.type);
   const [from, to] = [nftValue(field.type, low), nftValue(field.type, high)];
-  return [...load(field, 0), { kind: 'range', from: 0, op, low: from, high: to }];
+  if (op === '!=') return [...load(field, 0), { kind: 'range', from: 0, op, low: from, high: to }];
+  return [
+    ...load(field, 0),
+    { kind: 'cmp', from: 0, op: '>=', data: from },
+    { kind: 'cmp', from: 0, op: '<=', data: to },
+  ];
 }
 
 /** `meta l4proto { tcp, udp, sctp }` */
@@ -207,7 +233,8 @@ export function updateSet(
   options: { readonly data?: NftSource; readonly timeoutMs?: number; readonly op?: 'add' | 'update' } = {},
 ): NftExpression[] {
   const { data, timeoutMs, op = 'update' } = options;
-  const after = sources.reduce((sum, source) => sum + registerBytes(fieldBytes(source)) / 4, 0);
+  const words = sources.reduce((sum, source) => sum + registerBytes(fieldBytes(source)) / 4, 0);
+  const after = Math.ceil(words / 4) * 4;
   return [
     ...loadAll(sources),
     ...(data === undefined ? [] : load(data, after)),

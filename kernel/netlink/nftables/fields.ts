@@ -24,14 +24,7 @@ export type NftCtKey =
  * `type` decides how nft prints it and how values of it are written down.
  */
 export type NftField =
-  | {
-      readonly source: 'payload';
-      readonly base: NftPayloadBase;
-      readonly offset: number;
-      readonly type: NftTypeName;
-      /** nft's number of the protocol and of the field in it, for `typeof`. */
-      readonly template: readonly [protocol: number, field: number];
-    }
+  | NftPayloadField
   | { readonly source: 'meta'; readonly key: NftMetaKey; readonly type: NftTypeName }
   | {
       readonly source: 'ct';
@@ -41,6 +34,15 @@ export type NftField =
     }
   | { readonly source: 'fib'; readonly address: 'saddr' | 'daddr'; readonly type: NftTypeName }
   | { readonly source: 'numgen'; readonly modulus: number; readonly type: NftTypeName };
+
+export interface NftPayloadField {
+  readonly source: 'payload';
+  readonly base: NftPayloadBase;
+  readonly offset: number;
+  readonly type: NftTypeName;
+  /** nft's number of the protocol and of the field in it, for `typeof`. */
+  readonly template: readonly [protocol: number, field: number];
+}
 
 /** (field & mask) ^ xor, for fields of four bytes in host order. */
 export interface NftBitwise {
@@ -62,7 +64,7 @@ function payload(
   offset: number,
   type: NftTypeName,
   template: readonly [number, number],
-): NftField {
+): NftPayloadField {
   return { source: 'payload', base, offset, type, template };
 }
 

@@ -22,6 +22,11 @@ export function attributesOf(message: NetlinkMessage, what: string): Attributes 
   return Attributes.parse(message.payload.subarray(GENMSG_BYTES), what);
 }
 
+/** The table that any message of nf_tables is about: attribute 1 of every one of them but NFT_MSG_NEWGEN. */
+export function tableOf(message: NetlinkMessage): string {
+  return attributesOf(message, 'nf_tables message').text(nft.table.NAME) ?? '';
+}
+
 /** Makes the messages one transaction. */
 export function batch(messages: readonly NetlinkMessage[]): NetlinkMessage[] {
   const edge = (type: number, operation: string): NetlinkMessage => ({
