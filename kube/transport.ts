@@ -157,8 +157,11 @@ function isSuccess(answer: http.IncomingMessage): boolean {
 
 function refusal(answer: http.IncomingMessage, text: string): Error {
   const seconds = Number(answer.headers['retry-after']);
-  const retryAfterMs = Number.isFinite(seconds) ? seconds * 1000 : undefined;
-  return errorOfStatus(parsedOrEmpty(text), answer.statusCode, retryAfterMs);
+  return errorOfStatus(
+    parsedOrEmpty(text),
+    answer.statusCode,
+    Number.isFinite(seconds) ? seconds : undefined,
+  );
 }
 
 function parsedOrEmpty(text: string): unknown {

@@ -18,6 +18,8 @@ export type V1ServicePort = Wire<client.V1ServicePort>;
 export type V1EndpointSlice = Wire<client.V1EndpointSlice>;
 export type V1Endpoint = Wire<client.V1Endpoint>;
 export type V1EndpointPort = Wire<client.DiscoveryV1EndpointPort>;
+export type V1Lease = Wire<client.V1Lease>;
+export type V1Event = Wire<client.CoreV1Event>;
 
 /** What every stored object has. */
 export interface KubeObject {
@@ -46,6 +48,7 @@ export const NAMESPACES: Resource = core('namespaces', false);
 export const NODES: Resource = core('nodes', false);
 export const PODS: Resource = core('pods', true);
 export const SERVICES: Resource = core('services', true);
+export const EVENTS: Resource = core('events', true);
 export const ENDPOINT_SLICES: Resource = {
   group: 'discovery.k8s.io',
   version: 'v1',
@@ -105,7 +108,7 @@ export interface WatchOptions {
 }
 
 export interface WriteOptions {
-  readonly subresource?: 'status';
+  readonly subresource?: 'status' | 'finalize';
   readonly signal?: AbortSignal;
 }
 
