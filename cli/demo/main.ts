@@ -12,7 +12,7 @@ import { type AttachedPod, type Backend, Cluster } from '../cluster/cluster.ts';
 import { OUTSIDE_ADDRESSES } from '../cluster/topology.ts';
 import type { Workload } from '../cluster/workload-client.ts';
 import { Report } from './checks.ts';
-import { HTTP_PORT, podObject, serviceObject } from './objects.ts';
+import { HTTP_PORT, podObject, readyStatus, serviceObject } from './objects.ts';
 
 const NODE_PORT = 30080;
 const CONVERGE_MS = 3000;
@@ -54,7 +54,10 @@ class Demo {
     const pod = await this.cluster.attach(node, name);
     const application = { ...pod, app: this.cluster.lab.workload(pod.namespace, name) };
     await application.app.serve(name, HTTP_PORT);
-    if (app !== undefined) await this.client.create(PODS, podObject(pod, app));
+    if (app !== undefined) {
+      await this.client.create(PODS, podObject(pod, app));
+      await this.client.patch(PODS, name, readyStatus(pod), { namespace: 'default', subresource: 'status' });
+    }
     this.pods.push(application);
     this.report.add({
       what: `CNI ADD ${name} on ${node.name}`,

@@ -3,8 +3,8 @@ import type { AttachedPod } from '../cluster/cluster.ts';
 
 export const HTTP_PORT = 8080;
 
-/** A running pod as a node's agent would report it. */
-export function podObject({ name, node, ips }: AttachedPod, app: string): V1Pod {
+/** A pod that its node runs. */
+export function podObject({ name, node }: AttachedPod, app: string): V1Pod {
   return {
     apiVersion: 'v1',
     kind: 'Pod',
@@ -13,6 +13,12 @@ export function podObject({ name, node, ips }: AttachedPod, app: string): V1Pod 
       nodeName: node.name,
       containers: [{ name: 'web', image: 'demo', ports: [{ name: 'http', containerPort: HTTP_PORT }] }],
     },
+  };
+}
+
+/** What a node's agent reports of a pod that is up and ready: a patch of its status. */
+export function readyStatus({ ips }: AttachedPod): Pick<V1Pod, 'status'> {
+  return {
     status: {
       phase: 'Running',
       podIP: ips[0],
