@@ -1,5 +1,6 @@
 /** The messages behind {@link LinkTable}: making, changing and removing one link in as few steps as are safe. */
-import type { KernelError } from './errors.ts';
+import { constants } from 'node:os';
+import { KernelError } from './errors.ts';
 import type { LinkRow } from './link.ts';
 import type { KnownLink } from './linkindex.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL } from './netlink/message.ts';

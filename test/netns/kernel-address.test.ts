@@ -70,11 +70,11 @@ test('addresses of links of others, and those that the kernel made, are left alo
     link set lo up
     address add 10.7.0.1/24 dev foreign
     address add fd07::1/64 dev foreign nodad`);
-  const before = space.show('address show');
+  const before = space.show('address show dev foreign');
   const table = new AddressTable(space);
   t.deepEqual(await table.read(), new Map());
   t.is(await settle(t, table, addressKey, []), 0);
-  t.deepEqual(space.show('address show'), before);
+  t.deepEqual(space.show('address show dev foreign'), before);
   t.true(JSON.stringify(space.show('-6 address show dev one')).includes('fe80::'));
 });
 

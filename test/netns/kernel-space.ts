@@ -58,12 +58,10 @@ function iproute(tool: string, args: readonly string[]): string {
  * Two links to put rows on: "one" and "two" are ours, "foreign" is not. They are ends of veth pairs, up.
  */
 export function addLinks({ ip }: Space): void {
-  for (const name of ['one', 'two', 'foreign']) {
-    ip(`
-      link add ${name} type veth peer name ${name}-peer
-      link set ${name}-peer up
-      link set ${name} up`);
-  }
+  for (const name of ['one', 'two', 'foreign']) ip(`link add ${name} type veth peer name ${name}-peer`);
+  // Else it would go on changing by itself while duplicate addresses are looked for.
+  ip('link set foreign addrgenmode none');
+  for (const name of ['one', 'two', 'foreign']) ip(`link set ${name}-peer up\nlink set ${name} up`);
   ip(`
     link set one alias "${LINK_ALIAS_PREFIX} one"
     link set two alias "${LINK_ALIAS_PREFIX} two"`);
