@@ -1,4 +1,13 @@
-import { type Cidr, type Family, networkOf, parseHostCidr, parseIp, parseMac, type Ip, type Mac } from '../core/address.ts';
+import {
+  type Cidr,
+  type Family,
+  type Ip,
+  type Mac,
+  networkOf,
+  parseHostCidr,
+  parseIp,
+  parseMac,
+} from '../core/address.ts';
 import type { Problem } from '../core/errors.ts';
 import { CniError, cniCode } from './error.ts';
 import { FieldReader, type Fields } from './fields.ts';
@@ -29,6 +38,7 @@ export interface NetworkConfig {
   readonly bridge?: string | undefined;
   /** Undefined: that of the node. */
   readonly mtuBytes?: number | undefined;
+  /** Whether a pod reaches itself through a Service: its packets come back on the bridge port they came from. */
   readonly hairpin: boolean;
   /** Wanted address of the container's end, from `runtimeConfig` or `args`. */
   readonly mac?: Mac | undefined;
@@ -56,7 +66,7 @@ export function parseNetworkConfig(config: Fields): NetworkConfig | CniError {
   const fields = {
     bridge: readBridge(reader),
     mtuBytes: readMtu(reader),
-    hairpin: reader.flag('hairpinMode') ?? false,
+    hairpin: reader.flag('hairpinMode') ?? true,
     mac: readMac(runtime) ?? readMac(reader.object('args').object('cni')),
     rangeSets: readIpam(ipam),
     routes: readRoutes(ipam),
@@ -76,7 +86,9 @@ function readBridge(reader: FieldReader): string | undefined {
 function readMtu(reader: FieldReader): number | undefined {
   const mtuBytes = reader.integer('mtu', 0, mtuBytesMost);
   if (mtuBytes === undefined || mtuBytes === 0) return undefined;
-  return mtuBytes >= mtuBytesLeast ? mtuBytes : reader.problem('mtu', `at least ${mtuBytesLeast}, not ${mtuBytes}`);
+  return mtuBytes >= mtuBytesLeast
+    ? mtuBytes
+    : reader.problem('mtu', `at least ${mtuBytesLeast}, not ${mtuBytes}`);
 }
 
 function readMac(reader: FieldReader): Mac | undefined {

@@ -15,6 +15,9 @@ import { Report } from './checks.ts';
 import { HTTP_PORT, podObject, readyStatus, serviceObject } from './objects.ts';
 
 const NODE_PORT = 30080;
+const SELF_NODE_PORT = 30081;
+/** Shorter than the wait before a lost first packet is sent again, so that none may be lost. */
+const HAIRPIN_TIMEOUT_MS = 700;
 const CONVERGE_MS = 3000;
 const FULL_SIZE_BYTES = 1_000_000;
 
@@ -145,6 +148,25 @@ class Demo {
     });
   }
 
+  /** A pod that is a Service's only server calls the Service: its own packets come back to it. */
+  async podReachesItself(pod: Application): Promise<void> {
+    await this.client.patch(
+      PODS,
+      pod.name,
+      { metadata: { labels: { self: 'yes' } } },
+      { namespace: 'default' },
+    );
+    const self = await this.client.create<V1Service>(
+      SERVICES,
+      serviceObject('self', { self: 'yes' }, SELF_NODE_PORT),
+    );
+    for (const ip of self.spec?.clusterIPs ?? []) {
+      const what = `${pod.name} → itself through a Service, IPv${ip.includes(':') ? 6 : 4}`;
+      const expected = { servers: [pod.name], patienceMs: CONVERGE_MS };
+      await this.report.expect(what, () => pod.app.get(url(ip, 80), HAIRPIN_TIMEOUT_MS), expected);
+    }
+  }
+
   async outsideSeesTheNode(): Promise<void> {
     this.report.section('Pod to outside: masqueraded as its node');
     await this.outside.serve('outside', HTTP_PORT);
@@ -255,9 +277,13 @@ async function play(demo: Demo): Promise<void> {
   await demo.startPod(1, 'web-2', 'web');
   await demo.startPod(0, 'client-1');
   await demo.startPod(2, 'client-3');
-  const service = await demo.client.create<V1Service>(SERVICES, serviceObject('web', 'web', NODE_PORT));
+  const service = await demo.client.create<V1Service>(
+    SERVICES,
+    serviceObject('web', { app: 'web' }, NODE_PORT),
+  );
   await demo.podsReachEachOther('vxlan');
   await demo.serviceAnswers(service);
+  await demo.podReachesItself(demo.pods[0] as Application);
   await demo.outsideSeesTheNode();
   await demo.endpointsComeAndGo(service);
   await demo.agentIsKilled(service, 'vxlan');

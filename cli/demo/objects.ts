@@ -28,7 +28,7 @@ export function readyStatus({ ips }: AttachedPod): Pick<V1Pod, 'status'> {
   };
 }
 
-export function serviceObject(name: string, app: string, nodePort: number): V1Service {
+export function serviceObject(name: string, selector: Record<string, string>, nodePort: number): V1Service {
   return {
     apiVersion: 'v1',
     kind: 'Service',
@@ -37,7 +37,7 @@ export function serviceObject(name: string, app: string, nodePort: number): V1Se
       type: 'NodePort',
       ipFamilyPolicy: 'RequireDualStack',
       ipFamilies: ['IPv4', 'IPv6'],
-      selector: { app },
+      selector,
       ports: [
         { name: 'http', port: 80, targetPort: 'http', nodePort },
         { name: 'dns', port: 80, targetPort: HTTP_PORT, protocol: 'UDP', nodePort },
