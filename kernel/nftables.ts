@@ -2,7 +2,8 @@ import type { Change, Failure, Table } from '../core/rows.ts';
 import type { Descriptor, Lane } from '../native/index.ts';
 import { isMissing, type KernelError } from './errors.ts';
 import type { NetlinkMessage } from './netlink/message.ts';
-import { decodeElements, deleteElements, newElements } from './netlink/nftables/elements.ts';
+import { decodeElements } from './netlink/nftables/decode-elements.ts';
+import { type ElementEncoder, elementEncoder } from './netlink/nftables/encode-elements.ts';
 import { type EncodedLayout, encodeLayout } from './netlink/nftables/layout.ts';
 import { batch, deleteTable, newTable, setDataBytes, setKeyBytes } from './netlink/nftables/messages.ts';
 import { decodeGeneration, getElements, getGeneration } from './netlink/nftables/requests.ts';
@@ -52,6 +53,7 @@ export class NftTable implements Table<string, NftElement> {
   readonly #layout: NftLayout;
   readonly #encoded: EncodedLayout;
   readonly #sets: ReadonlyMap<string, NftSet>;
+  readonly #encoders: ReadonlyMap<string, ElementEncoder>;
   readonly #onRefused: (error: KernelError) => void;
   /** What the kernel has, by what we read and wrote; undefined after a failure. */
   #rows: Map<string, NftElement> | undefined;
@@ -63,6 +65,7 @@ export class NftTable implements Table<string, NftElement> {
     this.#layout = layout;
     this.#encoded = encodeLayout(layout);
     this.#sets = new Map(layout.sets.map((set) => [set.name, set]));
+    this.#encoders = new Map(layout.sets.map((set) => [set.name, elementEncoder(layout, set)]));
     this.#onRefused = onRefused;
   }
 
@@ -149,7 +152,7 @@ export class NftTable implements Table<string, NftElement> {
   #changeMessages(changes: readonly Change<string, NftElement>[]): NetlinkMessage[] {
     const removed = changes.flatMap((change) => (change.kind === 'create' ? [] : [change.actual]));
     const added = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted]));
-    return [...this.#elementMessages(deleteElements, removed), ...this.#elementMessages(newElements, added)];
+    return [...this.#elementMessages('remove', removed), ...this.#elementMessages('add', added)];
   }
 
   /** The table from nothing: a table that is there is deleted first, and it must be there to be deleted. */
@@ -158,16 +161,13 @@ export class NftTable implements Table<string, NftElement> {
       newTable(this.#layout),
       deleteTable(this.#layout),
       ...this.#encoded.messages,
-      ...this.#elementMessages(newElements, rows.values()),
+      ...this.#elementMessages('add', rows.values()),
     ];
   }
 
-  #elementMessages(encode: typeof newElements, elements: Iterable<NftElement>): NetlinkMessage[] {
+  #elementMessages(way: keyof ElementEncoder, elements: Iterable<NftElement>): NetlinkMessage[] {
     const bySet = Map.groupBy(elements, (element) => element.set);
-    return [...bySet].flatMap(([name, group]) => {
-      const set = this.#sets.get(name);
-      return set === undefined ? [] : encode(this.#layout, set, group);
-    });
+    return [...bySet].flatMap(([name, group]) => this.#encoders.get(name)?.[way](group) ?? []);
   }
 
   /** Why the row cannot be an element of its set. */

@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import type { NetlinkMessage } from '../../kernel/netlink/message.ts';
-import { decodeElements } from '../../kernel/netlink/nftables/elements.ts';
+import { decodeElements } from '../../kernel/netlink/nftables/decode-elements.ts';
 import { decodeChain, decodeRule, decodeSet, decodeTable } from '../../kernel/netlink/nftables/messages.ts';
 import {
   getChain,
@@ -74,7 +74,8 @@ for (const { name, layout, rows } of examples) {
     load(listing);
     t.is(nft('list ruleset'), listing);
     t.deepEqual(await describeTable(socket, layout), ours);
-    t.is(await settle(t, table, rows), 0, 'our table recognises what nft made as its own');
+    // What nft made is as good as ours, but for the rule that it spoils: then ours is made anew.
+    t.is(await settle(t, table, rows), layout.family === 'ip6' ? rows.size + 1 : 0);
 
     const [text, bytes] = [join(golden, `${name}.nft`), join(golden, `${name}.json`)];
     if (process.env.REWRITE) {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { NetlinkMessage } from '../message.ts';
-import { newAnonymousSet } from './elements.ts';
+import { newAnonymousSet } from './encode-elements.ts';
 import { newChain, newRule, newSet, newTable } from './messages.ts';
 import type { NftLayout } from './spec.ts';
 

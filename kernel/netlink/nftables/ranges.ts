@@ -1,4 +1,4 @@
-import type { NftElement } from './spec.ts';
+import type { NftElement, NftSet } from './spec.ts';
 
 /**
  * One element as the kernel counts them. In sets with `interval` and a single key, a range is two entries: its first
@@ -7,6 +7,11 @@ import type { NftElement } from './spec.ts';
 export interface NftEntry extends Omit<NftElement, 'set'> {
   /** NFT_SET_ELEM_INTERVAL_END */
   readonly end?: boolean;
+}
+
+/** Ranges in concatenations are single entries with two keys, and not like these. */
+export function isRangeSet(set: NftSet): boolean {
+  return set.interval === true && set.key.length === 1;
 }
 
 /** The entries of a row of a range set. */
