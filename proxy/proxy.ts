@@ -25,8 +25,10 @@ const SLICE_LABELS = '!service.kubernetes.io/headless';
 const WATCH_INTERVAL_MS = 400;
 /** Everything is read back and compared at least this often. */
 const FULL_SYNC_INTERVAL_MS = 10 * 60_000;
-/** A full pass must not take more than this part of the time, however often others change the kernel's rules. */
+/** However often others change the kernel's rules, looking after ours takes at most this part of the time… */
 const FULL_SYNC_SHARE = 0.1;
+/** …except for the first few times: each is paid for by not looking afterwards, and this much may be owed. */
+const FULL_SYNC_CREDIT_MS = 5_000;
 const FIRST_RETRY_MS = 200;
 const LONGEST_RETRY_MS = 30_000;
 
@@ -72,9 +74,14 @@ export interface ServiceProxy extends AsyncDisposable {
   status(): ProxyStatus;
 }
 
-/** Starts to serve. Stopping it leaves the kernel as it is, so that connections outlive a restart. */
+/**
+ * Starts to serve. Stopping it leaves the kernel as it is, so that connections outlive a restart.
+ * Throws KernelError where the backend's interface cannot be opened.
+ */
 export function startProxy(options: ProxyOptions): ServiceProxy {
-  return new ProxyLoop(options, options.backend ?? openNftables(options));
+  const onRefused = (error: Error) =>
+    options.log.warn({ error: error.message }, 'change refused, table rebuilt');
+  return new ProxyLoop(options, options.backend ?? openNftables({ ...options, onRefused }));
 }
 
 class ProxyLoop implements ServiceProxy {
@@ -91,6 +98,8 @@ class ProxyLoop implements ServiceProxy {
   #needsFullSync = true;
   #fullSyncAtMs = 0;
   #watchAgainAtMs = 0;
+  /** Until then the time that full passes took is too great a part. */
+  #restUntilMs = 0;
   /** Services that the pass under way is about. */
   #underWay = 0;
   #status: ProxyStatus = started;
@@ -147,9 +156,10 @@ class ProxyLoop implements ServiceProxy {
   async #watch(): Promise<void> {
     const nowMs = performance.now();
     if (this.#stop.signal.aborted || nowMs < this.#watchAgainAtMs) return;
+    if (this.#restUntilMs > nowMs + FULL_SYNC_CREDIT_MS) return;
     this.#watchAgainAtMs = nowMs + WATCH_INTERVAL_MS;
     const isOld = nowMs > this.#fullSyncAtMs + FULL_SYNC_INTERVAL_MS;
-    this.#needsFullSync ||= isOld || (await this.#backend.isDisturbed());
+    this.#needsFullSync ||= isOld || (await this.#backend.isDisturbed().catch(() => true));
   }
 
   /** Brings what is dirty, or everything, to the kernel. False: it has to be tried again. */
@@ -175,8 +185,8 @@ class ProxyLoop implements ServiceProxy {
     const startMs = performance.now();
     const result = await this.#backend.replace(this.#views.current);
     this.#fullSyncAtMs = performance.now();
-    const pauseMs = (this.#fullSyncAtMs - startMs) / FULL_SYNC_SHARE;
-    this.#watchAgainAtMs = this.#fullSyncAtMs + Math.max(WATCH_INTERVAL_MS, pauseMs);
+    const restMs = (this.#fullSyncAtMs - startMs) / FULL_SYNC_SHARE;
+    this.#restUntilMs = Math.max(this.#restUntilMs, startMs) + restMs;
     return result;
   }
 

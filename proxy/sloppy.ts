@@ -6,7 +6,7 @@ import { type Ip, parseIp } from '../core/address.ts';
  * (Go's ParseIPSloppy in k8s.io/utils/net. New objects with such addresses are refused, old ones live on.)
  */
 export function parseIpSloppy(text: string): Ip | undefined {
-  const ip = parseIp(text.replace(/(\d+\.){3}\d+$/, withoutLeadingZeros));
+  const ip = parseIp(text) ?? parseIp(text.replace(/(\d+\.){3}\d+$/, withoutLeadingZeros));
   return ip?.startsWith('::ffff:') && ip.includes('.') ? parseIp(ip.slice('::ffff:'.length)) : ip;
 }
 

@@ -1,6 +1,6 @@
 import type { Problem } from '../core/errors.ts';
 import type { V1EndpointSlice, V1Service } from '../kube/types.ts';
-import { type ServicePortView, serviceView } from './view.ts';
+import { type ServicePortView, type ServiceView, serviceView } from './view.ts';
 
 const SERVICE_NAME_LABEL = 'kubernetes.io/service-name';
 
@@ -73,15 +73,25 @@ export class ServiceViews {
   }
 
   #refreshOne(service: string): readonly ServicePortView[] {
-    const { services, slices } = this.#sources;
-    const keys = [...(this.#slicesOfService.get(service) ?? [])].sort();
-    const its = keys.map((key) => slices.get(key)).filter((slice) => slice !== undefined);
-    const { ports, problems } = serviceView(services.get(service), its, { nodeName: this.#nodeName });
+    const { ports, problems } = this.#viewOf(service);
     if (ports.length === 0) this.current.delete(service);
     else this.current.set(service, ports);
     if (problems.length === 0) this.problems.delete(service);
     else this.problems.set(service, problems);
     return ports;
+  }
+
+  /** An object that no API server would let pass must not stop all the others: its service stays as it was. */
+  #viewOf(service: string): ServiceView {
+    const { services, slices } = this.#sources;
+    const keys = [...(this.#slicesOfService.get(service) ?? [])].sort();
+    const its = keys.map((key) => slices.get(key)).filter((slice) => slice !== undefined);
+    try {
+      return serviceView(services.get(service), its, { nodeName: this.#nodeName });
+    } catch (error) {
+      const problem = { path: service, message: `cannot be understood: ${(error as Error).message}` };
+      return { ports: this.current.get(service) ?? [], problems: [problem] };
+    }
   }
 }
 

@@ -1,19 +1,20 @@
+import { existsSync } from 'node:fs';
 import { type Family, families } from '../../core/address.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { openNftSocket, readGeneration } from '../../kernel/nftables.ts';
 import type { Backend, SyncResult, Views } from '../backend.ts';
-import { FamilyTable, type NodeFacts } from './family.ts';
+import { type FamilyOptions, FamilyTable } from './family.ts';
 
-export interface NftablesOptions extends NodeFacts {
+export interface NftablesOptions extends FamilyOptions {
   /** The node's network namespace; else that of the process. Not kept. */
   readonly namespaceFd?: number;
-  /** Default both. */
+  /** Default: both, or IPv4 alone where the kernel runs without IPv6. */
   readonly families?: readonly Family[];
 }
 
 /** The services as one nftables table for each family. Throws KernelError where nftables cannot be reached. */
 export function openNftables(options: NftablesOptions): Backend {
-  const { namespaceFd, families: wanted = families } = options;
+  const { namespaceFd, families: wanted = supportedFamilies() } = options;
   const socket = openNftSocket(namespaceFd === undefined ? {} : { namespaceFd });
   return new NftablesBackend(
     socket,
@@ -21,10 +22,14 @@ export function openNftables(options: NftablesOptions): Backend {
   );
 }
 
+function supportedFamilies(): readonly Family[] {
+  return existsSync('/proc/net/if_inet6') ? families : [4];
+}
+
 class NftablesBackend implements Backend {
   readonly #socket: NetlinkSocket;
   readonly #tables: readonly FamilyTable[];
-  /** That of our last transaction, if nobody came between. */
+  /** What the kernel's counter of transactions must say if all since the last full pass were ours. */
   #generation: number | undefined;
 
   constructor(socket: NetlinkSocket, tables: readonly FamilyTable[]) {
@@ -41,15 +46,11 @@ class NftablesBackend implements Backend {
     return await this.#each((table) => table.update(changed));
   }
 
-  /** Each write is one transaction of its table, and each transaction adds one to the generation. */
   async #each(sync: (table: FamilyTable) => Promise<SyncResult>): Promise<SyncResult> {
     const results: SyncResult[] = [];
     for (const table of this.#tables) results.push(await sync(table));
     const transactions = results.filter(({ writes }) => writes > 0).length;
-    if (transactions > 0 && this.#generation !== undefined) {
-      const now = await readGeneration(this.#socket);
-      this.#generation = now === this.#generation + transactions ? now : undefined;
-    }
+    if (this.#generation !== undefined) this.#generation += transactions;
     return {
       writes: results.reduce((sum, { writes }) => sum + writes, 0),
       failures: results.flatMap(({ failures }) => failures),
@@ -57,7 +58,7 @@ class NftablesBackend implements Backend {
   }
 
   async isDisturbed(): Promise<boolean> {
-    return this.#generation === undefined || this.#generation !== (await readGeneration(this.#socket));
+    return this.#generation !== (await readGeneration(this.#socket));
   }
 
   problems(): ReadonlyMap<string, string> {

@@ -1,5 +1,5 @@
-import { type Family, type Ip, ipFromBytes, ipToBytes } from '../../core/address.ts';
-import { bytesOfHex, hexOf, hexU16be, hexU32 } from '../../kernel/netlink/nftables/keys.ts';
+import { familyOf, type Ip, ipToBytes } from '../../core/address.ts';
+import { hexOf, hexU16be, hexU32 } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import type { Endpoint } from '../endpoints.ts';
 import { type Protocol, protocolNumbers } from '../protocol.ts';
@@ -48,37 +48,33 @@ function frontendKey(frontend: Frontend, protocol: Protocol): string {
 }
 
 export function decodeValue(data: string): FrontendValue {
-  const value = Buffer.from(data, 'hex').readUInt32LE();
+  const value = u32OfHex(data, 0);
   return { id: value >>> 16, kind: (value & KIND_MASK) >>> 12, slots: value & SLOTS_MASK };
 }
 
 /** One slot of a list, in `endpoints`. */
-export function slotElement(
-  list: { readonly id: number; readonly protocol: Protocol },
-  slot: number,
-  endpoint: Pick<Endpoint, 'ip' | 'port'>,
-): NftElement {
+export function slotElement(list: ListKey, slot: number, data: string): NftElement {
   const key = hexU32((list.id << 16) >>> 0) + protocolHex[list.protocol] + hexU32(slot);
-  return { set: 'endpoints', key, data: `${ipHex(endpoint.ip)}${hexU16be(endpoint.port)}0000` };
+  return { set: 'endpoints', key, data };
 }
 
-export interface Slot {
-  readonly id: number;
-  readonly slot: number;
-  readonly ip: Ip;
-  readonly port: number;
+type ListKey = { readonly id: number; readonly protocol: Protocol };
+
+/** An endpoint as data of the map `endpoints`. */
+export function endpointData({ ip, port }: Pick<Endpoint, 'ip' | 'port'>): string {
+  return `${ipHex(ip)}${hexU16be(port)}0000`;
 }
 
-export function decodeSlot(key: string, data: string, family: Family): Slot {
-  const place = Buffer.from(key, 'hex');
-  const bytes = bytesOfHex(data);
-  const ipBytes = family === 4 ? 4 : 16;
-  return {
-    id: place.readUInt32LE() >>> 16,
-    slot: place.readUInt32LE(8),
-    ip: ipFromBytes(bytes.subarray(0, ipBytes)),
-    port: Buffer.from(bytes.buffer).readUInt16BE(ipBytes),
-  };
+/** Where an element of `endpoints` has its place. */
+export function decodeSlot(key: string): { readonly id: number; readonly slot: number } {
+  return { id: u32OfHex(key, 0) >>> 16, slot: u32OfHex(key, 16) };
+}
+
+/** A little-endian number of four bytes from the given digit on. */
+function u32OfHex(hex: string, at: number): number {
+  const digits = Number.parseInt(hex.slice(at, at + 8), 16);
+  const swapped = ((digits & 0xff00ff) << 8) | ((digits >>> 8) & 0xff00ff);
+  return ((swapped << 16) | (swapped >>> 16)) >>> 0;
 }
 
 /** A connection from this pod to itself, in `hairpin`. */
@@ -98,5 +94,23 @@ const protocolHex: Readonly<Record<Protocol, string>> = {
 };
 
 function ipHex(ip: Ip): string {
-  return hexOf(ipToBytes(ip));
+  return familyOf(ip) === 4 ? ip4Hex(ip) : hexOf(ipToBytes(ip));
 }
+
+/** As hexOf(ipToBytes(ip)), without the bytes: most of the work of a full plan is this. */
+function ip4Hex(ip: Ip): string {
+  let text = '';
+  let part = 0;
+  for (let at = 0; at < ip.length; at += 1) {
+    const code = ip.charCodeAt(at);
+    if (code === DOT) {
+      text += byteHex[part];
+      part = 0;
+    } else part = part * 10 + code - ZERO;
+  }
+  return text + byteHex[part];
+}
+
+const DOT = 46;
+const ZERO = 48;
+const byteHex = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));

@@ -1,22 +1,29 @@
 import type { Cidr, Family, Ip } from '../../core/address.ts';
 import { cidrContains, familyOf } from '../../core/address.ts';
-import { diff } from '../../core/diff.ts';
 import { applyChanges } from '../../core/reconcile.ts';
-import type { Change } from '../../core/rows.ts';
+import { type Change, layer } from '../../core/rows.ts';
 import { nftRange } from '../../kernel/netlink/nftables/keys.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { NftTable } from '../../kernel/nftables.ts';
 import type { SyncResult, Views } from '../backend.ts';
 import { nodeAddressElement } from './elements.ts';
-import { type Capacity, capacityFor, layoutElements, proxyLayout } from './layout.ts';
+import {
+  type Capacity,
+  type ClusterIpMasquerade,
+  capacityFor,
+  layoutElements,
+  proxyLayout,
+} from './layout.ts';
 import { FamilyPlan, planSize } from './plan.ts';
 
-export interface NodeFacts {
+export interface FamilyOptions {
   /** Node ports are open on these. */
   readonly nodeAddresses: readonly Ip[];
   /** Where pods have their addresses; connections from anywhere else to a cluster IP are masqueraded. */
   readonly clusterCidrs: readonly Cidr[];
+  /** Told when the kernel refused a change and the table is made anew. */
+  readonly onRefused?: (error: Error) => void;
 }
 
 /** The table of one family: plan and kernel together. */
@@ -24,18 +31,19 @@ export class FamilyTable {
   readonly #family: Family;
   readonly #socket: NetlinkSocket;
   readonly #constant: readonly NftElement[];
-  readonly #masquerade: 'outside pods' | 'nobody';
+  readonly #masquerade: ClusterIpMasquerade;
+  readonly #onRefused: (error: Error) => void;
   #plan: FamilyPlan;
   #capacity: Capacity;
   #table: NftTable;
 
-  constructor(family: Family, socket: NetlinkSocket, facts: NodeFacts) {
+  constructor(family: Family, socket: NetlinkSocket, options: FamilyOptions) {
     this.#family = family;
     this.#socket = socket;
-    this.#constant = nodeElements(family, facts);
-    this.#masquerade = facts.clusterCidrs.some((cidr) => familyOf(cidr) === family)
-      ? 'outside pods'
-      : 'nobody';
+    this.#constant = nodeElements(family, options);
+    const hasPods = options.clusterCidrs.some((cidr) => familyOf(cidr) === family);
+    this.#masquerade = hasPods ? 'outside pods' : 'nobody';
+    this.#onRefused = options.onRefused ?? (() => {});
     this.#plan = new FamilyPlan(family, new Map());
     this.#capacity = capacityFor(this.#plan.size());
     this.#table = this.#newTable();
@@ -50,15 +58,13 @@ export class FamilyTable {
     this.#provide(planSize(views, this.#family));
     const actual = await this.#table.read();
     this.#plan = new FamilyPlan(this.#family, views, actual);
-
-    return await this.#write(diff(this.#elements(), actual, (a, b) => this.#table.same(a, b)));
+    return await this.#write(this.#changesFrom(actual));
   }
 
   async update(changed: Views): Promise<SyncResult> {
     for (const [service, ports] of changed) this.#plan.put(service, ports);
     const changes = this.#plan.drain();
-    if (!this.#provide(this.#plan.size())) return await this.#write(changes);
-    return await this.#write(diff(this.#elements(), new Map(), () => false));
+    return await this.#write(this.#provide(this.#plan.size()) ? this.#changesFrom(new Map()) : changes);
   }
 
   /** Sees to it that the layout has room; true when it is another one, whose table is empty. */
@@ -81,24 +87,41 @@ export class FamilyTable {
       masquerade: this.#masquerade,
       capacity: this.#capacity,
     });
-    return new NftTable({ socket: this.#socket, layout });
+    return new NftTable({ socket: this.#socket, layout, onRefused: this.#onRefused });
   }
 
-  #elements(): Map<string, NftElement> {
-    const elements = this.#plan.elements();
-    for (const element of [...layoutElements(this.#capacity), ...this.#constant]) {
-      elements.set(nftElementKey(element), element);
+  /** As `diff` of all wanted rows, without holding them: they are many, and mostly as they should be. */
+  #changesFrom(actual: ReadonlyMap<string, NftElement>): Change<string, NftElement>[] {
+    const changes: Change<string, NftElement>[] = [];
+    let found = 0;
+    for (const wanted of this.#elements()) {
+      const key = nftElementKey(wanted);
+      const there = actual.get(key);
+      if (there === undefined) changes.push({ kind: 'create', key, wanted });
+      else {
+        found += 1;
+        if (!this.#table.same(wanted, there)) changes.push({ kind: 'update', key, wanted, actual: there });
+      }
     }
-    return elements;
+    if (found === actual.size) return changes;
+    const wanted =
+      found === 0 ? new Set<string>() : new Set(Iterator.from(this.#elements()).map(nftElementKey));
+    for (const [key, row] of actual) if (!wanted.has(key)) changes.push({ kind: 'delete', key, actual: row });
+    return changes;
+  }
+
+  *#elements(): Generator<NftElement> {
+    yield* layoutElements(this.#capacity);
+    yield* this.#constant;
+    yield* this.#plan.elements();
   }
 
   async #write(changes: readonly Change<string, NftElement>[]): Promise<SyncResult> {
-    const layer = { table: this.#table };
-    return await applyChanges([{ layer, changes }] as unknown as Parameters<typeof applyChanges>[0]);
+    return await applyChanges([{ layer: layer(this.#table, new Map()), changes }]);
   }
 }
 
-function nodeElements(family: Family, { nodeAddresses, clusterCidrs }: NodeFacts): NftElement[] {
+function nodeElements(family: Family, { nodeAddresses, clusterCidrs }: FamilyOptions): NftElement[] {
   return [
     ...nodeAddresses.filter((ip) => familyOf(ip) === family).map(nodeAddressElement),
     ...outermost(clusterCidrs.filter((cidr) => familyOf(cidr) === family)).map((cidr): NftElement => {

@@ -1,12 +1,17 @@
 import type { Change } from '../../core/rows.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 
-/** What happened to the wanted elements since the last {@link Journal.drain}, several steps of one element in one. */
+/**
+ * What happened to the wanted elements since the last {@link Journal.drain}, several steps of one element in one.
+ * Closed, it writes nothing down: while a plan is made from nothing, everything would be in it.
+ */
 export class Journal {
+  isClosed = true;
   #touched = new Map<string, { before: NftElement | undefined; after: NftElement | undefined }>();
 
   /** `before` is no longer wanted, `after` is: the same element with other data, or different elements, or one of both. */
   replace(before: NftElement | undefined, after: NftElement | undefined): void {
+    if (this.isClosed) return;
     const [keyBefore, keyAfter] = [before && nftElementKey(before), after && nftElementKey(after)];
     if (keyBefore !== undefined && keyBefore !== keyAfter) this.#note(keyBefore, before, undefined);
     if (keyAfter !== undefined) this.#note(keyAfter, keyBefore === keyAfter ? before : undefined, after);

@@ -63,7 +63,7 @@ export const TABLE = 'fairlead-proxy';
 export const MASQUERADE_MARK = 0x4000;
 
 /** Whose connections to a cluster IP get the node's address as their source. */
-export type ClusterIpMasquerade = 'outside pods' | 'nobody' | 'everybody';
+export type ClusterIpMasquerade = 'outside pods' | 'nobody';
 
 export interface LayoutOptions {
   readonly family: Family;
@@ -78,7 +78,8 @@ export interface Capacity {
   readonly slots: number;
 }
 
-const LEAST: Capacity = { frontends: 1 << 10, endpoints: 1 << 12, slots: 64 };
+/** Few slots, because the kernel looks at each rule that uses `endpoints` for each element that it takes in. */
+const LEAST: Capacity = { frontends: 1 << 10, endpoints: 1 << 12, slots: 16 };
 
 /**
  * The capacity for a plan of this size: powers of two that it fills to three quarters at most, because a full set
@@ -204,13 +205,12 @@ function balanceChain(fields: Fields): NftChain {
 
 function clusterIpChain({ source }: Fields, whom: ClusterIpMasquerade): NftChain {
   const balance = goto('balance');
-  const mark = rule('masquerade', setMeta('mark', withBits(metaMark, MASQUERADE_MARK)), balance);
-  const rules: Readonly<Record<ClusterIpMasquerade, readonly NftRule[]>> = {
-    'outside pods': [rule('pods keep their address', inSet([source], 'pod-networks'), balance), mark],
-    nobody: [rule('all keep their address', balance)],
-    everybody: [mark],
-  };
-  return { name: 'cluster-ip', rules: rules[whom] };
+  const masquerading = [
+    rule('pods keep their address', inSet([source], 'pod-networks'), balance),
+    rule('masquerade', setMeta('mark', withBits(metaMark, MASQUERADE_MARK)), balance),
+  ];
+  const rules = whom === 'nobody' ? [rule('all keep their address', balance)] : masquerading;
+  return { name: 'cluster-ip', rules };
 }
 
 /** The answer must come back through this node, so the endpoint has to see this node's address. */

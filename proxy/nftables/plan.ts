@@ -1,10 +1,10 @@
 import type { Family, Ip } from '../../core/address.ts';
 import type { Change } from '../../core/rows.ts';
-import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
+import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import type { Views } from '../backend.ts';
 import type { ServicePortView } from '../view.ts';
 import { knownLists } from './adopt.ts';
-import { kinds, MAX_SLOTS } from './elements.ts';
+import { endpointData, kinds, MAX_SLOTS } from './elements.ts';
 import { type Claim, Frontends, frontendId } from './frontends.ts';
 import { Hairpins } from './hairpins.ts';
 import { Journal } from './journal.ts';
@@ -66,9 +66,9 @@ export class FamilyPlan {
     this.family = family;
     const services = [...views].sort(([a], [b]) => (a < b ? -1 : 1));
     const ports = services.flatMap(([, its]) => its.filter((port) => port.family === family));
-    this.#lists = new EndpointLists(this.#journal, knownLists(ports, actual, family));
+    this.#lists = new EndpointLists(this.#journal, knownLists(ports, actual));
     for (const [service, its] of services) this.put(service, its);
-    this.#journal.drain();
+    this.#journal.isClosed = false;
   }
 
   /** This service is now these ports; without ports it is gone. */
@@ -93,14 +93,17 @@ export class FamilyPlan {
       if (list !== undefined) lists.push(list);
       for (const claim of claimsOf(service, port, list)) claims.set(frontendId(claim), claim);
     }
-    const localIps = lists.flatMap(({ slots }) => slots.filter(({ local }) => local).map(({ ip }) => ip));
-    return { lists, claims, localIps: new Set(localIps) };
+    return { lists, claims, localIps: localIpsOf(ports) };
   }
 
   #listOf(service: string, port: ServicePortView): EndpointList | undefined {
     const count = port.endpoints.length;
     if (count > MAX_SLOTS) this.problems.set(service, `${count} endpoints: only ${MAX_SLOTS} are used`);
-    const list = this.#lists.put(listName(port), port.protocol, port.endpoints.slice(0, MAX_SLOTS));
+    const list = this.#lists.put(
+      listName(port),
+      port.protocol,
+      port.endpoints.slice(0, MAX_SLOTS).map(endpointData),
+    );
     if (list === undefined) this.problems.set(service, 'too many services: no endpoint list is left for it');
     return list;
   }
@@ -119,12 +122,10 @@ export class FamilyPlan {
   }
 
   /** All wanted elements that come from services. */
-  elements(): Map<string, NftElement> {
-    const all = new Map<string, NftElement>();
-    for (const source of [this.#lists, this.#frontends, this.#hairpins]) {
-      for (const element of source.elements()) all.set(nftElementKey(element), element);
-    }
-    return all;
+  *elements(): Generator<NftElement> {
+    yield* this.#lists.elements();
+    yield* this.#frontends.elements();
+    yield* this.#hairpins.elements();
   }
 
   size(): PlanSize {
@@ -134,6 +135,12 @@ export class FamilyPlan {
       slots: this.#lists.mostSlots,
     };
   }
+}
+
+function localIpsOf(ports: readonly ServicePortView[]): ReadonlySet<Ip> {
+  const ips = new Set<Ip>();
+  for (const { endpoints } of ports) for (const { ip, local } of endpoints) if (local) ips.add(ip);
+  return ips.size === 0 ? nothing.localIps : ips;
 }
 
 function isServed(port: ServicePortView): boolean {

@@ -4,9 +4,9 @@ import fc from 'fast-check';
 import type { Ip } from '../../core/address.ts';
 import { diff } from '../../core/diff.ts';
 import type { Change } from '../../core/rows.ts';
-import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
+import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { Endpoint } from '../../proxy/endpoints.ts';
-import { MAX_SLOTS } from '../../proxy/nftables/elements.ts';
+import { MAX_LISTS, MAX_SLOTS } from '../../proxy/nftables/elements.ts';
 import { FamilyPlan } from '../../proxy/nftables/plan.ts';
 import { placeEndpoints } from '../../proxy/nftables/slots.ts';
 import type { Frontend, ServicePortView } from '../../proxy/view.ts';
@@ -112,10 +112,14 @@ function follow(
     for (const { service, ports } of batch) plan.put(service, ports);
     const changes = plan.drain();
     kernel.apply(changes);
-    if (!isDeepStrictEqual(kernel.elements, plan.elements())) throw new Error('the plan lost track');
+    if (!isDeepStrictEqual(kernel.elements, elementsOf(plan))) throw new Error('the plan lost track');
     check(kernel, views, changes, batch);
     for (const { service, ports } of batch) views.set(service, ports);
   }
+}
+
+function elementsOf(plan: FamilyPlan): Map<string, NftElement> {
+  return new Map(Array.from(plan.elements(), (element) => [nftElementKey(element), element]));
 }
 
 const same = (a: NftElement, b: NftElement) => a.data === b.data;
@@ -125,7 +129,7 @@ test('after any changes, in any batches, connections meet what a new plan would 
     fc.property(quarrels, (batches) => {
       follow(batches, (kernel, before, _changes, batch) => {
         const views = new Map([...before, ...batch.map(({ service, ports }) => [service, ports] as const)]);
-        const fresh = new FamilyPlan(4, views).elements();
+        const fresh = elementsOf(new FamilyPlan(4, views));
         if (!isDeepStrictEqual(reachability(kernel.elements, 4), reachability(fresh, 4)))
           throw new Error('differs');
       });
@@ -160,7 +164,7 @@ test('a restart writes nothing, whatever way led to the state', (t) => {
       follow(batches, (kernel, before, _changes, batch) => {
         const views = new Map([...before, ...batch.map(({ service, ports }) => [service, ports] as const)]);
         const again = new FamilyPlan(4, views, kernel.elements);
-        const changes = diff(again.elements(), kernel.elements, same);
+        const changes = diff(elementsOf(again), kernel.elements, same);
         if (changes.length > 0) throw new Error(JSON.stringify(changes));
       });
     }),
@@ -235,16 +239,37 @@ test('a list of more endpoints than slots uses as many as there are slots, and s
   t.is(plan.problems.size, 0);
 });
 
+test('when all lists are taken, the next service is refused and named; one that goes makes room', (t) => {
+  const ports = (name: string): ServicePortView[] => [
+    {
+      name: `default/${name}:`,
+      family: 4,
+      protocol: 'tcp',
+      frontends: [{ kind: 'nodePort', port: Number(name) }],
+      endpoints: [endpoint(1, false)],
+      hasAnyEndpoints: true,
+    },
+  ];
+  const names = Array.from({ length: MAX_LISTS }, (_, index) => `${index + 1}`);
+  const plan = new FamilyPlan(4, new Map(names.map((name) => [`default/${name}`, ports(name)])));
+  plan.put('default/0', ports('0'));
+  t.is(plan.problems.get('default/0'), 'too many services: no endpoint list is left for it');
+  t.deepEqual(
+    plan.drain().map(({ kind, key }) => [kind, key.split(' ')[0]]),
+    [['create', 'no-endpoint-nodeports']],
+  );
+  plan.put('default/7', []);
+  plan.put('default/0', ports('0'));
+  t.is(plan.problems.size, 0);
+});
+
 test('whoever has a slot keeps it, unless a slot before it is left empty', (t) => {
+  const someNames = fc.uniqueArray(fc.integer({ min: 1, max: 40 }).map(String), { maxLength: 12 });
   fc.assert(
-    fc.property(someEndpoints, someEndpoints, (before, after) => {
+    fc.property(someNames, someNames, (before, after) => {
       const placed = placeEndpoints(before, after);
-      t.true(isDeepStrictEqual(new Set(placed), new Set(after)));
-      t.is(placed.length, after.length);
-      const moved = placed.filter(({ ip }, slot) => {
-        const was = before.findIndex((each) => each.ip === ip);
-        return was >= 0 && was !== slot;
-      });
+      t.deepEqual([...placed].sort(), [...after].sort());
+      const moved = placed.filter((name, slot) => before.includes(name) && before.indexOf(name) !== slot);
       t.true(moved.length <= Math.max(0, before.length - after.length));
     }),
   );

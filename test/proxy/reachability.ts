@@ -1,4 +1,4 @@
-import type { Family } from '../../core/address.ts';
+import { type Family, ipFromBytes } from '../../core/address.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import { decodeSlot, decodeValue } from '../../proxy/nftables/elements.ts';
 
@@ -10,8 +10,10 @@ export function reachability(elements: ReadonlyMap<string, NftElement>, family: 
   const slots = new Map<string, string>();
   for (const { set, key, data } of elements.values()) {
     if (set !== 'endpoints') continue;
-    const { id, slot, ip, port } = decodeSlot(key, data as string, family);
-    slots.set(`${id} ${slot}`, `${ip} ${port}`);
+    const { id, slot } = decodeSlot(key);
+    const bytes = Buffer.from(data as string, 'hex');
+    const ipBytes = family === 4 ? 4 : 16;
+    slots.set(`${id} ${slot}`, `${ipFromBytes(bytes.subarray(0, ipBytes))} ${bytes.readUInt16BE(ipBytes)}`);
   }
   const reached = new Map<string, readonly string[] | 'refused'>();
   const put = (frontend: string, way: readonly string[] | 'refused') => {

@@ -1,5 +1,6 @@
 import { families } from '../../core/address.ts';
 import { diff } from '../../core/diff.ts';
+import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { V1EndpointSlice, V1Service } from '../../kube/types.ts';
 import { FamilyPlan } from '../../proxy/nftables/plan.ts';
 import { ServiceViews } from '../../proxy/views.ts';
@@ -61,9 +62,7 @@ class World {
         return this.#plan();
       case 'elements':
         return this.#plans
-          .flatMap((plan) =>
-            Array.from(plan.elements().values(), (each) => renderElement(each, plan.family)).sort(),
-          )
+          .flatMap((plan) => Array.from(plan.elements(), (each) => renderElement(each, plan.family)).sort())
           .join('\n');
       case 'restart':
         return this.#restart();
@@ -100,14 +99,18 @@ class World {
 
   #restart(): string {
     this.#view();
-    const before = this.#plans.map((plan) => plan.elements());
+    const before = this.#plans.map(elementsByKey);
     this.#plans = this.#plans.map((plan, index) => {
       return new FamilyPlan(plan.family, this.#views.current, before[index]);
     });
     const lines = this.#plans.flatMap((plan, index) => {
-      const changes = diff(plan.elements(), before[index] ?? new Map(), (a, b) => a.data === b.data);
+      const changes = diff(elementsByKey(plan), before[index] ?? new Map(), (a, b) => a.data === b.data);
       return changes.map((change) => renderChange(change, plan.family));
     });
     return lines.length === 0 ? 'nothing' : lines.join('\n');
   }
+}
+
+function elementsByKey(plan: FamilyPlan): Map<string, NftElement> {
+  return new Map(Array.from(plan.elements(), (element) => [nftElementKey(element), element]));
 }
