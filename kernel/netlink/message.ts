@@ -4,7 +4,6 @@ import { type Attributes, align4, MalformedMessageError, Reader, Writer } from '
 export const NLM_F_REQUEST = 0x1;
 export const NLM_F_MULTI = 0x2;
 export const NLM_F_ACK = 0x4;
-export const NLM_F_ECHO = 0x8;
 /** The dump saw the table change under it: it may miss rows. */
 export const NLM_F_DUMP_INTR = 0x10;
 /** For requests that make something. */
@@ -22,7 +21,6 @@ export const NLM_F_ACK_TLVS = 0x200;
 export const NLMSG_NOOP = 1;
 export const NLMSG_ERROR = 2;
 export const NLMSG_DONE = 3;
-export const NLMSG_OVERRUN = 4;
 
 const HEADER_BYTES = 16;
 const NLMSGERR_ATTR_MSG = 1;

@@ -20,7 +20,6 @@ import {
 
 export const NETLINK_ROUTE = 0;
 export const NETLINK_NETFILTER = 12;
-export const NETLINK_GENERIC = 16;
 
 export const AF_NETLINK = 16;
 export const SOCK_RAW = 3;

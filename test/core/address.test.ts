@@ -86,9 +86,6 @@ for (const text of noAddresses) {
   });
 }
 
-/** Read as if they were not there; see the failing test below. */
-const zeroInTail = /[:.]0\d+(\.|$)/;
-
 /** Text that is nearly an address. */
 const nearly = fc.oneof(
   fc.string({ unit: fc.constantFrom(...'0123456789abcdefF:.%/ '), maxLength: 24 }),
@@ -102,7 +99,6 @@ const nearly = fc.oneof(
 test('what is an address is decided as the C library decides it', (t) => {
   fc.assert(
     fc.property(fc.oneof(nearly, ip), (text) => {
-      fc.pre(!(text.includes(':') && text.includes('.') && zeroInTail.test(text)));
       const expected = isIPv4(text) || (isIPv6(text) && !text.includes('%'));
       t.is(parseIp(text) !== undefined, expected, text);
     }),

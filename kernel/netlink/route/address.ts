@@ -9,7 +9,6 @@ const IFA_PROTO = 11;
 
 /** No duplicate address detection: the address works at once. IPv6 only. */
 export const IFA_F_NODAD = 0x02;
-export const IFA_F_SECONDARY = 0x01;
 
 /** One RTM_…ADDR message (struct ifaddrmsg and attributes). */
 export interface Address {
