@@ -33,6 +33,19 @@ export async function readGeneration(socket: NetlinkSocket): Promise<number> {
  */
 export const LAYOUT_MISSING = 'layout missing';
 
+/** What is worked out once for each set. */
+interface OpenSet {
+  readonly spec: NftSet;
+  readonly encoder: ElementEncoder;
+  readonly keyDigits: number;
+  readonly dataDigits: number;
+}
+
+function openSet(layout: NftLayout, spec: NftSet): OpenSet {
+  const encoder = elementEncoder(layout, spec);
+  return { spec, encoder, keyDigits: 2 * setKeyBytes(spec), dataDigits: 2 * setDataBytes(spec) };
+}
+
 export interface NftTableOptions {
   /** From {@link openNftSocket}. */
   readonly socket: NetlinkSocket;
@@ -52,8 +65,7 @@ export class NftTable implements Table<string, NftElement> {
   readonly #socket: NetlinkSocket;
   readonly #layout: NftLayout;
   readonly #encoded: EncodedLayout;
-  readonly #sets: ReadonlyMap<string, NftSet>;
-  readonly #encoders: ReadonlyMap<string, ElementEncoder>;
+  readonly #sets: ReadonlyMap<string, OpenSet>;
   readonly #onRefused: (error: KernelError) => void;
   /** What the kernel has, by what we read and wrote; undefined after a failure. */
   #rows: Map<string, NftElement> | undefined;
@@ -64,8 +76,7 @@ export class NftTable implements Table<string, NftElement> {
     this.#socket = socket;
     this.#layout = layout;
     this.#encoded = encodeLayout(layout);
-    this.#sets = new Map(layout.sets.map((set) => [set.name, set]));
-    this.#encoders = new Map(layout.sets.map((set) => [set.name, elementEncoder(layout, set)]));
+    this.#sets = new Map(layout.sets.map((spec) => [spec.name, openSet(layout, spec)]));
     this.#onRefused = onRefused;
   }
 
@@ -114,12 +125,13 @@ export class NftTable implements Table<string, NftElement> {
     if (this.#rows === undefined) await this.read();
     const rows = this.#rows ?? new Map<string, NftElement>();
     const failures: Failure<string>[] = [];
-    const good: Change<string, NftElement>[] = [];
-    for (const change of changes) {
-      const error = change.kind === 'delete' ? undefined : this.#unfit(change.key, change.wanted);
-      if (error !== undefined) failures.push({ key: change.key, kind: change.kind, error });
-      else if (change.key !== LAYOUT_MISSING) good.push(change);
-    }
+    const good = changes.filter((change) => {
+      const { key, kind } = change;
+      const reason = change.kind === 'delete' ? undefined : this.#misfit(change.wanted);
+      if (reason === undefined) return key !== LAYOUT_MISSING;
+      failures.push({ key, kind, error: new RangeError(`${this.name}, element "${key}": ${reason}`) });
+      return false;
+    });
     const refused = this.#inPlace ? await this.#send(this.#changeMessages(good)) : undefined;
     for (const change of good) {
       if (change.kind === 'delete') rows.delete(change.key);
@@ -167,29 +179,29 @@ export class NftTable implements Table<string, NftElement> {
 
   #elementMessages(way: keyof ElementEncoder, elements: Iterable<NftElement>): NetlinkMessage[] {
     const bySet = Map.groupBy(elements, (element) => element.set);
-    return [...bySet].flatMap(([name, group]) => this.#encoders.get(name)?.[way](group) ?? []);
+    return [...bySet].flatMap(([name, group]) => this.#sets.get(name)?.encoder[way](group) ?? []);
   }
 
   /** Why the row cannot be an element of its set. */
-  #unfit(rowKey: string, { set: name, key, keyEnd, data }: NftElement): Error | undefined {
-    const refuse = (what: string) => new RangeError(`${this.name}, element "${rowKey}": ${what}`);
+  #misfit({ set: name, key, keyEnd, data }: NftElement): string | undefined {
     const set = this.#sets.get(name);
-    if (set === undefined) return refuse(`there is no set "${name}"`);
-    if (set.dynamic) return refuse(`the elements of "${name}" are made by packets`);
-    const digits = 2 * setKeyBytes(set);
-    if (key.length !== digits) return refuse(`a key of ${digits} hex digits is expected`);
-    if (set.interval ? keyEnd?.length !== digits : keyEnd !== undefined) {
-      return refuse(set.interval ? `a keyEnd of ${digits} hex digits is expected` : 'it cannot be a range');
-    }
-    if (set.data === 'verdict') {
-      if (typeof data !== 'object') return refuse('a verdict is expected');
-      const known = !('chain' in data) || this.#layout.chains.some(({ name: chain }) => chain === data.chain);
-      return known || !('chain' in data) ? undefined : refuse(`there is no chain "${data.chain}"`);
-    }
-    if (set.data === undefined) return data === undefined ? undefined : refuse('the set is no map');
-    const dataDigits = 2 * setDataBytes(set);
+    if (set === undefined) return `there is no set "${name}"`;
+    const { spec, keyDigits, dataDigits } = set;
+    if (spec.dynamic) return `the elements of "${name}" are made by packets`;
+    if (key.length !== keyDigits) return `a key of ${keyDigits} hex digits is expected`;
+    if (spec.interval && keyEnd?.length !== keyDigits)
+      return `a keyEnd of ${keyDigits} hex digits is expected`;
+    if (!spec.interval && keyEnd !== undefined) return 'it cannot be a range';
+    if (spec.data === 'verdict') return this.#misfitVerdict(data);
+    if (spec.data === undefined) return data === undefined ? undefined : 'the set is no map';
     const fits = typeof data === 'string' && data.length === dataDigits;
-    return fits ? undefined : refuse(`data of ${dataDigits} hex digits is expected`);
+    return fits ? undefined : `data of ${dataDigits} hex digits is expected`;
+  }
+
+  #misfitVerdict(data: NftElement['data']): string | undefined {
+    if (typeof data !== 'object') return 'a verdict is expected';
+    if (!('chain' in data) || this.#layout.chains.some(({ name }) => name === data.chain)) return undefined;
+    return `there is no chain "${data.chain}"`;
   }
 }
 

@@ -98,6 +98,7 @@ function chains(family: Family): NftChain[] {
       rules: [
         rule(
           'interfaces',
+          st.match(fields.metaIif, '!=', 1),
           st.match(fields.metaIifname, '==', 'eth0'),
           st.match(fields.metaOifname, '!=', 'cni*'),
           st.drop(),

@@ -20,7 +20,7 @@ import {
   nftElementKey,
 } from '../../kernel/netlink/nftables/spec.ts';
 import { NftTable } from '../../kernel/nftables.ts';
-import { type NftSpace, openNftSpace, settle } from './nftables-space.ts';
+import { type NftSpace, NSENTER, openNftSpace, settle } from './nftables-space.ts';
 
 /*
  * One machine, no wire: a client connects to a service's address, and the output hook sends it to one of two servers
@@ -122,7 +122,7 @@ const program = `
   })();`;
 
 async function ask({ path }: NftSpace, address: string, port: number, count: number): Promise<object> {
-  const { stdout } = await run('nsenter', [
+  const { stdout } = await run(NSENTER, [
     `--net=${path}`,
     process.execPath,
     '-e',
@@ -139,7 +139,7 @@ for (const family of [4, 6] as const) {
     const space = openNftSpace(t);
     const { service } = places[family];
     for (const words of ['link set lo up', `address add ${service} dev lo`]) {
-      await run('nsenter', [`--net=${space.path}`, 'ip', ...words.split(' ')]);
+      await run(NSENTER, [`--net=${space.path}`, '/usr/sbin/ip', ...words.split(' ')]);
     }
     const table = new NftTable({ socket: space.socket, layout: proxyLayout(family) });
     await settle(t, table, rowsOf(family, [8001, 8002]));

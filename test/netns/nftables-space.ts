@@ -21,6 +21,7 @@ export interface NftSpace {
 
 /** Not the program of that name in node_modules. */
 const NFT = '/usr/sbin/nft';
+export const NSENTER = '/usr/bin/nsenter';
 
 /** The namespace is removed when the test ends, however it ends. */
 export function openNftSpace(t: ExecutionContext): NftSpace {
@@ -33,7 +34,7 @@ export function openNftSpace(t: ExecutionContext): NftSpace {
   const socket = openNftSocket({ namespaceFd: namespace.fd });
   t.teardown(() => socket[Symbol.dispose]());
   const run = (args: readonly string[], input?: string) =>
-    execFileSync('nsenter', [`--net=${path}`, NFT, ...args], { input, encoding: 'utf8', stdio: 'pipe' });
+    execFileSync(NSENTER, [`--net=${path}`, NFT, ...args], { input, encoding: 'utf8', stdio: 'pipe' });
   return {
     path,
     fd: namespace.fd,
