@@ -13,6 +13,11 @@ import type { Frontend } from '../view.ts';
 /** How a connection to a frontend is treated: the chain that the map `kinds` leads to. */
 export const kinds = { 'cluster-ip': 1, external: 2 } as const;
 
+/*
+ * A value is the list's number (16 bits), the kind (4) and the number of slots (12). The number fills the upper half,
+ * because nft prints and reads these values as two halves; sixteen kinds are room for policies and affinity.
+ */
+
 /** Slots of one list: what the lower 12 bits of a value hold. */
 export const MAX_SLOTS = 0xfff;
 /** Lists of one family: what the upper 16 bits of a value hold. 0 is no list. */
@@ -20,7 +25,6 @@ export const MAX_LISTS = 0xffff;
 
 export const ID_MASK = 0xffff0000;
 export const KIND_MASK = 0xf000;
-export const SLOTS_MASK = MAX_SLOTS;
 
 /** What a frontend leads to. nft lists the value `12:1003` for list 0x12, kind 1, 3 slots. */
 export interface FrontendValue {
@@ -49,7 +53,7 @@ function frontendKey(frontend: Frontend, protocol: Protocol): string {
 
 export function decodeValue(data: string): FrontendValue {
   const value = u32OfHex(data, 0);
-  return { id: value >>> 16, kind: (value & KIND_MASK) >>> 12, slots: value & SLOTS_MASK };
+  return { id: value >>> 16, kind: (value & KIND_MASK) >>> 12, slots: value & MAX_SLOTS };
 }
 
 /** One slot of a list, in `endpoints`. */

@@ -45,7 +45,7 @@ import {
   type NftSet,
 } from '../../kernel/netlink/nftables/spec.ts';
 import { protocolNumbers } from '../protocol.ts';
-import { ID_MASK, KIND_MASK, kinds, MAX_SLOTS, SLOTS_MASK } from './elements.ts';
+import { ID_MASK, KIND_MASK, kinds, MAX_SLOTS } from './elements.ts';
 import type { PlanSize } from './plan.ts';
 
 /*
@@ -196,7 +196,7 @@ function balanceChain(fields: Fields): NftChain {
   return {
     name: 'balance',
     rules: [
-      rule('by the number of slots', vmap([masked(metaPriority, SLOTS_MASK)], 'slots')),
+      rule('by the number of slots', vmap([masked(metaPriority, MAX_SLOTS)], 'slots')),
       rule('its slot has just gone', toEndpoint(fields, 1)),
       rule('its list has just gone', drop()),
     ],
