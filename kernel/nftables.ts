@@ -67,7 +67,7 @@ export class NftTable implements Table<string, NftElement> {
   readonly #encoded: EncodedLayout;
   readonly #sets: ReadonlyMap<string, OpenSet>;
   readonly #onRefused: (error: KernelError) => void;
-  /** What the kernel has, by what we read and wrote; undefined after a failure. */
+  /** What the table is to hold by what we read and wrote; undefined before the first of either. */
   #rows: Map<string, NftElement> | undefined;
   #inPlace = false;
 
@@ -88,7 +88,6 @@ export class NftTable implements Table<string, NftElement> {
 
   /** All elements except those of dynamic sets, which packets make. */
   async read(): Promise<Map<string, NftElement>> {
-    this.#rows = undefined;
     const rows = await this.#readSteadily();
     this.#inPlace = rows !== undefined;
     this.#rows = new Map(rows);
@@ -133,22 +132,21 @@ export class NftTable implements Table<string, NftElement> {
       return false;
     });
     const refused = this.#inPlace ? await this.#send(this.#changeMessages(good)) : undefined;
-    for (const change of good) {
-      if (change.kind === 'delete') rows.delete(change.key);
-      else rows.set(change.key, change.wanted);
-    }
+    for (const change of good) setRow(rows, change.key, change.kind === 'delete' ? undefined : change.wanted);
     if (this.#inPlace && refused === undefined) return failures;
     if (refused !== undefined) this.#onRefused(refused);
     const error = await this.#send(this.#tableMessages(rows));
     this.#inPlace = error === undefined;
     if (error === undefined) return failures;
-    this.#rows = undefined;
+    // Nothing was done. The next write makes the table anew, with these rows as they were.
+    for (const change of good) setRow(rows, change.key, change.kind === 'create' ? undefined : change.actual);
     return [...failures, ...good.map(({ key, kind }) => ({ key, kind, error }))];
   }
 
   /** Takes the whole table away; it may be gone already. */
   async remove(): Promise<void> {
-    this.#rows = undefined;
+    this.#rows = new Map();
+    this.#inPlace = false;
     const error = await this.#send([newTable(this.#layout), deleteTable(this.#layout)]);
     if (error !== undefined) throw error;
   }
@@ -203,6 +201,11 @@ export class NftTable implements Table<string, NftElement> {
     if (!('chain' in data) || this.#layout.chains.some(({ name }) => name === data.chain)) return undefined;
     return `there is no chain "${data.chain}"`;
   }
+}
+
+function setRow(rows: Map<string, NftElement>, key: string, row: NftElement | undefined): void {
+  if (row === undefined) rows.delete(key);
+  else rows.set(key, row);
 }
 
 function chainOf(verdict: Exclude<NftElement['data'], string | undefined>): string {

@@ -194,6 +194,17 @@ test('what the kernel refuses twice is reported, and what was there stays in for
   t.is(await settle(t, table, some), 0);
 });
 
+test('after a refusal no row is forgotten, even when the table is gone by then', async (t) => {
+  const { socket, nft } = openNftSpace(t);
+  const table = new NftTable({ socket, layout });
+  await settle(t, table, some);
+  const create = (wanted: NftElement) => ({ kind: 'create', key: nftElementKey(wanted), wanted }) as const;
+  t.is((await table.write([2, 3, 4, 5].map((value) => create(way(value))))).length, 4);
+  nft('flush ruleset');
+  t.deepEqual(await table.write([create(mark(9, 9))]), []);
+  t.deepEqual(sorted(await table.read()), sorted(byKey(...some.values(), mark(9, 9))));
+});
+
 test('elements that packets made are not rows, and others’ tables are left alone', async (t) => {
   const { socket, nft, load } = openNftSpace(t);
   load('add table ip other\nadd set ip other kept { type ipv4_addr; elements = { 1.2.3.4 }; }');
