@@ -6,12 +6,17 @@ export function placeEndpoints(
   previous: readonly (string | undefined)[],
   wanted: readonly string[],
 ): readonly string[] {
-  if (previous.length === 0) return wanted;
+  if (previous.length === 0 || isSame(previous, wanted)) return wanted;
   const waiting = new Set(wanted);
   const slots = previous.map((endpoint) => {
     return endpoint !== undefined && waiting.delete(endpoint) ? endpoint : undefined;
   });
   return closeHoles(slots, [...waiting]);
+}
+
+/** After a restart most lists are as they were. */
+function isSame(previous: readonly (string | undefined)[], wanted: readonly string[]): boolean {
+  return previous.length === wanted.length && wanted.every((endpoint, slot) => previous[slot] === endpoint);
 }
 
 function closeHoles(slots: (string | undefined)[], newcomers: readonly string[]): readonly string[] {
