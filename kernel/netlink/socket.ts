@@ -31,7 +31,6 @@ const DATAGRAM_BYTES_MAX = 32 << 10;
 /** A table that changes faster than it can be read this often is given up. */
 const DUMP_ATTEMPTS_MAX = 16;
 
-/** Opened before use, so that a socket can be made inside a namespace, or read on a thread of its own. */
 export interface SocketOptions {
   /** The network namespace to open the socket in; else that of the process. Not kept. */
   readonly namespaceFd?: Descriptor | undefined;

@@ -2,6 +2,8 @@ import test from 'ava';
 import type { HostCidr } from '../../core/address.ts';
 import { type AddressRow, AddressTable, addressKey } from '../../kernel/address.ts';
 import { LinkTable } from '../../kernel/link.ts';
+import { decodeAddress, encodeAddressDump } from '../../kernel/netlink/route/address.ts';
+import { RTM_GETADDR } from '../../kernel/netlink/route/rtnetlink.ts';
 import { addLinks, make, openSpace, type Shown, type Space, settle } from './kernel-space.ts';
 
 function row(device: string, address: string): AddressRow {
@@ -41,6 +43,18 @@ test('an IPv6 address works at once: no duplicate address detection', async (t) 
   const info = infos.find(({ local }) => local === 'fd00::1');
   t.like(info, { local: 'fd00::1', nodad: true });
   t.is(info?.tentative, undefined);
+});
+
+test('addresses carry our protocol number where the kernel knows it (since Linux 5.18)', async (t) => {
+  const space = openSpace(t);
+  addLinks(space);
+  const rows = [row('one', '10.0.0.1/24'), row('one', 'fd00::1/64')];
+  await settle(t, new AddressTable(space), addressKey, rows);
+  const messages = await space.socket.dump({ type: RTM_GETADDR, flags: 0, payload: encodeAddressDump(0) });
+  const marked = messages
+    .map(({ payload }) => decodeAddress(payload))
+    .filter(({ protocol }) => protocol === 88);
+  t.deepEqual(marked.map(({ ip }) => ip).toSorted() as string[], ['10.0.0.1', 'fd00::1']);
 });
 
 test('removing the first address of a subnet keeps the others', async (t) => {
