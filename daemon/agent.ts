@@ -66,6 +66,8 @@ export class NodeAgent implements Disposable {
   #self: Lease | undefined;
   /** What the lease was acquired with; the store may have announced other addresses on an operator's wish. */
   #asked: LeaseAttributes | undefined;
+  /** The question to the store that is on its way. */
+  #acquisition: Promise<void> | undefined;
   #remembered: NodeState | undefined;
   #underlay: Underlay | undefined;
   #network: NodeNetwork | undefined;
@@ -134,6 +136,7 @@ export class NodeAgent implements Disposable {
       () => {}, // stopped before
     );
     await Promise.all([synced, this.#loop.run(this.#signal), this.#followKernel(), this.#followNftables()]);
+    await this.#acquisition;
     this.#markReady.reject(this.#signal.reason);
   }
 
@@ -173,7 +176,7 @@ export class NodeAgent implements Disposable {
 
   async #bringInLine(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
     const underlay = await this.#readUnderlay();
-    const self = underlay && (await this.#lease(underlay));
+    const self = underlay && this.#lease(underlay);
     // Not one row is written before all leases are known: a restart takes nothing down.
     if (underlay === undefined || self === undefined || !this.#synced) return 'again';
     const plan = await this.#planFrom(self, underlay);
@@ -183,7 +186,7 @@ export class NodeAgent implements Disposable {
     this.#problems.set('nftables', []);
     this.#problems.set('daemon', []);
     if (failures.every(({ table }) => peerTables.includes(table))) this.#publish(self, underlay);
-    if (failures.length > 0) return 'again';
+    if (failures.length > 0 || this.#acquisition !== undefined) return 'again';
     await this.#becomeReady();
     return 'done';
   }
@@ -209,24 +212,33 @@ export class NodeAgent implements Disposable {
   }
 
   /** This node's lease as the store has it, or as it was while the store cannot be asked. */
-  async #lease(underlay: Underlay): Promise<Lease | undefined> {
-    const { store, nodeName, config } = this.#options;
+  #lease(underlay: Underlay): Lease | undefined {
     const attributes: LeaseAttributes = {
       publicIps: underlay.publicIps,
-      backendType: config.backend.type,
-      backendData: this.#backend.data(nodeName, underlay),
+      backendType: this.#options.config.backend.type,
+      backendData: this.#backend.data(this.#options.nodeName, underlay),
     };
-    if (this.#self !== undefined && this.#isHeld(this.#self, attributes)) return this.#self;
-    try {
-      const previous = this.#self?.subnets ?? this.#remembered?.subnets;
-      this.#self = await store.acquire(attributes, { signal: this.#signal, previous });
-      this.#asked = attributes;
-      this.#problems.set('lease', []);
-    } catch (error) {
-      this.#signal.throwIfAborted();
-      this.#problems.set('lease', [`no lease: ${(error as Error).message}`]);
+    if (this.#self === undefined || !this.#isHeld(this.#self, attributes)) {
+      this.#acquisition ??= this.#acquire(attributes).finally(() => {
+        this.#acquisition = undefined;
+      });
     }
     return this.#self;
+  }
+
+  /** Beside the loop, because a store may take long to answer, or not to answer. */
+  async #acquire(attributes: LeaseAttributes): Promise<void> {
+    const previous = this.#self?.subnets ?? this.#remembered?.subnets;
+    try {
+      this.#self = await this.#options.store.acquire(attributes, { signal: this.#signal, previous });
+      this.#asked = attributes;
+      this.#problems.set('lease', []);
+      this.#loop.kick('leases', 0);
+    } catch (error) {
+      if (this.#signal.aborted) return;
+      this.#problems.set('lease', [`no lease: ${(error as Error).message}`]);
+      this.#problems.log();
+    }
   }
 
   /** Whether the store shows our lease as it was given to us, and we still want it so. */

@@ -135,6 +135,7 @@ export class EtcdClient implements Disposable {
         return await read(answer);
       } catch (error) {
         signal.throwIfAborted();
+        if (deadline.expired) this.#closeIdle();
         failures.push(
           `${endpoint}: ${deadline.expired ? `no answer in ${requestTimeoutMs} ms` : textOf(error)}`,
         );
@@ -197,9 +198,14 @@ export class EtcdClient implements Disposable {
     throw new Error(refusalOf(await readAll(answer), answer.statusCode));
   }
 
-  [Symbol.dispose](): void {
+  /** Connections from an address that this machine has no longer answer nothing, one as little as the other. */
+  #closeIdle(): void {
     this.#agents.http.destroy();
     this.#agents.https.destroy();
+  }
+
+  [Symbol.dispose](): void {
+    this.#closeIdle();
   }
 }
 

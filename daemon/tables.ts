@@ -9,33 +9,29 @@ import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
 import { RouteTable } from '../kernel/route.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
-import { type Descriptor, native } from '../native/index.ts';
 import { backendAlias, isBackendDevice } from './backend/backend.ts';
 import { type NodePlan, sysctlKeys } from './node-plan.ts';
 
 const MAIN_TABLE = 254;
 
 export interface NodeTablesOptions {
-  readonly namespaceFd?: Descriptor | undefined;
+  readonly namespaceFd?: number | undefined;
   readonly layout: NftLayout;
   readonly onRefused: (error: KernelError) => void;
 }
 
-/** The daemon's tables over sockets in the node's namespace. They talk to the kernel on a thread of their own. */
+/** The daemon's tables over sockets in the node's namespace. */
 export class NodeTables implements Disposable {
   readonly socket: NetlinkSocket;
   readonly #nftSocket: NetlinkSocket;
   readonly #nft: NftTable;
-  readonly #namespaceFd: Descriptor | undefined;
+  readonly #namespaceFd: number | undefined;
   readonly #stack: DisposableStack;
 
   constructor({ namespaceFd, layout, onRefused }: NodeTablesOptions) {
     using stack = new DisposableStack();
-    const lane = stack.adopt(native.lane(), (thread) => thread.close());
-    this.socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd, lane }));
-    this.#nftSocket = stack.use(
-      openNftSocket({ ...(namespaceFd === undefined ? {} : { namespaceFd }), lane }),
-    );
+    this.socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd }));
+    this.#nftSocket = stack.use(openNftSocket(inNamespace(namespaceFd)));
     this.#nft = new NftTable({ socket: this.#nftSocket, layout, onRefused });
     this.#namespaceFd = namespaceFd;
     this.#stack = stack.move();
@@ -47,8 +43,7 @@ export class NodeTables implements Disposable {
   }
 
   #sysctls(keys: readonly string[]): SysctlTable {
-    const namespaceFd = this.#namespaceFd;
-    return new SysctlTable({ keys, ...(namespaceFd === undefined ? {} : { namespaceFd }) });
+    return new SysctlTable({ keys, ...inNamespace(this.#namespaceFd) });
   }
 
   /**
@@ -91,6 +86,10 @@ export class NodeTables implements Disposable {
   [Symbol.dispose](): void {
     this.#stack[Symbol.dispose]();
   }
+}
+
+function inNamespace(namespaceFd: number | undefined): { namespaceFd?: number } {
+  return namespaceFd === undefined ? {} : { namespaceFd };
 }
 
 /** The rows of a table that one planner answers for: others' rows on the same kind of object are not its own. */

@@ -44,5 +44,13 @@ function planHostGw(facts: BackendFacts): BackendRows {
     routes.push({ destination: peer.subnet, gateway: peer.publicIp, device: underlay.device });
     reached.add(peer.key);
   }
-  return { links: [], addresses: [], neighbors: [], fdb: [], routes, problems, peers: reached.size };
+  return {
+    links: [],
+    addresses: [],
+    neighbors: [],
+    fdb: [],
+    routes,
+    problems: problems.sort(),
+    peers: reached.size,
+  };
 }

@@ -41,7 +41,7 @@ export function selectPeers(facts: BackendFacts): { readonly peers: Peer[]; read
     const candidates = known.flatMap((lease) => peerOf(lease, family, facts, problems));
     return withoutOverlaps(candidates, problems);
   });
-  return { peers, problems: problems.sort() };
+  return { peers, problems };
 }
 
 function peerOf(lease: Lease, family: Family, facts: BackendFacts, problems: string[]): Peer[] {

@@ -107,7 +107,7 @@ function planVxlan(config: VxlanConfig, facts: BackendFacts): BackendRows {
     }
     reached.add(peer.key);
   }
-  return { links, addresses, neighbors, fdb, routes, problems, peers: reached.size };
+  return { links, addresses, neighbors, fdb, routes, problems: problems.sort(), peers: reached.size };
 }
 
 function peerMac(config: VxlanConfig, { key, data }: Peer): Mac | { readonly problem: string } {

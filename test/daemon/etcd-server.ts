@@ -51,7 +51,14 @@ export class EtcdServer implements AsyncDisposable {
   }
 
   #answers(): boolean {
-    const [command = 'curl', ...rest] = [...this.#inside, 'curl', '-gsf', '-m', '1', `${this.endpoint}/health`];
+    const [command = 'curl', ...rest] = [
+      ...this.#inside,
+      'curl',
+      '-gsf',
+      '-m',
+      '1',
+      `${this.endpoint}/health`,
+    ];
     try {
       return execFileSync(command, rest, { stdio: ['ignore', 'pipe', 'ignore'] }).includes('true');
     } catch {
@@ -70,8 +77,16 @@ export class EtcdServer implements AsyncDisposable {
 
   /** etcdctl, the reference client. */
   ctl(...args: string[]): string {
-    const [command = 'etcdctl', ...rest] = [...this.#inside, 'etcdctl', `--endpoints=${this.endpoint}`, ...args];
-    return execFileSync(command, rest, { encoding: 'utf8', env: { ...process.env, ETCDCTL_API: '3' } }).trimEnd();
+    const [command = 'etcdctl', ...rest] = [
+      ...this.#inside,
+      'etcdctl',
+      `--endpoints=${this.endpoint}`,
+      ...args,
+    ];
+    return execFileSync(command, rest, {
+      encoding: 'utf8',
+      env: { ...process.env, ETCDCTL_API: '3' },
+    }).trimEnd();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -90,7 +105,11 @@ async function freePort(): Promise<number> {
 }
 
 /** Waits until the condition holds. */
-export async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 10_000): Promise<void> {
+export async function until(
+  what: string,
+  holds: () => boolean | Promise<boolean>,
+  timeoutMs = 10_000,
+): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   while (!(await holds())) {
     if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);

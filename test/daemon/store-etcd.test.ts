@@ -80,7 +80,9 @@ test('a lease lives as long as flannel says, and a second acquire neither moves 
 });
 
 test('nodes that start in the same moment get different subnets', async (t) => {
-  using etcd = setUp('{"Network":"10.5.0.0/24","SubnetLen":28,"Backend":{"Type":"host-gw"}}', { random: () => 0.5 });
+  using etcd = setUp('{"Network":"10.5.0.0/24","SubnetLen":28,"Backend":{"Type":"host-gw"}}', {
+    random: () => 0.5,
+  });
   const leases = await Promise.all(
     Array.from({ length: 15 }, (_, i) => etcd.store().acquire(attributes(`192.0.2.${i + 1}`), etcd)),
   );
@@ -108,7 +110,9 @@ test('a changed address or tunnel end is written to the same key', async (t) => 
   const first = await store.acquire(attributes('192.0.2.1'), etcd);
   const moved = await store.acquire(attributes('192.0.2.77'), etcd);
   t.is(moved.key, first.key);
-  const restarted = await etcd.store().acquire(attributes('192.0.2.78'), { ...etcd, previous: first.subnets });
+  const restarted = await etcd
+    .store()
+    .acquire(attributes('192.0.2.78'), { ...etcd, previous: first.subnets });
   t.is(restarted.key, first.key, 'the tunnel end tells that the lease is ours');
   t.is(server.ctl('get', '--prefix', '--keys-only', `${etcd.root}/subnets/`).trim().split('\n').length, 1);
 });
@@ -126,7 +130,10 @@ test('a lease of the wrong size is given up for one that fits', async (t) => {
   server.ctl('put', `${etcd.root}/subnets/10.5.4.0-22`, '{"PublicIP":"192.0.2.1","BackendType":"vxlan"}');
   const lease = await etcd.store({ random: () => 0 }).acquire(attributes('192.0.2.1'), etcd);
   t.is(lease.key, '10.5.1.0-24');
-  t.is(server.ctl('get', '--prefix', '--keys-only', `${etcd.root}/subnets/`).trim(), `${etcd.root}/subnets/10.5.1.0-24`);
+  t.is(
+    server.ctl('get', '--prefix', '--keys-only', `${etcd.root}/subnets/`).trim(),
+    `${etcd.root}/subnets/10.5.1.0-24`,
+  );
 });
 
 test('a reservation is used by the node with its address and stays a reservation', async (t) => {

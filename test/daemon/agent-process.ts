@@ -1,0 +1,55 @@
+/**
+ * A node agent as a process of its own, for tests that start it inside a network namespace and kill it. Its
+ * argument is JSON. It writes one line of JSON for each line of its log, and its status for each line it reads.
+ */
+import readline from 'node:readline';
+import { parseNetworkConfig } from '../../daemon/config.ts';
+import { startDaemon } from '../../daemon/daemon.ts';
+import { EtcdClient } from '../../daemon/etcd.ts';
+import { EtcdLeaseStore } from '../../daemon/store-etcd.ts';
+
+export interface AgentArguments {
+  readonly nodeName: string;
+  readonly endpoint: string;
+  readonly config: string;
+  readonly directory: string;
+  readonly ttlSeconds?: number;
+}
+
+const {
+  nodeName,
+  endpoint,
+  config: text,
+  directory,
+  ttlSeconds,
+} = JSON.parse(process.argv[2] ?? '') as AgentArguments;
+const write = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`);
+const logged = (level: string) => (fields: object, message: string) => write({ level, message, ...fields });
+const stop = new AbortController();
+process.once('SIGTERM', () => stop.abort(new Error('SIGTERM')));
+
+const config = parseNetworkConfig(text);
+using client = new EtcdClient({ endpoints: [endpoint] });
+const store = new EtcdLeaseStore({
+  client,
+  networks: config.networks,
+  ...(ttlSeconds ? { ttlSeconds } : {}),
+});
+{
+  await using daemon = await startDaemon({
+    nodeName,
+    store,
+    config,
+    cni: { socketPath: `${directory}/cni.sock`, stateDir: `${directory}/state` },
+    subnetFile: `${directory}/subnet.env`,
+    log: { info: logged('info'), warn: logged('warn'), error: logged('error') },
+    signal: stop.signal,
+    timing: { resyncMs: 2_000, retryMs: 50, retryMostMs: 500 },
+  });
+  const commands = readline.createInterface({ input: process.stdin });
+  commands.on('line', () => write({ status: daemon.status() }));
+  commands.on('close', () => stop.abort(new Error('stdin ended')));
+  await new Promise((resolve) => stop.signal.addEventListener('abort', resolve));
+  commands.close();
+}
+process.exit();

@@ -1,0 +1,94 @@
+import test from 'ava';
+import {
+  type AddressFact,
+  selectUnderlay,
+  type UnderlayFacts,
+  type UnderlaySelector,
+} from '../../daemon/underlay.ts';
+import { hostCidr, ip } from './golden.ts';
+
+const address = (device: string, text: string, more: Partial<AddressFact> = {}): AddressFact => ({
+  device,
+  address: hostCidr(text),
+  scope: text.startsWith('fe80') ? 'link' : 'global',
+  usable: true,
+  permanent: true,
+  ...more,
+});
+const facts: UnderlayFacts = {
+  links: [
+    { name: 'lo', mtuBytes: 65536 },
+    { name: 'eth0', mtuBytes: 1500 },
+    { name: 'eth1', mtuBytes: 9000 },
+  ],
+  addresses: [
+    address('lo', '127.0.0.1/8', { scope: 'other' }),
+    address('eth0', 'fe80::1/64'),
+    address('eth0', '192.0.2.7/24'),
+    address('eth0', '192.0.2.8/24'),
+    address('eth0', '2001:db8::9/64', { usable: false }),
+    address('eth0', '2001:db8::a/64', { permanent: false }),
+    address('eth0', '2001:db8::b/64'),
+    address('eth1', '198.51.100.1/24'),
+  ],
+  defaultRoutes: { 4: 'eth0', 6: 'eth0' },
+};
+const select = (families: (4 | 6)[], selector?: UnderlaySelector, given = facts) =>
+  selectUnderlay(given, families, selector) as unknown;
+
+test('without a wish it is the interface of the default route', (t) => {
+  t.deepEqual(select([4, 6]), {
+    device: 'eth0',
+    mtuBytes: 1500,
+    addresses: { 4: '192.0.2.7/24', 6: '2001:db8::b/64' },
+    publicIps: { 4: '192.0.2.7', 6: '2001:db8::b' },
+  });
+});
+
+test('an interface is chosen by name or by one of its addresses, which is then used', (t) => {
+  const named = {
+    device: 'eth1',
+    mtuBytes: 9000,
+    addresses: { 4: '198.51.100.1/24' },
+    publicIps: { 4: '198.51.100.1' },
+  };
+  t.deepEqual(select([4], { interface: 'eth1' }), named);
+  t.deepEqual(select([4], { interface: '198.51.100.1' }), named);
+  t.like(select([4], { interface: '192.0.2.8' }) as object, { addresses: { 4: '192.0.2.8/24' } });
+});
+
+test('a public address behind NAT is announced, and tunnels begin at the interface’s own', (t) => {
+  t.like(select([4], { publicIps: { 4: ip('203.0.113.5') } }) as object, {
+    device: 'eth0',
+    addresses: { 4: '192.0.2.7/24' },
+    publicIps: { 4: '203.0.113.5' },
+  });
+  t.like(select([4], { publicIps: { 4: ip('198.51.100.1') } }) as object, { device: 'eth1' });
+});
+
+test('an address that may not be used is passed over; a temporary or link-local one is the last choice', (t) => {
+  const few = {
+    ...facts,
+    addresses: facts.addresses.filter((fact) => !fact.address.startsWith('2001:db8::b')),
+  };
+  t.like(select([6], {}, few) as object, { addresses: { 6: '2001:db8::a/64' } });
+  const local = { ...facts, addresses: facts.addresses.filter((fact) => !fact.address.startsWith('2001')) };
+  t.like(select([6], {}, local) as object, { addresses: { 6: 'fe80::1/64' } });
+});
+
+test('what cannot be chosen is said with its name', (t) => {
+  t.deepEqual(select([4], { interface: 'eth9' }), { problem: 'interface eth9 does not exist' });
+  t.deepEqual(select([6], { interface: 'eth1' }), { problem: 'interface eth1 has no usable IPv6 address' });
+  t.deepEqual(select([4], { interface: '203.0.113.5' }), {
+    problem:
+      'no interface has the address 203.0.113.5; there are lo [127.0.0.1/8], ' +
+      'eth0 [fe80::1/64, 192.0.2.7/24, 192.0.2.8/24, 2001:db8::9/64, 2001:db8::a/64, 2001:db8::b/64], ' +
+      'eth1 [198.51.100.1/24]',
+  });
+  t.deepEqual(select([4, 6], {}, { ...facts, defaultRoutes: { 4: 'eth0', 6: 'eth1' } }), {
+    problem: 'the default routes lead to two interfaces, IPv4 to eth0 and IPv6 to eth1; name one',
+  });
+  t.deepEqual(select([4, 6], {}, { ...facts, defaultRoutes: { 4: 'eth0' } }), {
+    problem: 'there is no IPv6 default route to tell the interface; name one',
+  });
+});

@@ -1,0 +1,168 @@
+import { execFileSync } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test from 'ava';
+import { until } from '../daemon/etcd-server.ts';
+import { type Agent, cni, Nodes, steady } from './daemon-nodes.ts';
+
+const config = JSON.stringify({
+  Network: '10.244.0.0/16',
+  EnableIPv6: true,
+  IPv6Network: 'fd00:10:244::/48',
+  Backend: { Type: 'vxlan' },
+});
+const nft = '/usr/sbin/nft';
+
+test.serial('kill -9 and restart write nothing to the kernel, and no connection notices', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const [agent] = (await nodes.startAll(2, config)) as [Agent, Agent];
+  const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+  const held = await a.workload.hold(b.ips[0] ?? '', 8081, 10);
+  t.true(held.ok, JSON.stringify(held));
+  const before = agent.kernel();
+  const files = [agent.file('subnet.env'), agent.file('state/lease.json')];
+
+  for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+    await nodes.agents.get('node-1')?.end(signal);
+    t.is(agent.kernel(), before, `after ${signal} the data plane stays`);
+    const again = nodes.start(0, config);
+    const status = await again.ready();
+    t.is(status.writes, 0);
+    t.is(status.peers, 1);
+    await sleep(500); // its own notifications, if there were any, would make more passes
+    t.is((await again.status()).writes, 0);
+    t.is(again.kernel(), before);
+    t.deepEqual([again.file('subnet.env'), again.file('state/lease.json')], files);
+  }
+  const report = await a.workload.report();
+  t.deepEqual(report.failures, []);
+  t.true(report.requests > 50, `${report.requests} exchanges on the one connection`);
+});
+
+test.serial(
+  'without its store a node keeps its data plane and attaches pods from its last lease',
+  async (t) => {
+    const nodes = await Nodes.open(t, 2);
+    const [first] = (await nodes.startAll(2, config)) as [Agent, Agent];
+    const b = await nodes.pod(1, 'b');
+    await nodes.etcd.stop();
+    await first.until('the loss is told', ({ problems }) => problems.length > 0);
+    const before = first.kernel();
+    await first.end('SIGKILL');
+
+    const again = nodes.start(0, config);
+    await until('the last lease is in use', () =>
+      again.log.some(({ message }) => message === 'pods can be attached'),
+    );
+    await until('the problem is told', () =>
+      again.log.some(({ problem }) => /ECONNREFUSED/.test(problem ?? '')),
+    );
+    const a = await nodes.pod(0, 'a');
+    await until('the new pod reaches the other node', async () => {
+      return (await a.workload.get(`http://${b.ips[0]}:8080/`, 1000)).ok;
+    });
+    const status = await again.status();
+    t.false(status.synced);
+    t.false(status.ready);
+    t.is(status.writes, 0);
+    for (const line of before.split('\n')) t.true(again.kernel().includes(line), `still there: ${line}`);
+    const told = again.log.filter(({ problem }) => /no lease/.test(problem ?? ''));
+    t.is(told.length, 1, 'however often it is tried');
+
+    await nodes.etcd.run();
+    const well = await again.until('all is well', ({ ready, problems }) => ready && problems.length === 0);
+    t.is(well.writes, 0);
+    t.is(well.peers, 1);
+  },
+);
+
+test.serial('a first start without the store leaves nothing behind and says why', async (t) => {
+  const nodes = await Nodes.open(t, 1);
+  await nodes.etcd.stop();
+  const state = () => [nodes.machine(0).namespace].map((name) => nodeKernel(name)).join();
+  const before = state();
+  const agent = nodes.start(0, config);
+  await until('the problem is told', () =>
+    agent.log.some(({ problem }) => /ECONNREFUSED/.test(problem ?? '')),
+  );
+  const namespace = await nodes.lab.podNamespace('early');
+  const socket = `${agent.options.directory}/cni.sock`;
+  const answer = t.throws(() => cni('ADD', nodes.machine(0), socket, 'early', namespace)) as Error & {
+    stdout: string;
+  };
+  t.is(JSON.parse(answer.stdout).code, 11, 'try again later');
+  await agent.end('SIGTERM');
+  t.is(state(), before);
+});
+
+test.serial('what others break is whole again within a second', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const [agent] = (await nodes.startAll(2, config)) as [Agent, Agent];
+  const before = agent.kernel();
+  const breaks: Record<string, () => void> = {
+    'a route deleted': () => agent.run('ip', 'route', 'flush', 'proto', '88'),
+    'IPv6 routes deleted': () => agent.run('ip', '-6', 'route', 'flush', 'proto', '88'),
+    'a neighbour deleted': () => agent.run('ip', 'neigh', 'flush', 'dev', 'fl.1', 'nud', 'permanent'),
+    'an FDB entry deleted': () => {
+      const [mac = ''] = agent.run('bridge', 'fdb', 'show', 'dev', 'fl.1').split(' ');
+      agent.run('bridge', 'fdb', 'del', mac, 'dev', 'fl.1');
+    },
+    'the address deleted': () => agent.run('ip', 'addr', 'flush', 'dev', 'fl.1'),
+    'the link down': () => agent.run('ip', 'link', 'set', 'fl.1', 'down'),
+    'the MAC address changed': () => agent.run('ip', 'link', 'set', 'fl.1', 'address', '02:11:22:33:44:55'),
+    'the MTU changed': () => agent.run('ip', 'link', 'set', 'fl6.1', 'mtu', '1300'),
+    'the link deleted': () => agent.run('ip', 'link', 'del', 'fl.1'),
+    'nftables flushed': () => agent.run(nft, 'flush', 'ruleset'),
+    'a rule deleted': () => agent.run(nft, 'flush', 'chain', 'inet', 'fairlead', 'postrouting'),
+    'a set emptied': () => agent.run(nft, 'flush', 'set', 'inet', 'fairlead', 'cluster4'),
+    'a foreign route through our tunnel': () =>
+      agent.run('ip', 'route', 'add', '10.244.250.0/24', 'dev', 'fl.1', 'proto', '88'),
+  };
+  for (const [what, doBreak] of Object.entries(breaks)) {
+    doBreak();
+    t.not(agent.kernel(), before, what);
+    const begin = performance.now();
+    await until(`${what}: repaired`, () => agent.kernel() === before, 3_000);
+    const ms = performance.now() - begin;
+    t.log(`${what}: ${Math.round(ms)} ms`);
+    t.true(ms < 1_300, `${what}: ${ms} ms, of which up to 300 for looking`);
+  }
+});
+
+test.serial(
+  'a node that leaves takes its rows along, and one that changes its address moves them',
+  async (t) => {
+    const nodes = await Nodes.open(t, 3);
+    const [agent, , third] = (await nodes.startAll(3, config)) as [Agent, Agent, Agent];
+    const lease = (await third.status()).lease ?? '';
+    await third.end('SIGKILL');
+    nodes.etcd.ctl('del', `/coreos.com/network/subnets/${lease}`);
+    await agent.until('one peer less', ({ peers }) => peers === 1);
+    await until('no row of it is left', () => !agent.kernel().includes('172.30.0.13'));
+
+    const moved = nodes.machine(1).namespace;
+    const commands = [
+      'addr del 172.30.0.12/24',
+      'addr add 172.30.0.77/24',
+      'route add default via 172.30.0.254',
+    ];
+    for (const command of commands) execFileSync('ip', ['-n', moved, ...command.split(' '), 'dev', 'eth0']);
+    await until('the new address is in the FDB', () =>
+      agent.run('bridge', 'fdb', 'show').includes('172.30.0.77'),
+    );
+    t.false(agent.kernel().includes('172.30.0.12'), 'and the old one is not');
+  },
+);
+
+/** Everything iproute2 and nft know of a namespace. */
+function nodeKernel(namespace: string): string {
+  const inside = (...args: string[]) =>
+    execFileSync('nsenter', [`--net=/run/netns/${namespace}`, ...args], { encoding: 'utf8' });
+  return steady(
+    [
+      inside('ip', 'addr'),
+      inside('ip', 'route'),
+      inside('ip', '-6', 'route'),
+      inside(nft, 'list', 'ruleset'),
+    ].join(),
+  );
+}
