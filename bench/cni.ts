@@ -70,16 +70,20 @@ async function measure(frame: Frame, scenario: Scenario, runner: string, directo
   // The first round makes bridges and chains, and warms up the caches of both.
   for (let round = -1; round < rounds; round += 1) {
     frame.progress(`${scenario.name}: round ${round + 1} of ${rounds}`);
-    using pods = podNamespaces(frame.quick ? 10 : 100, contestants);
-    for (const verb of verbs) {
-      const measured = await runVerb(verb, contestants, pods.paths, runner, scenario.threads);
-      if (round >= 0) for (const { name } of contestants) times[name]?.[verb].push(measured.get(name) ?? []);
+    // Who begins changes from round to round.
+    for (const contestant of round % 2 === 0 ? contestants : contestants.toReversed()) {
+      const measured = await runPods(contestant, frame.quick ? 10 : 100, runner, scenario.threads);
+      if (round >= 0) for (const verb of verbs) times[contestant.name]?.[verb].push(measured[verb]);
     }
   }
   report(frame, scenario, times);
 }
 
-function report(frame: Frame, { name, target }: Scenario, times: Record<string, Record<Verb, number[][]>>): void {
+function report(
+  frame: Frame,
+  { name, target }: Scenario,
+  times: Record<string, Record<Verb, number[][]>>,
+): void {
   const { reference: theirs, fairlead: ours } = times;
   for (const verb of verbs) {
     if (ours !== undefined) frame.samples(`${verb}, ${name}: fairlead`, ours[verb]);
@@ -90,30 +94,23 @@ function report(frame: Frame, { name, target }: Scenario, times: Record<string, 
   }
 }
 
-/** The same pods for every contestant, by turns: what slows the machine down slows all of them down. */
-async function runVerb(
-  verb: Verb,
-  contestants: readonly Contestant[],
-  pods: ReadonlyMap<string, readonly string[]>,
+/** ADD of every pod, then DEL of every pod: each contestant meets what it has left to the kernel itself. */
+async function runPods(
+  contestant: Contestant,
+  count: number,
   runner: string,
   threads: number,
-): Promise<Map<string, number[]>> {
-  const jobs = contestants.map((contestant) => {
-    const paths = pods.get(contestant.name) ?? [];
-    return paths.map((path) => ({ name: contestant.name, job: jobOf(verb, contestant, path) }));
-  });
-  const [first = []] = jobs;
-  const inTurns = first.flatMap((_, index) => jobs.flatMap((list) => list.slice(index, index + 1)));
-  const measured = new Map(contestants.map(({ name }) => [name, [] as number[]]));
-  // At the same time only with its own kind: else one would wait for the other's locks.
-  for (const part of threads === 1 ? [inTurns] : jobs) {
-    const outcomes = await runJobs(runner, part.map(({ job }) => job), threads);
-    outcomes.forEach(({ durationMs, exitCode }, index) => {
-      if (exitCode !== 0) throw new Error(`${verb} of ${part[index]?.name} failed with exit code ${exitCode}`);
-      measured.get(part[index]?.name ?? '')?.push(durationMs);
-    });
+): Promise<Record<Verb, number[]>> {
+  using pods = podNamespaces(count);
+  const times: Record<Verb, number[]> = { ADD: [], DEL: [] };
+  for (const verb of verbs) {
+    const jobs = pods.paths.map((path) => jobOf(verb, contestant, path));
+    for (const { durationMs, exitCode } of await runJobs(runner, jobs, threads)) {
+      if (exitCode !== 0) throw new Error(`${verb} of ${contestant.name} failed with exit code ${exitCode}`);
+      times[verb].push(durationMs);
+    }
   }
-  return measured;
+  return times;
 }
 
 function jobOf(verb: Verb, { namespace, program, input, env }: Contestant, path: string): Job {
@@ -158,7 +155,13 @@ function fairlead({ ipMasq }: Scenario, node: CniNode, directory: string): Conte
     ipam: hostLocal('10.78.0.0/16'),
   };
   const input = writeInput(directory, 'fairlead.json', config);
-  return { name: 'fairlead', namespace: node.namespace, program: shim, input, env: { FAIRLEAD_SOCKET: node.socketPath } };
+  return {
+    name: 'fairlead',
+    namespace: node.namespace,
+    program: shim,
+    input,
+    env: { FAIRLEAD_SOCKET: node.socketPath },
+  };
 }
 
 const masqueradeRule = `table ip fairlead {
@@ -189,21 +192,10 @@ function referenceNode(): Disposable & { readonly namespace: string } {
   return { namespace, [Symbol.dispose]: () => deleteNamespace(namespace) };
 }
 
-interface Pods extends Disposable {
-  /** By contestant. */
-  readonly paths: ReadonlyMap<string, readonly string[]>;
-}
-
-function podNamespaces(count: number, contestants: readonly Contestant[]): Pods {
-  const paths = new Map(contestants.map(({ name }) => [name, Array.from({ length: count }, namespacePath)]));
-  const all = [...paths.values()].flat();
-  for (const path of all) createNamespace(path);
-  return {
-    paths,
-    [Symbol.dispose]: () => {
-      for (const path of all) deleteNamespace(path);
-    },
-  };
+function podNamespaces(count: number): Disposable & { readonly paths: readonly string[] } {
+  const paths = Array.from({ length: count }, namespacePath);
+  for (const path of paths) createNamespace(path);
+  return { paths, [Symbol.dispose]: () => paths.forEach(deleteNamespace) };
 }
 
 function namespacePath(): string {

@@ -37,7 +37,8 @@ export function parseCniArgs(text: string): CniArgs | CniError {
     if (name !== undefined) args[name] = value;
     else if (key !== 'IgnoreUnknown') unknown.push(pair);
     else if (/^(1|true)$/i.test(value)) ignoreUnknown = true;
-    else if (!/^(0|false)$/i.test(value)) return refuse(`ARGS: IgnoreUnknown is no boolean: ${JSON.stringify(value)}`);
+    else if (!/^(0|false)$/i.test(value))
+      return refuse(`ARGS: IgnoreUnknown is no boolean: ${JSON.stringify(value)}`);
   }
   if (unknown.length === 0 || ignoreUnknown) return args;
   return refuse(`ARGS: unknown args [${unknown.map((pair) => JSON.stringify(pair)).join(' ')}]`);

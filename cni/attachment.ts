@@ -12,7 +12,12 @@ import {
   macFromBytes,
   prefixLengthOf,
 } from '../core/address.ts';
-import { type AttachmentRoute, type AttachmentRow, aliasBytesMax, attachmentAliasPrefix } from '../kernel/attachment.ts';
+import {
+  type AttachmentRoute,
+  type AttachmentRow,
+  aliasBytesMax,
+  attachmentAliasPrefix,
+} from '../kernel/attachment.ts';
 import { RT_SCOPE_LINK } from '../kernel/netlink/route/route.ts';
 import type { CniRoute, Dns, NetworkConfig } from './config.ts';
 import { CniError, cniCode } from './error.ts';
@@ -38,7 +43,10 @@ export interface AttachmentNetwork {
 export const defaultBridge = 'cni0';
 
 /** Needs the node's own network only where the configuration has no ranges of its own. */
-export function planNetwork(config: NetworkConfig, node: NodeNetwork | undefined): AttachmentNetwork | CniError {
+export function planNetwork(
+  config: NetworkConfig,
+  node: NodeNetwork | undefined,
+): AttachmentNetwork | CniError {
   const rangeSets = config.rangeSets.length > 0 ? config.rangeSets : nodeRangeSets(node);
   if (rangeSets instanceof CniError) return rangeSets;
   const { hairpin, mac, routes, dns } = config;
@@ -61,7 +69,8 @@ function nodeRangeSets(node: NodeNetwork | undefined): readonly RangeSet[] | Cni
   const sets: RangeSet[] = [];
   for (const subnet of node.subnets) {
     const range = subnetRange(subnet);
-    if (typeof range === 'string') return new CniError(cniCode.invalidConfig, `pod subnet of the node: ${range}`);
+    if (typeof range === 'string')
+      return new CniError(cniCode.invalidConfig, `pod subnet of the node: ${range}`);
     sets.push([range]);
   }
   return sets;
@@ -126,7 +135,11 @@ export interface Pod {
  * pod's end or, when it is for the gateway's MAC, to the host, which routes it on. So the row is the pair, the
  * pod's addresses with the subnet's prefix, and a default route for each family by the bridge's own address.
  */
-export function planAttachment(pod: Pod, network: AttachmentNetwork, addresses: readonly GivenAddress[]): Attachment {
+export function planAttachment(
+  pod: Pod,
+  network: AttachmentNetwork,
+  addresses: readonly GivenAddress[],
+): Attachment {
   const key = attachmentKey(pod.id);
   const first = addresses[0]?.ip ?? ('0.0.0.0' as Ip);
   const row: AttachmentRow = {
@@ -176,7 +189,11 @@ function implied({ destination, scope }: CniRoute, gateways: ReadonlyMap<Family,
 }
 
 /** What ADD answers: the bridge, the end on the host, and the end in the container, which has the addresses. */
-export function planResult({ row }: Attachment, addresses: readonly GivenAddress[], network: AttachmentNetwork): Result {
+export function planResult(
+  { row }: Attachment,
+  addresses: readonly GivenAddress[],
+  network: AttachmentNetwork,
+): Result {
   const { hostName, mtuBytes, pod } = row;
   return {
     interfaces: [

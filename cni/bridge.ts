@@ -23,7 +23,11 @@ export interface BridgeRows {
  * if forwarding is on. Bridged packets between pods pass netfilter only with bridge-nf-call on, which a service's
  * answer needs to be translated back; without the module br_netfilter these two parameters do not exist.
  */
-export function planBridge(name: string, mtuBytes: number | undefined, gateways: readonly HostCidr[]): BridgeRows {
+export function planBridge(
+  name: string,
+  mtuBytes: number | undefined,
+  gateways: readonly HostCidr[],
+): BridgeRows {
   const sysctls = new Map<string, string>();
   for (const gateway of gateways) {
     const isV4 = familyOf(gateway) === 4;
@@ -122,7 +126,9 @@ export class Bridges {
 }
 
 function isOptional({ key, error }: Failure): boolean {
-  return String(key).startsWith(bridgeFilterPrefix) && error instanceof KernelError && error.code === 'ENOENT';
+  return (
+    String(key).startsWith(bridgeFilterPrefix) && error instanceof KernelError && error.code === 'ENOENT'
+  );
 }
 
 function bridgeError(bridge: string, error: Error): CniError {

@@ -131,7 +131,7 @@ function readRoute(reader: FieldReader): CniRoute | undefined {
     scope: reader.integer('scope', 0, 255),
   };
   if (destination !== undefined) return { destination, ...route };
-  return reader.text('dst') === undefined ? reader.problem('dst', 'missing') : undefined;
+  return reader.has('dst') ? undefined : reader.problem('dst', 'missing');
 }
 
 function readDns(reader: FieldReader): Dns {

@@ -1,4 +1,4 @@
-import { type UnixConnection, UnixListener, closeDescriptor } from '../kernel/unix-socket.ts';
+import { closeDescriptor, type UnixConnection, UnixListener } from '../kernel/unix-socket.ts';
 import type { Call } from './plugin.ts';
 import { Session } from './session.ts';
 
@@ -25,7 +25,10 @@ export class Endpoint implements AsyncDisposable {
 
   #begin(connection: UnixConnection): void {
     const onEnd = (ended: Session) => this.#end(ended);
-    const session = new Session({ connection, serve: this.#serve, closeDescriptor, onEnd }, performance.now());
+    const session = new Session(
+      { connection, serve: this.#serve, closeDescriptor, onEnd },
+      performance.now(),
+    );
     this.#sessions.add(session);
     if (this.#sessions.size >= sessionsMax) this.#listener.pause();
     session.begin();

@@ -49,6 +49,10 @@ export class FieldReader {
     return this.problem(key, `must be ${expected}, not ${JSON.stringify(value)}`);
   }
 
+  has(key: string): boolean {
+    return this.#fields.has(key.toLowerCase());
+  }
+
   text(key: string): string | undefined {
     return this.#value(key, 'text', (value) => typeof value === 'string');
   }
@@ -80,7 +84,11 @@ export class FieldReader {
   /** A nested object; an absent one reads as empty. */
   object(key: string): FieldReader {
     const value = this.#value(key, 'an object', isObject);
-    return new FieldReader(value === undefined ? noFields : foldKeys(value), this.#problems, this.#pathOf(key));
+    return new FieldReader(
+      value === undefined ? noFields : foldKeys(value),
+      this.#problems,
+      this.#pathOf(key),
+    );
   }
 
   /** A list, entry by entry with its path; what is not a list is a problem. */

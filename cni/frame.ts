@@ -24,7 +24,8 @@ export function parseFrameHeader(bytes: Uint8Array): FrameHeader | string {
   const envBytes = view.getUint32(4, true);
   const stdinBytes = view.getUint32(8, true);
   if (envBytes > envBytesMax) return `${envBytes} bytes of environment, at most ${envBytesMax} are possible`;
-  if (stdinBytes > stdinBytesMax) return `${stdinBytes} bytes on standard input, at most ${stdinBytesMax} are possible`;
+  if (stdinBytes > stdinBytesMax)
+    return `${stdinBytes} bytes on standard input, at most ${stdinBytesMax} are possible`;
   return { envBytes, stdinBytes };
 }
 

@@ -76,14 +76,17 @@ export class Ipam {
     return this.#holders.get(holder) ?? [];
   }
 
-  /** Makes sure that there is a pool for the set; says whether it is new. */
-  openPool(set: RangeSet, state?: PoolState): boolean {
+  hasPool(set: RangeSet): boolean {
+    return this.#pools.has(poolKey(set));
+  }
+
+  /** Makes sure that there is a pool for the set. */
+  openPool(set: RangeSet, state?: PoolState): void {
     const key = poolKey(set);
-    if (this.#pools.has(key)) return false;
+    if (this.#pools.has(key)) return;
     this.#pools.set(key, new Pool(set, state));
     const [oldest] = this.#pools.keys();
     if (this.#pools.size > poolsMax && oldest !== undefined) this.#pools.delete(oldest);
-    return true;
   }
 
   pools(): readonly NamedPool[] {
@@ -104,7 +107,9 @@ const keys = new WeakMap<RangeSet, string>();
 function poolKey(set: RangeSet): string {
   const known = keys.get(set);
   if (known !== undefined) return known;
-  const key = set.map(({ subnet, first, last, gateway }) => `${subnet} ${first}-${last} ${gateway}`).join(',');
+  const key = set
+    .map(({ subnet, first, last, gateway }) => `${subnet} ${first}-${last} ${gateway}`)
+    .join(',');
   keys.set(set, key);
   return key;
 }

@@ -36,7 +36,8 @@ export function parseJournal(text: string, boot: string, path: string): unknown[
     .split('\n')
     .map((line, index) => parseLine(line, index, path));
   const { journal, version, boot: then } = (header ?? {}) as Partial<Header>;
-  if (journal !== 'fairlead-leases' || version !== 1) throw new JournalError(`${path}:1: no journal of leases`);
+  if (journal !== 'fairlead-leases' || version !== 1)
+    throw new JournalError(`${path}:1: no journal of leases`);
   return then === boot ? records : [];
 }
 
@@ -65,7 +66,10 @@ export class Journal implements Disposable {
   }
 
   /** Reads what there is. Call {@link compact} before the first {@link append}. */
-  static open(path: string, boot: string): { readonly journal: Journal; readonly records: readonly unknown[] } {
+  static open(
+    path: string,
+    boot: string,
+  ): { readonly journal: Journal; readonly records: readonly unknown[] } {
     return { journal: new Journal(path, boot), records: parseJournal(readIfThere(path), boot, path) };
   }
 
@@ -76,6 +80,7 @@ export class Journal implements Disposable {
 
   /** Replaces the whole content at once: temporary file, rename. */
   compact(records: Iterable<unknown>): void {
+    this.#compactAboveBytes = this.#bytes + journalSlackBytes;
     const text = [this.#header, ...records].map((record) => `${JSON.stringify(record)}\n`).join('');
     const temporary = `${this.#path}.new`;
     writeFileSync(temporary, text, { mode: 0o600 });

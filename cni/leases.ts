@@ -11,7 +11,9 @@ import type { RangeSet } from './ranges.ts';
 type LeaseRecord =
   | { readonly pool: RangeSet; readonly state?: PoolState | undefined }
   | { readonly add: Attachment }
-  | { readonly del: string };
+  | { readonly del: string }
+  /** Given to an ADD that is not recorded yet: to be given again if it never will be. */
+  | { readonly free: readonly Ip[] };
 
 /**
  * Every attachment of the node with the addresses it holds: the rows that are wanted. In memory, and in a journal
@@ -50,30 +52,39 @@ export class Leases implements Disposable {
 
   /** Takes an address of each set for the key, in memory only: {@link record} or {@link release} must follow. */
   allocate(key: string, sets: readonly RangeSet[]): readonly GivenAddress[] | Exhausted {
-    for (const set of sets) if (this.#ipam.openPool(set)) this.#append({ pool: set });
+    for (const set of sets) {
+      if (!this.#ipam.hasPool(set)) this.#journal.append({ pool: set } satisfies LeaseRecord);
+      this.#ipam.openPool(set);
+    }
     return this.#ipam.allocate(key, sets);
   }
 
   /** Keeps the attachment beyond the end of this process. Throws when the journal cannot be written. */
   record(attachment: Attachment): void {
-    this.#append({ add: attachment });
+    this.#journal.append({ add: attachment } satisfies LeaseRecord);
     this.#attachments.set(attachmentKey(attachment), attachment);
+    this.#compactIfLong();
   }
 
   /** Forgets the attachment and takes its addresses back. */
   release(key: string): void {
-    if (this.#attachments.has(key)) this.#append({ del: key });
+    if (this.#attachments.has(key)) this.#journal.append({ del: key } satisfies LeaseRecord);
     this.#attachments.delete(key);
     this.#ipam.release(key);
+    this.#compactIfLong();
   }
 
   [Symbol.dispose](): void {
     this.#journal[Symbol.dispose]();
   }
 
-  #append(record: LeaseRecord): void {
-    this.#journal.append(record);
-    if (this.#journal.isLong) this.#journal.compact(this.#records());
+  #compactIfLong(): void {
+    if (!this.#journal.isLong) return;
+    try {
+      this.#journal.compact(this.#records());
+    } catch {
+      // No room for a second file: the long one stays in force, and this is tried again when it is longer still.
+    }
   }
 
   #replay(record: LeaseRecord, path: string): void {
@@ -83,15 +94,21 @@ export class Leases implements Disposable {
       const key = attachmentKey(record.add);
       this.#attachments.set(key, record.add);
       this.#ipam.hold(key, addressesOf(record.add));
-    } else {
+    } else if ('del' in record) {
       this.#attachments.delete(record.del);
       this.#ipam.release(record.del);
+    } else {
+      this.#ipam.hold('', record.free);
+      this.#ipam.release('');
     }
   }
 
   *#records(): Generator<LeaseRecord> {
     for (const { set, state } of this.#ipam.pools()) yield { pool: set, state };
     for (const attachment of this.#attachments.values()) yield { add: attachment };
+    for (const holder of this.#ipam.holders()) {
+      if (!this.#attachments.has(holder)) yield { free: this.#ipam.addressesOf(holder) };
+    }
   }
 }
 

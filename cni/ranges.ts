@@ -59,15 +59,20 @@ export function makeRange({ subnet, rangeStart, rangeEnd, gateway }: RangeText):
   const router = addressIn(network, 'Gateway', gateway, bounds.first);
   if (typeof router === 'string') return router;
   const family = familyOf(network);
-  const least = start < bounds.first ? bounds.first : start;
-  const most = end > bounds.last ? bounds.last : end;
-  if (least > most || (least === most && least === router)) return `Network ${subnet} too small to allocate from`;
+  const least = inside(start, bounds);
+  const most = inside(end, bounds);
+  if (least === most && least === router) return `Network ${subnet} too small to allocate from`;
   return {
     subnet: network,
     first: ipFromBigInt(least, family),
     last: ipFromBigInt(most, family),
     gateway: ipFromBigInt(router, family),
   };
+}
+
+function inside(address: bigint, { first, last }: { first: bigint; last: bigint }): bigint {
+  if (address < first) return first;
+  return address > last ? last : address;
 }
 
 /** Without the network address (in IPv6 the subnet-router anycast address) and IPv4's broadcast address. */
@@ -100,7 +105,7 @@ export function formatRangeSet(set: RangeSet): string {
  */
 export function readRangeSets(ipam: FieldReader): RangeSet[] {
   const sets: RangeSet[] = [];
-  if (ipam.text('subnet') !== undefined) {
+  if (ipam.has('subnet')) {
     const range = readRange(ipam);
     if (range !== undefined) sets.push([range]);
   }
@@ -114,7 +119,7 @@ export function readRangeSets(ipam: FieldReader): RangeSet[] {
 
 function readRange(fields: FieldReader): AddressRange | undefined {
   const subnet = fields.text('subnet');
-  if (subnet === undefined) return fields.problem('subnet', 'missing');
+  if (subnet === undefined) return fields.has('subnet') ? undefined : fields.problem('subnet', 'missing');
   const range = makeRange({
     subnet,
     rangeStart: fields.text('rangeStart'),

@@ -1,7 +1,14 @@
 import { type CniArgs, parseCniArgs } from './args.ts';
 import { CniError, cniCode } from './error.ts';
 import { type Fields, foldKeys, isObject } from './fields.ts';
-import { type CniVersion, defaultVersion, isAtLeast, isSupported, newestVersion, supportedVersions } from './version.ts';
+import {
+  type CniVersion,
+  defaultVersion,
+  isAtLeast,
+  isSupported,
+  newestVersion,
+  supportedVersions,
+} from './version.ts';
 
 /** The variables of the shim's process that matter: CNI_… and the tracing ones. */
 export type Environment = ReadonlyMap<string, string>;
@@ -69,7 +76,10 @@ function checkIfname(value: string): CniError | undefined {
   const refuse = (message: string, details = value) =>
     new CniError(cniCode.invalidEnvironment, `CNI_IFNAME: ${message}`, details);
   if (Buffer.byteLength(value) > ifnameBytesMax) {
-    return refuse('interface name is too long', `interface name should be less than ${ifnameBytesMax + 1} characters`);
+    return refuse(
+      'interface name is too long',
+      `interface name should be less than ${ifnameBytesMax + 1} characters`,
+    );
   }
   if (value === '.' || value === '..') return refuse('interface name is . or ..');
   if (/[/:\s\u0085]/u.test(value)) return refuse('interface name contains / or : or whitespace characters');
@@ -142,7 +152,9 @@ function undecodable(why: string): CniError {
 function textOf(config: Fields, key: string, absent: string): string | CniError {
   const value = config.get(key.toLowerCase());
   if (value === undefined || value === '') return absent;
-  return typeof value === 'string' ? value : undecodable(`${key}: must be text, not ${JSON.stringify(value)}`);
+  return typeof value === 'string'
+    ? value
+    : undecodable(`${key}: must be text, not ${JSON.stringify(value)}`);
 }
 
 const verbFloors: ReadonlyMap<string, CniVersion> = new Map([

@@ -104,4 +104,3 @@ export function renderError(error: CniError, version: string): string {
 export function renderVersions(): string {
   return JSON.stringify({ cniVersion: supportedVersions.at(-1), supportedVersions });
 }
-

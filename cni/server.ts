@@ -3,13 +3,14 @@ import { reconcile } from '../core/reconcile.ts';
 import { layer } from '../core/rows.ts';
 import { AttachmentTable } from '../kernel/attachment-table.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
+import type { FaultPoint } from './attacher.ts';
 import { attachmentKey } from './attachment.ts';
 import { Bridges } from './bridge.ts';
 import { Endpoint } from './endpoint.ts';
 import { Leases } from './leases.ts';
 import { lockDirectory } from './lock.ts';
 import type { NodeNetwork } from './node-network.ts';
-import { type FaultPoint, Plugin } from './plugin.ts';
+import { Plugin } from './plugin.ts';
 
 export type { NodeNetwork } from './node-network.ts';
 
@@ -51,9 +52,13 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   stack.defer(() => table.flush());
   await restore(leases, table, log);
   const socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd }));
-  const bridges = new Bridges({ socket, namespaceFd, gatewaysInUse: (bridge) => gatewaysInUse(leases, bridge) });
-  const { network, onFaultPoint } = options;
-  const plugin = new Plugin({ table, bridges, leases, network, onFaultPoint });
+  const bridges = new Bridges({
+    socket,
+    namespaceFd,
+    gatewaysInUse: (bridge) => gatewaysInUse(leases, bridge),
+  });
+  const { network, onFaultPoint: pass = () => {} } = options;
+  const plugin = new Plugin({ table, bridges, leases, network, pass });
   stack.use(new Endpoint(options.socketPath, (call) => plugin.serve(call)));
   log.info({ socket: options.socketPath, leases: leases.size }, 'serving the CNI plugin');
   const running = stack.move();
@@ -75,7 +80,8 @@ async function restore(leases: Leases, table: AttachmentTable, log: Log): Promis
   const names = new Set([...leases.values()].map(({ row }) => row.hostName));
   const wanted = new Map([...actual].filter(([name]) => names.has(name)));
   const { writes, failures } = await reconcile([layer(table, wanted)]);
-  for (const { key, error } of failures) log.error({ link: key, error: error.message }, 'interface not removed');
+  for (const { key, error } of failures)
+    log.error({ link: key, error: error.message }, 'interface not removed');
   if (writes > 0) log.warn({ links: writes }, 'interfaces without a lease removed');
   await table.flush();
 }

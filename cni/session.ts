@@ -1,5 +1,11 @@
 import { CniError, cniCode } from './error.ts';
-import { encodeReply, type FrameHeader, frameHeaderBytes, parseEnvironment, parseFrameHeader } from './frame.ts';
+import {
+  encodeReply,
+  type FrameHeader,
+  frameHeaderBytes,
+  parseEnvironment,
+  parseFrameHeader,
+} from './frame.ts';
 import type { Call } from './plugin.ts';
 import { renderError } from './result.ts';
 import { newestVersion } from './version.ts';
@@ -83,7 +89,10 @@ export class Session {
     this.#length += data.length;
     if (this.#header === undefined && this.#length >= frameHeaderBytes) {
       const header = parseFrameHeader(this.#joined());
-      if (typeof header === 'string') return this.#refuse(header);
+      if (typeof header === 'string') {
+        this.#refuse(header);
+        return;
+      }
       this.#header = header;
     }
     if (this.#header === undefined) return;

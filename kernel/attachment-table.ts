@@ -104,7 +104,8 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     if (this.#reaper.isReaping(hostName)) await this.#reaper.flush();
     let podIndex = podIndexUsual;
     for (let attempt = 1; ; attempt += 1) {
-      const master = await this.#bridgeIndex(row.bridge ?? '');
+      // Nothing is awaited on the usual way: the job has begun when `write` returns its promise.
+      const master = this.#bridges.get(row.bridge ?? '') ?? (await this.#lookUpBridge(row.bridge ?? ''));
       if (master === undefined) return missingBridge(row);
       const host = this.#index++;
       const inside = podMessages(pod, podIndex);
@@ -124,7 +125,11 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   }
 
   /** After a refusal: removes what was made so far and what is in the way, or says why there is no way. */
-  async #clearWay(row: AttachmentRow, pod: AttachmentPod, refused: Refusal): Promise<'again' | 'made' | Error> {
+  async #clearWay(
+    row: AttachmentRow,
+    pod: AttachmentPod,
+    refused: Refusal,
+  ): Promise<'again' | 'made' | Error> {
     if (refused.step === 1 && (await this.#retryWithIpv6(pod, refused))) return 'made';
     if (refused.step > 0 || refused.errors[0] === undefined) {
       return (await this.#deleteNow(row.hostName)) ?? refused.error;
@@ -161,14 +166,17 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   }
 
   async #deleteNow(name: string): Promise<KernelError | undefined> {
-    const message = { type: RTM_DELLINK, flags: 0, payload: encodeLink({ name }), operation: `RTM_DELLINK ${name}` };
+    const message = {
+      type: RTM_DELLINK,
+      flags: 0,
+      payload: encodeLink({ name }),
+      operation: `RTM_DELLINK ${name}`,
+    };
     const [error] = await this.#socket.submit([message]);
     return isMissing(error) ? undefined : error;
   }
 
-  async #bridgeIndex(name: string): Promise<number | undefined> {
-    const known = this.#bridges.get(name);
-    if (known !== undefined) return known;
+  async #lookUpBridge(name: string): Promise<number | undefined> {
     const index = (await this.#link(name))?.index;
     if (index !== undefined) this.#bridges.set(name, index);
     return index;
@@ -177,7 +185,7 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   async #isBridgeGone(name: string): Promise<boolean> {
     const known = this.#bridges.get(name);
     this.#bridges.delete(name);
-    return (await this.#bridgeIndex(name)) !== known;
+    return (await this.#lookUpBridge(name)) !== known;
   }
 
   async #link(name: string): Promise<Link | undefined> {
@@ -209,7 +217,10 @@ async function hasLink({ namespaceFd, ifname }: AttachmentPod): Promise<boolean>
 }
 
 /** A veth end of ours as a row; undefined for every other link. */
-function attachmentOf(link: Link, names: ReadonlyMap<number | undefined, string | undefined>): AttachmentRow | undefined {
+function attachmentOf(
+  link: Link,
+  names: ReadonlyMap<number | undefined, string | undefined>,
+): AttachmentRow | undefined {
   const { name, alias, kind, masterIndex, mtuBytes, flags = 0 } = link;
   if (kind !== 'veth' || name === undefined || !alias?.startsWith(attachmentAliasPrefix)) return undefined;
   // An end that is down was taken out of service: it belongs to no bridge any more.

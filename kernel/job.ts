@@ -55,7 +55,11 @@ export class JobRunner implements Disposable {
     const last = answers.length - 1;
     const step = steps[last];
     const answer = answers[last];
-    if (step === undefined || answer === undefined || (answer.length === 0 && answers.length === steps.length)) {
+    if (
+      step === undefined ||
+      answer === undefined ||
+      (answer.length === 0 && answers.length === steps.length)
+    ) {
       return undefined;
     }
     const { outcome: errors } = readAnswers(step.messages, sequences[last] ?? 0, answer);

@@ -138,7 +138,9 @@ export class UnixListener implements Disposable {
 function socketAddress(path: string): Uint8Array {
   const bytes = Buffer.from(path);
   if (bytes.length === 0 || bytes.length > pathBytesMax) {
-    throw new RangeError(`socket path "${path}" has ${bytes.length} bytes, at most ${pathBytesMax} are possible`);
+    throw new RangeError(
+      `socket path "${path}" has ${bytes.length} bytes, at most ${pathBytesMax} are possible`,
+    );
   }
   return Buffer.concat([Buffer.from(Uint16Array.of(AF_UNIX).buffer), bytes, Buffer.of(0)]);
 }

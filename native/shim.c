@@ -293,9 +293,12 @@ static int open_namespace(const char *path) {
   return (int)call(__NR_openat, AT_FDCWD, P(path), O_CLOEXEC | O_NONBLOCK, 0, 0);
 }
 
-static void send_request(int fd, char **environment) {
+static struct control control;
+
+static void open_namespaces(char **environment) {
   const char *path = variable(environment, "CNI_NETNS=");
-  struct control control = {.level = SOL_SOCKET, .type = SCM_RIGHTS};
+  control.level = SOL_SOCKET;
+  control.type = SCM_RIGHTS;
   control.descriptors[0] = open_namespace("/proc/self/ns/net");
   if (control.descriptors[0] < 0) {
     begin_error(CODE_IO, "cannot open /proc/self/ns/net");
@@ -304,6 +307,9 @@ static void send_request(int fd, char **environment) {
   }
   control.descriptors[1] = path != NULL && *path != 0 ? open_namespace(path) : -1;
   control.length = offsetof(struct control, descriptors) + sizeof(int) * (control.descriptors[1] >= 0 ? 2 : 1);
+}
+
+static void send_request(int fd) {
   struct vector part = {frame, frame_length};
   struct message message = {.parts = &part, .part_count = 1, .control = &control, .control_length = sizeof control};
   if (control.descriptors[1] < 0) message.control_length = control.length;
@@ -369,7 +375,9 @@ __attribute__((used, noreturn)) void start(long *stack) {
   put_u32(frame, REQUEST_MAGIC);
   put_u32(frame + 4, (uint32_t)add_environment(environment));
   put_u32(frame + 8, (uint32_t)add_input());
+  // Before connecting: the daemon wakes up at the connection, and should find the request there.
+  open_namespaces(environment);
   int fd = connect_to_daemon();
-  send_request(fd, environment);
+  send_request(fd);
   pass_reply(fd);
 }

@@ -7,8 +7,8 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
+import type { FaultPoint } from '../../cni/attacher.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
-import type { FaultPoint } from '../../cni/plugin.ts';
 import { createNamespace, deleteNamespace } from '../../kernel/netns.ts';
 
 const run = promisify(execFile);
@@ -96,7 +96,9 @@ export class CniNode implements AsyncDisposable {
     const json = JSON.stringify({ socketPath, stateDir, ...options } satisfies ServerProcessOptions);
     const args = [`--net=${this.namespace}`, process.execPath, serverProcess, json];
     this.#server = spawn('nsenter', args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    createInterface({ input: this.#server.stderr as NodeJS.ReadableStream }).on('line', (line) => this.log.push(line));
+    createInterface({ input: this.#server.stderr as NodeJS.ReadableStream }).on('line', (line) =>
+      this.log.push(line),
+    );
     const exited = once(this.#server, 'exit').then(() => {
       throw new Error(`the server ended: ${this.log.join('\n')}`);
     });
@@ -145,7 +147,7 @@ export class CniNode implements AsyncDisposable {
         CNI_IFNAME: ifname,
         CNI_PATH: '/opt/cni/bin',
         FAIRLEAD_SOCKET: this.socketPath,
-        PATH: process.env['PATH'] ?? '',
+        PATH: process.env.PATH ?? '',
         ...env,
       },
     });
