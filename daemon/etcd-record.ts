@@ -79,8 +79,3 @@ function parseObject(text: string): Record<string, unknown> | undefined {
     return undefined;
   }
 }
-
-/** What the subnets of a lease look like to people. */
-export function subnetsText(subnets: PerFamily<Cidr>): string {
-  return families.flatMap((family) => subnets[family] ?? []).join(', ');
-}

@@ -24,7 +24,8 @@ const {
   ttlSeconds,
 } = JSON.parse(process.argv[2] ?? '') as AgentArguments;
 const write = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`);
-const logged = (level: string) => (fields: object, message: string) => write({ level, message, ...fields });
+const logged = (level: string) => (fields: object, message: string) =>
+  write({ level, message, atMs: Math.round(performance.now()), ...fields });
 const stop = new AbortController();
 process.once('SIGTERM', () => stop.abort(new Error('SIGTERM')));
 

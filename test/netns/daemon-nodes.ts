@@ -39,7 +39,7 @@ export class Nodes {
   static async open(t: ExecutionContext, count: number): Promise<Nodes> {
     const lab = await openLab(t, count);
     const { namespace, addresses } = lab.control;
-    execFileSync('ip', ['-n', namespace, 'link', 'set', 'lo', 'up']);
+    inside(namespace, 'ip', 'link', 'set', 'lo', 'up');
     const etcd = await EtcdServer.start({ host: addresses[0], namespace });
     t.teardown(() => etcd[Symbol.asyncDispose]());
     const nodes = new Nodes(lab, etcd);
@@ -113,6 +113,12 @@ export function cni(verb: string, machine: Machine, socket: string, name: string
   const [command, args] = inNamespace(machine.namespace, [SHIM]);
   const input = '{"cniVersion":"1.0.0","name":"fairlead","type":"fairlead"}';
   return execFileSync(command, args, { env, input, encoding: 'utf8', timeout: 20_000 });
+}
+
+/** Runs a program in a namespace and gives its output. */
+export function inside(namespace: string, ...command: string[]): string {
+  const [program, args] = inNamespace(namespace, command);
+  return execFileSync(program, args, { encoding: 'utf8' });
 }
 
 /** A node agent in its machine's namespace. */
@@ -194,8 +200,7 @@ export class Agent {
 
   /** Runs a program in the machine's namespace and gives its output. */
   run(command: string, ...args: string[]): string {
-    const [program, rest] = inNamespace(this.machine.namespace, [command, ...args]);
-    return execFileSync(program, rest, { encoding: 'utf8' });
+    return inside(this.machine.namespace, command, ...args);
   }
 
   /** What iproute2 and nft say about the machine: equal texts, equal kernels. */

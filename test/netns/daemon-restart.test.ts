@@ -1,8 +1,7 @@
-import { execFileSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { until } from '../daemon/etcd-server.ts';
-import { type Agent, cni, Nodes, steady } from './daemon-nodes.ts';
+import { type Agent, cni, inside, Nodes, steady } from './daemon-nodes.ts';
 
 const config = JSON.stringify({
   Network: '10.244.0.0/16',
@@ -108,8 +107,6 @@ test.serial('what others break is whole again within a second', async (t) => {
     },
     'the address deleted': () => agent.run('ip', 'addr', 'flush', 'dev', 'fl.1'),
     'the link down': () => agent.run('ip', 'link', 'set', 'fl.1', 'down'),
-    'the MAC address changed': () => agent.run('ip', 'link', 'set', 'fl.1', 'address', '02:11:22:33:44:55'),
-    'the MTU changed': () => agent.run('ip', 'link', 'set', 'fl6.1', 'mtu', '1300'),
     'the link deleted': () => agent.run('ip', 'link', 'del', 'fl.1'),
     'nftables flushed': () => agent.run(nft, 'flush', 'ruleset'),
     'a rule deleted': () => agent.run(nft, 'flush', 'chain', 'inet', 'fairlead', 'postrouting'),
@@ -118,14 +115,30 @@ test.serial('what others break is whole again within a second', async (t) => {
       agent.run('ip', 'route', 'add', '10.244.250.0/24', 'dev', 'fl.1', 'proto', '88'),
   };
   for (const [what, doBreak] of Object.entries(breaks)) {
+    const { writes } = await agent.status();
     doBreak();
-    t.not(agent.kernel(), before, what);
     const begin = performance.now();
+    await agent.until(`${what}: noticed`, (status) => status.writes > writes, 3_000);
     await until(`${what}: repaired`, () => agent.kernel() === before, 3_000);
     const ms = performance.now() - begin;
     t.log(`${what}: ${Math.round(ms)} ms`);
     t.true(ms < 1_300, `${what}: ${ms} ms, of which up to 300 for looking`);
   }
+});
+
+test.serial('a MAC address or MTU that udev or a user changed is set back', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const [agent] = (await nodes.startAll(2, config)) as [Agent, Agent];
+  const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+  const link = () => /mtu \d+|ether \S+/g[Symbol.match](agent.run('ip', 'link', 'show', 'fl.1'));
+  const before = link();
+  agent.run('ip', 'link', 'set', 'fl.1', 'address', '02:11:22:33:44:55');
+  await until('the MAC address is back', () => JSON.stringify(link()) === JSON.stringify(before), 2_000);
+  agent.run('ip', 'link', 'set', 'fl.1', 'mtu', '1300');
+  await until('the MTU is back', () => JSON.stringify(link()) === JSON.stringify(before), 2_000);
+  // The kernel forgets a link's neighbours with its MAC address; they are made again.
+  await until('packets cross', async () => (await a.workload.get(`http://${b.ips[0]}:8080/`, 500)).ok, 2_000);
+  t.pass();
 });
 
 test.serial(
@@ -145,7 +158,7 @@ test.serial(
       'addr add 172.30.0.77/24',
       'route add default via 172.30.0.254',
     ];
-    for (const command of commands) execFileSync('ip', ['-n', moved, ...command.split(' '), 'dev', 'eth0']);
+    for (const command of commands) inside(moved, 'ip', ...command.split(' '), 'dev', 'eth0');
     await until('the new address is in the FDB', () =>
       agent.run('bridge', 'fdb', 'show').includes('172.30.0.77'),
     );
@@ -155,14 +168,11 @@ test.serial(
 
 /** Everything iproute2 and nft know of a namespace. */
 function nodeKernel(namespace: string): string {
-  const inside = (...args: string[]) =>
-    execFileSync('nsenter', [`--net=/run/netns/${namespace}`, ...args], { encoding: 'utf8' });
-  return steady(
-    [
-      inside('ip', 'addr'),
-      inside('ip', 'route'),
-      inside('ip', '-6', 'route'),
-      inside(nft, 'list', 'ruleset'),
-    ].join(),
-  );
+  const parts = [
+    ['ip', 'addr'],
+    ['ip', 'route'],
+    ['ip', '-6', 'route'],
+    [nft, 'list', 'ruleset'],
+  ];
+  return steady(parts.map((command) => inside(namespace, ...command)).join());
 }

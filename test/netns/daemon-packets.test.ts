@@ -1,0 +1,80 @@
+import { fileURLToPath } from 'node:url';
+import test from 'ava';
+import { until } from '../daemon/etcd-server.ts';
+import { type Agent, inside, Nodes, type Pod } from './daemon-nodes.ts';
+import { OUTSIDE_ADDRESSES } from './lab.ts';
+
+const DATAGRAM = fileURLToPath(new URL('./daemon-datagram.ts', import.meta.url));
+const config = (type: string) =>
+  JSON.stringify({
+    Network: '10.244.0.0/16',
+    EnableIPv6: true,
+    IPv6Network: 'fd00:10:244::/48',
+    Backend: { Type: type },
+  });
+const urlOf = (ip: string) => `http://${ip.includes(':') ? `[${ip}]` : ip}:8080/`;
+
+/** Packets that were cut in this namespace, either family. */
+function cut(namespace: string): number {
+  const text = inside(namespace, 'nstat', '-asz', 'IpFragCreates', 'Ip6FragCreates');
+  return [...text.matchAll(/FragCreates\s+(\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0);
+}
+
+function datagram(from: Pod, host: string, bytes: number): void {
+  inside(from.namespace, process.execPath, DATAGRAM, host, '8080', String(bytes));
+}
+
+test.serial('the largest packet of a pod crosses the tunnel in one piece', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const agents = await nodes.startAll(2, config('vxlan'));
+  const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+  const { mtuBytes = 0 } = (await agents[0]?.status()) ?? {};
+  t.is(mtuBytes, 1430);
+  const machines = agents.map(({ machine }) => machine.namespace);
+  for (const [place, headers] of [28, 48].entries()) {
+    const host = b.ips[place] ?? '';
+    await until(`${host} answers`, async () => (await a.workload.get(urlOf(host), 1000)).ok);
+    const all = [a.namespace, ...machines, b.namespace];
+    const before = all.map(cut);
+    datagram(a, host, mtuBytes - headers);
+    t.deepEqual(all.map(cut), before, `${mtuBytes} bytes to ${host} in one piece`);
+    datagram(a, host, mtuBytes - headers + 1);
+    t.true(cut(a.namespace) > (before[0] ?? 0), 'one byte more is cut where it begins');
+  }
+});
+
+for (const backend of ['vxlan', 'host-gw']) {
+  test.serial(
+    `over ${backend}, pods leave the cluster with their node's address and see each other's`,
+    async (t) => {
+      const nodes = await Nodes.open(t, 2);
+      const [first, second] = (await nodes.startAll(2, config(backend))) as [Agent, Agent];
+      const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+      const outside = nodes.lab.workload(nodes.lab.outside.namespace, 'outside');
+      const host = nodes.lab.workload(first.machine.namespace, 'host');
+      await outside.serve('outside', 8080);
+      for (const place of [0, 1] as const) {
+        await until(
+          'the outside answers',
+          async () => (await a.workload.get(urlOf(OUTSIDE_ADDRESSES[place]), 1000)).ok,
+        );
+        const left = await a.workload.get(urlOf(OUTSIDE_ADDRESSES[place]));
+        t.is(left.ok && left.answer?.peer, first.machine.addresses[place], 'pod to outside');
+
+        const remote = b.ips[place] ?? '';
+        await until('the other pod answers', async () => (await host.get(urlOf(remote), 1000)).ok);
+        const crossed = await a.workload.get(urlOf(remote));
+        t.is(crossed.ok && crossed.answer?.peer, a.ips[place], 'pod to pod');
+        const fromNode = await host.get(urlOf(remote));
+        const own = backend === 'vxlan' ? tunnelEnd(a.ips[place] ?? '') : first.machine.addresses[place];
+        t.is(fromNode.ok && fromNode.answer?.peer, own, 'node to pod elsewhere');
+      }
+      t.deepEqual((await second.status()).problems, []);
+    },
+  );
+}
+
+/** The first address of the node's subnet: 10.244.7.2 is in 10.244.7.0/24, fd00:10:244:7::2 in fd00:10:244:7::/64. */
+function tunnelEnd(podIp: string): string {
+  return podIp.includes(':') ? podIp.replace(/::2$/, '::') : podIp.replace(/\.2$/, '.0');
+}
