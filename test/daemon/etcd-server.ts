@@ -41,7 +41,14 @@ export class EtcdServer implements AsyncDisposable {
 
   /** Starts it, again after {@link stop}, with the same data and ports. */
   async run(): Promise<void> {
-    const [command = 'etcd', ...rest] = [...this.#inside, 'etcd', ...this.#arguments];
+    const [command = 'etcd', ...rest] = [
+      ...this.#inside,
+      'setpriv',
+      '--pdeathsig',
+      'KILL',
+      'etcd',
+      ...this.#arguments,
+    ];
     this.#process = spawn(command, rest, { stdio: ['ignore', 'ignore', 'inherit'] });
     const deadline = Date.now() + startTimeoutMs;
     while (!this.#answers()) {
@@ -51,16 +58,9 @@ export class EtcdServer implements AsyncDisposable {
   }
 
   #answers(): boolean {
-    const [command = 'curl', ...rest] = [
-      ...this.#inside,
-      'curl',
-      '-gsf',
-      '-m',
-      '1',
-      `${this.endpoint}/health`,
-    ];
     try {
-      return execFileSync(command, rest, { stdio: ['ignore', 'pipe', 'ignore'] }).includes('true');
+      this.ctl('endpoint', 'health', '--command-timeout=1s');
+      return true;
     } catch {
       return false;
     }
@@ -77,15 +77,12 @@ export class EtcdServer implements AsyncDisposable {
 
   /** etcdctl, the reference client. */
   ctl(...args: string[]): string {
-    const [command = 'etcdctl', ...rest] = [
-      ...this.#inside,
-      'etcdctl',
-      `--endpoints=${this.endpoint}`,
-      ...args,
-    ];
+    const [command = '', ...rest] = [...this.#inside, 'etcdctl', `--endpoints=${this.endpoint}`, ...args];
+    const env = { ...process.env, ETCDCTL_API: '3' };
     return execFileSync(command, rest, {
       encoding: 'utf8',
-      env: { ...process.env, ETCDCTL_API: '3' },
+      env,
+      stdio: ['ignore', 'pipe', 'pipe'],
     }).trimEnd();
   }
 
