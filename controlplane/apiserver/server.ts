@@ -15,6 +15,7 @@ const REQUEST_TIMEOUT_MS = 60_000;
 const KEEP_ALIVE_MS = 75_000;
 /** How long requests that have begun may go on when the server closes. */
 const CLOSE_MS = 2_000;
+const SWEEP_MS = 10;
 
 /** Where to listen: an address, or a socket that listens already (in another network namespace, say). */
 export type Listener = { readonly host: string; readonly port: number } | { readonly fd: number };
@@ -101,11 +102,15 @@ export class ApiServer implements AsyncDisposable {
     const closed = this.#servers.map(
       (server) => new Promise<void>((resolve) => server.close(() => resolve())),
     );
-    for (const server of this.#servers) server.closeIdleConnections();
+    // A kept connection becomes idle when its last answer, a watch say, has ended.
+    const sweep = setInterval(() => {
+      for (const server of this.#servers) server.closeIdleConnections();
+    }, SWEEP_MS);
     const cut = setTimeout(() => {
       for (const server of this.#servers) server.closeAllConnections();
     }, CLOSE_MS);
     await Promise.all(closed);
+    clearInterval(sweep);
     clearTimeout(cut);
   }
 }
