@@ -91,7 +91,7 @@ export class CniNode implements AsyncDisposable {
   }
 
   /** Starts the server and waits until it serves. */
-  async start(options: Pick<ServerProcessOptions, 'network' | 'killAt'> = {}): Promise<void> {
+  async start(options: Partial<ServerProcessOptions> = {}): Promise<void> {
     const { socketPath, stateDir } = this;
     const json = JSON.stringify({ socketPath, stateDir, ...options } satisfies ServerProcessOptions);
     const args = [`--net=${this.namespace}`, process.execPath, serverProcess, json];

@@ -1,0 +1,162 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import test, { type ExecutionContext } from 'ava';
+import type { Cidr } from '../../core/address.ts';
+import { CniNode, execIn, type Pod, testConfig } from '../cni/node.ts';
+
+// pod a ── fl… ─┐
+//               cni0 (10.55.0.1/24, fd55::1/64) ── the node
+// pod b ── fl… ─┘
+
+const server = `require('node:net').createServer((s) => s.end(s.remoteAddress.replace('::ffff:', '')))
+  .listen(80, '::', () => console.log('listening'))`;
+
+/** A TCP server on port 80 that answers with the address of whoever connects. */
+async function listen(t: ExecutionContext, namespace: string): Promise<void> {
+  const child: ChildProcess = spawn('nsenter', [`--net=${namespace}`, process.execPath, '-e', server], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  t.teardown(() => child.kill('SIGKILL'));
+  await once(child.stdout as NodeJS.ReadableStream, 'data');
+}
+
+/** What the server at `ip` saw as the address of a client in the namespace. */
+async function connect(namespace: string, ip: string): Promise<string> {
+  const script = `exec 3<>/dev/tcp/${ip}/80 && timeout 2 cat <&3`;
+  return (await execIn(namespace, 'timeout', '3', 'bash', '-c', script)).trim();
+}
+
+interface Attached extends Pod {
+  readonly v4: string;
+  readonly v6: string;
+}
+
+async function attach(t: ExecutionContext, node: CniNode, config = testConfig()): Promise<Attached> {
+  const pod = node.pod();
+  const { exitCode, stdout } = await node.call('ADD', { ...pod, config });
+  t.is(exitCode, 0, stdout);
+  const addresses = JSON.parse(stdout).ips.map(({ address }: { address: string }) => address.split('/')[0]);
+  return { ...pod, v4: addresses[0], v6: addresses[1] };
+}
+
+test('pods reach each other and the node reaches them, without translation, over both families', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const [a, b] = [await attach(t, node), await attach(t, node)];
+  await listen(t, b.netns);
+  t.is(await connect(a.netns, b.v4), a.v4);
+  t.is(await connect(a.netns, b.v6), a.v6);
+  t.is(await connect(node.namespace, b.v4), '10.55.0.1');
+  t.is(await connect(node.namespace, b.v6), 'fd55::1');
+  await listen(t, node.namespace);
+  t.is(await connect(a.netns, '10.55.0.1'), a.v4);
+  t.is(await connect(a.netns, 'fd55::1'), a.v6);
+});
+
+test('a pod has what the node has decided: subnet, MTU, bridge', async (t) => {
+  const node = CniNode.open(t);
+  const subnets = ['10.66.3.0/24', 'fd66:3::/64'] as Cidr[];
+  await node.start({ network: { name: 'pods0', subnets, mtuBytes: 1450, masquerade: true } });
+  const pod = await attach(t, node, { cniVersion: '1.1.0', name: 'cluster', type: 'fairlead' });
+  t.is(pod.v4, '10.66.3.2');
+  t.is(pod.v6, 'fd66:3::2');
+  const [link] = JSON.parse(await execIn(pod.netns, 'ip', '-json', 'link', 'show', 'eth0'));
+  t.like(link, { mtu: 1450, address: '0a:58:0a:42:03:02', operstate: 'UP' });
+  t.regex(await execIn(pod.netns, 'ip', 'route'), /default via 10\.66\.3\.1 dev eth0/);
+  t.regex(await execIn(pod.netns, 'ip', '-6', 'route'), /default via fd66:3::1 dev eth0/);
+  t.true((await node.links()).includes('pods0'));
+  t.is((await node.exec('sysctl', '-n', 'net.ipv4.ip_forward')).trim(), '1');
+  t.is((await node.exec('sysctl', '-n', 'net.ipv6.conf.all.forwarding')).trim(), '1');
+});
+
+test('the bridge keeps its MAC when pods come and go, so gateway entries in pods stay right', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const macOf = async () => JSON.parse(await node.exec('ip', '-json', 'link', 'show', 'cni0'))[0].address;
+  const a = await attach(t, node);
+  const before = await macOf();
+  await attach(t, node);
+  await node.call('DEL', a);
+  t.is(await macOf(), before);
+  t.is(before, '0a:58:0a:37:00:01');
+});
+
+test('a second interface of a pod is an attachment of its own', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const pod = await attach(t, node);
+  const second = await node.call('ADD', { ...pod, ifname: 'net1' });
+  t.is(second.exitCode, 0, second.stdout);
+  t.is((await node.pairs()).length, 2);
+  t.is((await node.call('DEL', { ...pod, ifname: 'net1' })).exitCode, 0);
+  t.deepEqual(node.leases(), [`testnet/${pod.containerId}/eth0`]);
+});
+
+test('a container in which IPv6 was switched off gets its IPv6 address all the same', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const pod = node.pod();
+  await execIn(
+    pod.netns,
+    'sysctl',
+    '-qw',
+    'net.ipv6.conf.default.disable_ipv6=1',
+    'net.ipv6.conf.all.disable_ipv6=1',
+  );
+  const { exitCode, stdout } = await node.call('ADD', pod);
+  t.is(exitCode, 0, stdout);
+  t.regex(await execIn(pod.netns, 'ip', '-6', 'addr', 'show', 'eth0'), /fd55::2\/64/);
+  t.regex(await execIn(pod.netns, 'ip', '-6', 'route'), /default via fd55::1/);
+});
+
+test('a container with other links, whose numbers are in the way, is attached', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const pod = node.pod();
+  await execIn(pod.netns, 'ip', 'link', 'add', 'other', 'type', 'veth', 'peer', 'name', 'other1');
+  t.is((await node.call('ADD', pod)).exitCode, 0);
+  t.regex(await execIn(pod.netns, 'ip', 'addr', 'show', 'eth0'), /10\.55\.0\.2\/24/);
+});
+
+test('a bridge that vanished is made again for the next pod', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const a = await attach(t, node);
+  await node.exec('ip', 'link', 'del', 'cni0');
+  const b = await attach(t, node);
+  await listen(t, b.netns);
+  t.is(await connect(node.namespace, b.v4), '10.55.0.1');
+  t.is((await node.call('DEL', a)).exitCode, 0);
+  t.is((await node.call('DEL', b)).exitCode, 0);
+});
+
+test('a bridge made by another plugin is taken over with its pods', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  await node.exec('ip', 'link', 'add', 'cni0', 'type', 'bridge');
+  await node.exec('ip', 'link', 'add', 'theirs', 'master', 'cni0', 'type', 'veth', 'peer', 'name', 'theirs1');
+  await attach(t, node);
+  t.true((await node.links()).includes('theirs'));
+  t.regex(await node.exec('ip', 'addr', 'show', 'cni0'), /10\.55\.0\.1\/24/);
+});
+
+test('results come in the version of the configuration', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  for (const cniVersion of ['0.1.0', '0.2.0', '0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0']) {
+    const config = testConfig({ cniVersion });
+    const pod = node.pod();
+    const { exitCode, stdout } = await node.call('ADD', { ...pod, config });
+    t.is(exitCode, 0, stdout);
+    t.is(JSON.parse(stdout).cniVersion, cniVersion);
+    t.is((await node.call('DEL', { ...pod, config })).exitCode, 0);
+  }
+  t.deepEqual(node.leases(), []);
+});
+
+test('VERSION is answered with and without a daemon', async (t) => {
+  const node = CniNode.open(t);
+  const { exitCode, stdout } = await node.call('VERSION', { containerId: '' });
+  t.is(exitCode, 0);
+  t.true(JSON.parse(stdout).supportedVersions.includes('1.1.0'));
+});

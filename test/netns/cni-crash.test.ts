@@ -1,0 +1,83 @@
+import test, { type ExecutionContext } from 'ava';
+import { faultPoints } from '../../cni/attacher.ts';
+import { CniNode, eventually, execIn, testConfig } from '../cni/node.ts';
+
+/** The whole pool is free again: every usable address of the /29 can be given. */
+async function poolIsWhole(t: ExecutionContext, node: CniNode, config: object): Promise<void> {
+  const pods = Array.from({ length: 5 }, () => node.pod());
+  for (const pod of pods) {
+    const { exitCode, stdout } = await node.call('ADD', { ...pod, config });
+    t.is(exitCode, 0, stdout);
+  }
+  for (const pod of pods) await node.call('DEL', { ...pod, config });
+}
+
+for (const point of faultPoints) {
+  test.serial(`killed at ${point}, started again and told to DEL: nothing is left`, async (t) => {
+    const node = CniNode.open(t);
+    const config = testConfig({ ipam: { subnet: '10.55.0.0/29' } });
+    const isAdd = point.startsWith('add:');
+    // The second time, so that bridge and pool are there.
+    await node.start({ killAt: { point, times: 2 } });
+    const first = node.pod();
+    t.is((await node.call('ADD', { ...first, config })).exitCode, 0);
+    if (!isAdd) t.is((await node.call('DEL', { ...first, config })).exitCode, 0);
+    const pod = node.pod();
+    const added = await node.call('ADD', { ...pod, config });
+    if (!isAdd) await node.call('DEL', { ...pod, config });
+    await node.ended();
+    if (isAdd && point !== 'add:answered') t.is(JSON.parse(added.stdout).code, 11);
+
+    await node.start();
+    for (const { containerId, netns } of [pod, first]) {
+      t.is((await node.call('DEL', { containerId, netns, config })).exitCode, 0);
+    }
+    t.deepEqual(node.leases(), []);
+    t.true(await eventually(async () => (await node.pairs()).length === 0));
+    t.notRegex(await execIn(pod.netns, 'ip', 'link'), /eth0/);
+    await poolIsWhole(t, node, config);
+  });
+}
+
+test.serial('killed again and again under load, the daemon comes back to nothing', async (t) => {
+  const node = CniNode.open(t);
+  const config = testConfig({ ipam: { subnet: '10.55.0.0/27' } });
+  for (const delayMs of [5, 17, 29, 41]) {
+    await node.start();
+    const pods = Array.from({ length: 12 }, () => node.pod());
+    const calls = pods.map((pod) => node.call('ADD', { ...pod, config }));
+    await new Promise((resolve) => setTimeout(resolve, delayMs));
+    await node.kill('SIGKILL');
+    await Promise.all(calls);
+    await node.start();
+    for (const pod of pods) t.is((await node.call('DEL', { ...pod, config })).exitCode, 0);
+    t.deepEqual(node.leases(), []);
+    t.true(await eventually(async () => (await node.pairs()).length === 0));
+    await node.kill('SIGKILL');
+  }
+});
+
+test.serial('pods that were attached before the kill keep their interface and address', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const pod = node.pod();
+  const { ips } = JSON.parse((await node.call('ADD', pod)).stdout);
+  await node.kill('SIGKILL');
+  await node.start();
+  t.is((await node.pairs()).length, 1);
+  t.regex(await execIn(pod.netns, 'ip', 'addr', 'show', 'eth0'), /state UP/);
+  const other = JSON.parse((await node.call('ADD', node.pod())).stdout);
+  t.not(other.ips[0].address, ips[0].address);
+});
+
+test.serial('what the kernel lost while no daemon ran is released at the start', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const pod = node.pod();
+  await node.call('ADD', pod);
+  await node.kill('SIGKILL');
+  node.removeNamespace(pod);
+  await eventually(async () => (await node.pairs()).length === 0);
+  await node.start();
+  t.deepEqual(node.leases(), []);
+});
