@@ -117,7 +117,8 @@ install_npm_packages() {
 }
 
 check_machine
-mkdir -p .cache
+# Where `ip netns` and we look for namespaces by name; gone after every boot.
+mkdir -p .cache /run/netns
 exec 9>.cache/setup.lock
 flock -n 9 || { say 'waiting for another set-up of this checkout' && flock 9; }
 
