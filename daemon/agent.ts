@@ -4,9 +4,10 @@ import type { NodeNetwork } from '../cni/server.ts';
 import { type Cidr, cidrContains, families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
-import { watchKernel } from '../kernel/monitor.ts';
+import { monitor } from '../kernel/netlink/monitor.ts';
 import type { Backend } from './backend/backend.ts';
 import { backendFor } from './backend/backends.ts';
+import { concerns, type KernelInterest, kernelGroups, kernelInterest } from './kernel-events.ts';
 import {
   type Lease,
   type LeaseAttributes,
@@ -32,7 +33,7 @@ import {
 import { type DaemonStatus, renderStatus } from './status.ts';
 import { renderSubnetEnv } from './subnet-env.ts';
 import { NodeTables } from './tables.ts';
-import { selectUnderlay, type Underlay } from './underlay.ts';
+import { selectUnderlay, type Underlay, type UnderlayFacts } from './underlay.ts';
 import { readUnderlayFacts } from './underlay-facts.ts';
 
 /** Waits for more of the same before a pass. */
@@ -72,8 +73,12 @@ export class NodeAgent implements Disposable {
   #underlay: Underlay | undefined;
   #network: NodeNetwork | undefined;
   #plan: NodePlan | undefined;
+  /** What notifications are listened to; undefined: all. */
+  #interest: KernelInterest | undefined;
   #nftGeneration: number | undefined;
   #passes = 0;
+  /** How long the last one took. */
+  #passMs = 0;
   #writes = 0;
 
   constructor(options: DaemonOptions, signal: AbortSignal) {
@@ -126,7 +131,8 @@ export class NodeAgent implements Disposable {
 
   /** Until the signal aborts. */
   async run(): Promise<void> {
-    const onChange = () => this.#loop.kick('leases', leaseSettleMs);
+    // Where a pass takes long, changes wait longer for each other: never more than a third of the time is work.
+    const onChange = () => this.#loop.kick('leases', Math.max(leaseSettleMs, 2 * this.#passMs));
     this.#view = this.#options.store.watch({ onChange, signal: this.#signal });
     const synced = this.#view.synced.then(
       () => {
@@ -165,21 +171,25 @@ export class NodeAgent implements Disposable {
 
   async #work(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
     this.#passes += 1;
+    const beginMs = performance.now();
     try {
       const onlyNft = dirt.size === 1 && dirt.has('nftables') ? this.#plan : undefined;
       return onlyNft === undefined ? await this.#bringInLine(dirt) : await this.#repairNft(onlyNft, dirt);
     } finally {
+      this.#passMs = performance.now() - beginMs;
       this.#problems.set('store', this.#view?.problems() ?? []);
       this.#problems.log();
     }
   }
 
   async #bringInLine(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
-    const underlay = await this.#readUnderlay();
+    const facts = await readUnderlayFacts(this.#tables.socket);
+    const underlay = this.#selectUnderlay(facts);
     const self = underlay && this.#lease(underlay);
     // Not one row is written before all leases are known: a restart takes nothing down.
     if (underlay === undefined || self === undefined || !this.#synced) return 'again';
     const plan = await this.#planFrom(self, underlay);
+    this.#interest = kernelInterest(facts, underlay.device, plan.links.keys(), plan.routes);
     const own = families.flatMap((family) => self.subnets[family] ?? []);
     const { failures } = await this.#apply(this.#tables.layers(plan, own), dirt);
     this.#problems.set('kernel', failures.map(textOf));
@@ -197,13 +207,15 @@ export class NodeAgent implements Disposable {
     return failures.length > 0 ? 'again' : 'partial';
   }
 
-  async #readUnderlay(): Promise<Underlay | undefined> {
+  #selectUnderlay(facts: UnderlayFacts): Underlay | undefined {
     const wanted = families.filter((family) => this.#networks[family] !== undefined);
-    const facts = await readUnderlayFacts(this.#tables.socket);
     const underlay = selectUnderlay(facts, wanted, this.#options.underlay);
     const failed = 'problem' in underlay;
     this.#problems.set('underlay', failed ? [underlay.problem] : []);
-    if (failed) return undefined;
+    if (failed) {
+      this.#interest = undefined;
+      return undefined;
+    }
     if (JSON.stringify(underlay) !== JSON.stringify(this.#underlay)) {
       this.#options.log.info({ ...underlay }, 'underlay selected');
     }
@@ -310,8 +322,15 @@ export class NodeAgent implements Disposable {
     const { namespaceFd } = this.#options;
     while (!this.#signal.aborted) {
       try {
-        const events = watchKernel({ namespaceFd, signal: this.#signal });
-        for await (const _ of events) this.#loop.kick('kernel', kernelSettleMs);
+        const events = monitor(kernelGroups, { namespaceFd, signal: this.#signal });
+        for await (const event of events) {
+          const interest = this.#interest;
+          const isNews =
+            event.kind === 'overrun' ||
+            !interest ||
+            event.messages.some((message) => concerns(message, interest));
+          if (isNews) this.#loop.kick('kernel', kernelSettleMs);
+        }
       } catch (error) {
         this.#failed(error);
       }

@@ -24,7 +24,7 @@ const PERMANENT = 0x80;
 export async function readUnderlayFacts(socket: NetlinkSocket): Promise<UnderlayFacts> {
   const links = await LinkIndex.read(socket);
   return {
-    links: Array.from(links, ({ name, mtuBytes = 0 }) => ({ name, mtuBytes })),
+    links: Array.from(links, ({ name, index, mtuBytes = 0 }) => ({ name, index, mtuBytes })),
     addresses: await readAddresses(socket, links),
     defaultRoutes: await readDefaultRoutes(socket, links),
   };

@@ -20,7 +20,7 @@ export interface UnderlaySelector {
 
 /** What rtnetlink says, in the kernel's order. */
 export interface UnderlayFacts {
-  readonly links: readonly { readonly name: string; readonly mtuBytes: number }[];
+  readonly links: readonly { readonly name: string; readonly index: number; readonly mtuBytes: number }[];
   readonly addresses: readonly AddressFact[];
   /** Devices of the default routes. */
   readonly defaultRoutes: PerFamily<string>;

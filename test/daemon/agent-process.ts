@@ -45,7 +45,7 @@ const store = new EtcdLeaseStore({
     subnetFile: `${directory}/subnet.env`,
     log: { info: logged('info'), warn: logged('warn'), error: logged('error') },
     signal: stop.signal,
-    timing: { resyncMs: 2_000, retryMs: 50, retryMostMs: 500 },
+    timing: { resyncMs: 10_000, retryMs: 50, retryMostMs: 500 },
   });
   const commands = readline.createInterface({ input: process.stdin });
   commands.on('line', () => write({ status: daemon.status() }));

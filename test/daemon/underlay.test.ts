@@ -17,9 +17,9 @@ const address = (device: string, text: string, more: Partial<AddressFact> = {}):
 });
 const facts: UnderlayFacts = {
   links: [
-    { name: 'lo', mtuBytes: 65536 },
-    { name: 'eth0', mtuBytes: 1500 },
-    { name: 'eth1', mtuBytes: 9000 },
+    { name: 'lo', index: 1, mtuBytes: 65536 },
+    { name: 'eth0', index: 2, mtuBytes: 1500 },
+    { name: 'eth1', index: 3, mtuBytes: 9000 },
   ],
   addresses: [
     address('lo', '127.0.0.1/8', { scope: 'other' }),

@@ -126,6 +126,35 @@ test.serial('what others break is whole again within a second', async (t) => {
   }
 });
 
+test.serial(
+  'a foreign route to a peer is told by name and left alone, and ours comes when it goes',
+  async (t) => {
+    const nodes = await Nodes.open(t, 2);
+    const [agent, peer] = (await nodes.startAll(2, config)) as [Agent, Agent];
+    const before = agent.kernel();
+    const subnet = (await peer.status()).subnets[0] ?? '';
+    agent.run('ip', 'route', 'replace', subnet, 'dev', 'eth0');
+    const told = await agent.until('the problem', ({ problems }) => problems.length > 0);
+    t.deepEqual(told.problems, [`route 254 ${subnet}: RTM_NEWROUTE ${subnet}: EEXIST`]);
+    t.true(agent.run('ip', 'route').includes(`${subnet} dev eth0 scope link`));
+    agent.run('ip', 'route', 'del', subnet, 'dev', 'eth0');
+    await agent.until('no problem', ({ problems }) => problems.length === 0);
+    t.is(agent.kernel(), before);
+  },
+);
+
+test.serial('pods that come and go are no work for the agent', async (t) => {
+  const nodes = await Nodes.open(t, 1);
+  const [agent] = (await nodes.startAll(1, config)) as [Agent];
+  await nodes.pod(0, 'first');
+  await sleep(500);
+  const { passes } = await agent.status();
+  for (const name of ['a', 'b', 'c']) await nodes.pod(0, name);
+  await sleep(500);
+  const timer = 1; // the slow one, which may come in between
+  t.true((await agent.status()).passes <= passes + timer);
+});
+
 test.serial('a MAC address or MTU that udev or a user changed is set back', async (t) => {
   const nodes = await Nodes.open(t, 2);
   const [agent] = (await nodes.startAll(2, config)) as [Agent, Agent];
