@@ -52,7 +52,9 @@ export class Transport implements Disposable {
       if (!isSuccess(answer)) throw refusal(answer, await readAll(answer));
       for await (const line of linesOf(answer, () => silence.heard())) yield line;
     } catch (error) {
-      throw silence.signal.aborted ? silence.signal.reason : error;
+      ask.signal?.throwIfAborted();
+      silence.signal.throwIfAborted();
+      throw error;
     } finally {
       answer.destroy();
     }

@@ -128,7 +128,7 @@ export interface DeleteOptions {
 /** What reads a kind as a list and the changes after it. */
 export interface ListWatcher {
   list<T extends KubeObject>(resource: Resource, options?: ListOptions): Promise<KubeList<T>>;
-  /** Ends when the server ends the watch; throws ApiError (410 when the version is too old). */
+  /** Ends when the server ends the watch; throws ApiError (410: the version is too old), or the signal's reason. */
   watch<T extends KubeObject>(resource: Resource, options?: WatchOptions): AsyncIterable<WatchEvent<T>>;
 }
 

@@ -56,12 +56,13 @@ export class LocalClient implements KubeApi {
   ): AsyncGenerator<WatchEvent<T>, void> {
     using watch = await this.#registry.watch(this.#kindOf(resource), options);
     const stop = () => watch[Symbol.dispose]();
-    if (options.signal?.aborted) return;
+    options.signal?.throwIfAborted();
     options.signal?.addEventListener('abort', stop, { once: true });
     try {
       for await (const { events } of watch) {
         for (const { type, stored } of events) yield { type, object: objectOf<T>(stored) };
       }
+      options.signal?.throwIfAborted();
     } finally {
       options.signal?.removeEventListener('abort', stop);
     }
