@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import { pino } from 'pino';
 import { type Cidr, families, familyOf, ipToBytes, parseIp } from '../core/address.ts';
 import { native } from '../native/index.ts';
-import { cidrList, wholeNumber } from './options.ts';
+import { cidrList, logLevelOption, wholeNumber } from './options.ts';
 import { untilStopped } from './signals.ts';
 
 /** Where the API is served: `127.0.0.1:6443`, `[::]:6443`, and in another namespace `…@/proc/1/ns/net`. */
@@ -54,7 +54,7 @@ export function controlPlaneCommand(): Command {
       cidrList,
       cidrList('10.96.0.0/16,fd00:10:96::/112'),
     )
-    .option('--log-level <level>', 'trace, debug, info, warn, error', 'info')
+    .addOption(logLevelOption())
     .action((options) => run(options));
 }
 
@@ -104,9 +104,14 @@ function openListener({
   const namespaceFd = openSync(namespacePath, 'r');
   try {
     const fd = native.openSocket(namespaceFd, family === families[0] ? AF_INET : AF_INET6, SOCK_STREAM, 0, 0);
-    native.setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-    native.bind(fd, encodeSocketAddress(ipToBytes(ip), port), LISTEN_BACKLOG);
-    return { fd };
+    try {
+      native.setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+      native.bind(fd, encodeSocketAddress(ipToBytes(ip), port), LISTEN_BACKLOG);
+      return { fd };
+    } catch (error) {
+      native.close(fd);
+      throw error;
+    }
   } finally {
     native.close(namespaceFd);
   }

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
@@ -21,12 +22,12 @@ export async function serveStatus(socketPath: string, status: () => NodeStatus):
   const server = http.createServer((_, response) => {
     response.setHeader('content-type', 'application/json').end(JSON.stringify(status()));
   });
+  const listening = once(server, 'listening');
+  // The socket's file is made within the call, so nothing else is made with this mask.
   const umask = process.umask(0o177);
-  try {
-    await new Promise<void>((resolve, reject) => server.once('error', reject).listen(socketPath, resolve));
-  } finally {
-    process.umask(umask);
-  }
+  server.listen(socketPath);
+  process.umask(umask);
+  await listening;
   return {
     [Symbol.asyncDispose]: () =>
       new Promise<void>((resolve) => {

@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, Option } from 'commander';
 import { type Logger, pino } from 'pino';
 import {
@@ -26,11 +26,12 @@ import { KubeClient } from '../kube/client.ts';
 import { loadKubeConfig } from '../kube/config.ts';
 import { type ServiceProxy, startProxy } from '../proxy/proxy.ts';
 import { serveStatus } from './node-status.ts';
-import { cidrList } from './options.ts';
+import { cidrList, httpUrl, httpUrlList, logLevelOption, readOptionFile } from './options.ts';
 import { untilStopped } from './signals.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
 const BACKENDS = ['vxlan', 'host-gw'];
+const UNDERLAY_POLL_MS = 500;
 /** How a cluster's network is cut into nodes' subnets when only its CIDR is given. */
 const SUBNET_LENGTH = { 4: 24, 6: 64 } as const;
 
@@ -40,7 +41,7 @@ interface NodeOptions {
   readonly apiServer?: string;
   readonly tokenFile?: string;
   readonly kubeconfig?: string;
-  readonly etcdEndpoints?: string;
+  readonly etcdEndpoints?: readonly string[];
   readonly etcdPrefix: string;
   readonly podCidr?: Cidr[];
   readonly netConfig?: string;
@@ -62,13 +63,16 @@ export function nodeCommand(): Command {
     .option('--node-name <name>', "this node's name", hostname().toLowerCase())
     .option('--run-dir <path>', 'sockets and state', DEFAULT_RUN_DIR)
     .addOption(new Option('--kubeconfig <path>', 'leases and services come from this API server'))
-    .addOption(new Option('--api-server <url>', 'the same, without a kubeconfig').conflicts('kubeconfig'))
+    .addOption(
+      new Option('--api-server <url>', 'the same, without a kubeconfig')
+        .argParser(httpUrl)
+        .conflicts('kubeconfig'),
+    )
     .addOption(new Option('--token-file <path>', 'bearer token for --api-server'))
     .addOption(
-      new Option('--etcd-endpoints <urls>', 'leases come from etcd v3').conflicts([
-        'kubeconfig',
-        'apiServer',
-      ]),
+      new Option('--etcd-endpoints <urls>', 'leases come from etcd v3')
+        .argParser(httpUrlList)
+        .conflicts(['kubeconfig', 'apiServer']),
     )
     .option('--etcd-prefix <key>', 'where the network is described in etcd', etcdDefaults.prefix)
     .addOption(
@@ -88,7 +92,7 @@ export function nodeCommand(): Command {
     .option('--no-masquerade', "leave pods' addresses on packets to the outside")
     .option('--no-proxy', 'do not serve Services')
     .option('--register-node', 'make the Node object where no kubelet does', false)
-    .option('--log-level <level>', 'trace, debug, info, warn, error', 'info')
+    .addOption(logLevelOption())
     .action((options: NodeOptions) => run(options));
 }
 
@@ -116,17 +120,24 @@ async function run(options: NodeOptions): Promise<void> {
     signal: stop.signal,
   });
   stack.use(daemon);
-  const proxy = options.proxy ? await openProxy(options, source, underlay, log) : undefined;
-  if (proxy !== undefined) stack.use(proxy);
+  const { client } = source;
+  const isProxy = options.proxy && client !== undefined;
+  let proxy: ServiceProxy | undefined;
   const status = () => ({
     name: options.nodeName,
     pid: process.pid,
-    ready: daemon.status().ready && (proxy?.status().synced ?? true),
+    ready: daemon.status().ready && (!isProxy || proxy?.status().synced === true),
     startedAt,
     daemon: daemon.status(),
     ...(proxy && { proxy: proxy.status() }),
   });
   stack.use(await serveStatus(`${options.runDir}/node.sock`, status));
+  const nodeAddresses = isProxy
+    ? await waitForNodeAddresses(source.config, underlay, stop.signal)
+    : undefined;
+  if (isProxy && nodeAddresses !== undefined) {
+    proxy = stack.use(startServiceProxy({ options, config: source.config, client, nodeAddresses, log }));
+  }
   log.info({ signal: await stopped }, 'stopping; the data plane stays');
 }
 
@@ -141,7 +152,7 @@ async function openSource(options: NodeOptions, signal: AbortSignal): Promise<So
   if (options.podCidr !== undefined) return openStaticSource(options, options.podCidr);
   if (options.etcdEndpoints !== undefined) return openEtcdSource(options, options.etcdEndpoints, signal);
   if (options.kubeconfig !== undefined || options.apiServer !== undefined) return openKubeSource(options);
-  throw new InputError('fairlead node', [
+  throw new InputError('options', [
     { path: '--kubeconfig', message: 'is missing, and so are --api-server, --etcd-endpoints and --pod-cidr' },
   ]);
 }
@@ -152,8 +163,12 @@ function openStaticSource(options: NodeOptions, podCidrs: Cidr[]): Source {
   return { store: staticLeaseStore(options.nodeName, subnets), config, [Symbol.dispose]: () => undefined };
 }
 
-async function openEtcdSource(options: NodeOptions, endpoints: string, signal: AbortSignal): Promise<Source> {
-  const client = new EtcdClient({ endpoints: endpoints.split(',').map((part) => part.trim()) });
+async function openEtcdSource(
+  options: NodeOptions,
+  endpoints: readonly string[],
+  signal: AbortSignal,
+): Promise<Source> {
+  const client = new EtcdClient({ endpoints });
   const { etcdPrefix: prefix } = options;
   try {
     const config = isConfigGiven(options)
@@ -173,7 +188,7 @@ async function openKubeSource(options: NodeOptions): Promise<Source> {
   const client = new KubeClient(
     apiServer === undefined
       ? await loadKubeConfig(kubeconfig)
-      : { server: apiServer, ...(tokenFile && { token: readFileSync(tokenFile, 'utf8').trim() }) },
+      : { server: apiServer, ...(tokenFile && { token: readOptionFile('--token-file', tokenFile) }) },
   );
   const store = new KubeLeaseStore({ client, nodeName, networks: config.networks, registerNode });
   return { store, config, client, [Symbol.dispose]: () => client[Symbol.dispose]() };
@@ -186,16 +201,17 @@ function isConfigGiven({ netConfig, clusterCidr }: NodeOptions): boolean {
 /** The network from its file, or from the short options in the same format. */
 function readConfig(options: NodeOptions, isCut: boolean): NetworkConfig {
   const { netConfig, clusterCidr, backend } = options;
-  if (netConfig !== undefined) return parseNetworkConfig(readFileSync(netConfig, 'utf8'), netConfig);
+  if (netConfig !== undefined)
+    return parseNetworkConfig(readOptionFile('--net-config', netConfig), netConfig);
   if (clusterCidr === undefined) {
-    throw new InputError('fairlead node', [
+    throw new InputError('options', [
       { path: '--net-config', message: 'is missing, and so is --cluster-cidr: the pods have no network' },
     ]);
   }
   const problems: Problem[] = clusterCidr
     .filter((cidr) => prefixLengthOf(cidr) > addressBits(familyOf(cidr)) - 4)
     .map((cidr) => ({ path: '--cluster-cidr', message: `${cidr} is too small for pods on several nodes` }));
-  if (problems.length > 0) throw new InputError('fairlead node', problems);
+  if (problems.length > 0) throw new InputError('options', problems);
   return parseNetworkConfig(JSON.stringify(shortConfig(clusterCidr, backend, isCut)), '--cluster-cidr');
 }
 
@@ -218,24 +234,46 @@ function underlaySelector({ iface }: NodeOptions): UnderlaySelector {
   return iface === undefined ? {} : { interface: iface };
 }
 
-async function openProxy(
-  { nodeName }: NodeOptions,
-  { client, config }: Source,
-  selector: UnderlaySelector,
-  log: Logger,
-): Promise<ServiceProxy | undefined> {
-  if (client === undefined) return undefined;
-  const nodeAddresses = await readNodeAddresses(config, selector);
+function startServiceProxy({
+  options: { nodeName },
+  config,
+  client,
+  nodeAddresses,
+  log,
+}: {
+  options: NodeOptions;
+  config: NetworkConfig;
+  client: KubeClient;
+  nodeAddresses: readonly Ip[];
+  log: Logger;
+}): ServiceProxy {
   const clusterCidrs = families.flatMap((family) => config.networks[family]?.network ?? []);
   return startProxy({ client, nodeName, nodeAddresses, clusterCidrs, log: log.child({ part: 'proxy' }) });
 }
 
+/** A node may start before its own network is up; the daemon says so in its log. Undefined when stopped before. */
+async function waitForNodeAddresses(
+  config: NetworkConfig,
+  selector: UnderlaySelector,
+  signal: AbortSignal,
+): Promise<Ip[] | undefined> {
+  while (!signal.aborted) {
+    const addresses = await readNodeAddresses(config, selector);
+    if (addresses !== undefined) return addresses;
+    await sleep(UNDERLAY_POLL_MS, undefined, { signal }).catch(() => undefined);
+  }
+  return undefined;
+}
+
 /** Node ports are open on the addresses that other nodes know this one by. */
-async function readNodeAddresses(config: NetworkConfig, selector: UnderlaySelector): Promise<Ip[]> {
+async function readNodeAddresses(
+  config: NetworkConfig,
+  selector: UnderlaySelector,
+): Promise<Ip[] | undefined> {
   using socket = NetlinkSocket.open(NETLINK_ROUTE);
   const wanted = families.filter((family) => config.networks[family] !== undefined);
   const underlay = selectUnderlay(await readUnderlayFacts(socket), wanted, selector);
-  if ('problem' in underlay) throw new Error(underlay.problem);
+  if ('problem' in underlay) return undefined;
   return families.flatMap((family) => {
     const address = underlay.addresses[family];
     return address === undefined ? [] : [ipOf(address)];

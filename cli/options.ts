@@ -1,5 +1,7 @@
+import { readFileSync } from 'node:fs';
 import { InvalidArgumentError, Option } from 'commander';
 import { type Cidr, familyOf, parseCidr } from '../core/address.ts';
+import { InputError } from '../core/errors.ts';
 
 /** Reads a comma list of networks, at most one of each family; for options such as --cluster-cidr. */
 export function cidrList(text: string): Cidr[] {
@@ -28,4 +30,31 @@ export function wholeNumber(min: number, max: number): (text: string) => number 
 /** `-o json` or `-o text`, on every command that prints a result. */
 export function outputOption(): Option {
   return new Option('-o, --output <format>', 'how to print').choices(['text', 'json']).default('text');
+}
+
+export function logLevelOption(): Option {
+  return new Option('--log-level <level>', 'how much to log')
+    .choices(['trace', 'debug', 'info', 'warn', 'error'])
+    .default('info');
+}
+
+/** The URL of an HTTP server, such as http://192.0.2.1:6443. */
+export function httpUrl(text: string): string {
+  if (URL.canParse(text) && /^https?:\/\/[^/]/.test(text)) return text;
+  throw new InvalidArgumentError(`"${text}" is not a URL such as http://192.0.2.1:6443.`);
+}
+
+export function httpUrlList(text: string): string[] {
+  return text.split(',').map((part) => httpUrl(part.trim()));
+}
+
+/** The text of a file that an option names. */
+export function readOptionFile(option: string, path: string): string {
+  try {
+    const text = readFileSync(path, 'utf8').trim();
+    if (text !== '') return text;
+  } catch (error) {
+    throw new InputError('options', [{ path: option, message: (error as Error).message }]);
+  }
+  throw new InputError('options', [{ path: option, message: `${path} is empty` }]);
 }

@@ -25,7 +25,7 @@ export function renderNodeStatus(status: NodeStatus): string {
     ['node', status.name],
     ['ready', status.ready ? 'yes' : 'no'],
     ['running since', `${status.startedAt} (pid ${status.pid})`],
-    ...fields('', status.daemon),
+    ...fields('', status.daemon).filter(([name]) => name !== 'node' && name !== 'ready'),
     ...(status.proxy ? fields('proxy ', status.proxy) : []),
   ];
   const width = Math.max(...lines.map(([name]) => name.length));
@@ -37,8 +37,10 @@ function fields(prefix: string, object: object): [string, string][] {
     prefix + name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
     Array.isArray(value) && value.every((item) => typeof item !== 'object')
       ? value.join(', ') || 'none'
-      : typeof value === 'object' && value !== null
-        ? JSON.stringify(value)
-        : String(value),
+      : typeof value === 'number'
+        ? String(Math.round(value * 10) / 10)
+        : typeof value === 'object' && value !== null
+          ? JSON.stringify(value)
+          : String(value),
   ]);
 }

@@ -1,6 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Ip, ipOf, parseHostCidr } from '../../core/address.ts';
@@ -19,6 +20,8 @@ const API_PORT = 6443;
 const READY_TIMEOUT_MS = 30_000;
 const READY_POLL_MS = 50;
 const CNI_TIMEOUT_MS = 30_000;
+/** Agents that start at the same time: more would only make each other late. */
+const STARTS_AT_ONCE = 2 * availableParallelism();
 
 /** Address ranges of every cluster that this command makes; the namespaces keep clusters apart. */
 export const RANGES = {
@@ -63,7 +66,10 @@ export class Cluster implements AsyncDisposable {
     this.#detached = detached;
   }
 
-  /** Brings everything up and waits until every node is ready; on failure nothing stays. */
+  /**
+   * Brings everything up and waits until every node is ready; on failure nothing stays. A detached cluster may
+   * outlive this process, and does after {@link Lab.keep}.
+   */
   static async start(options: {
     name: string;
     nodes: number;
@@ -74,13 +80,13 @@ export class Cluster implements AsyncDisposable {
   }): Promise<Cluster> {
     const { name, nodes, backend, detached = false, progress = () => undefined, signal } = options;
     progress(`making ${nodes} machines as network namespaces`);
-    const lab = await Lab.create({ name, nodes, detached });
+    const lab = await Lab.create({ name, nodes });
     const cluster = new Cluster(lab, detached);
     try {
       progress('starting the control plane');
       await cluster.startControlPlane(signal);
       progress(`starting ${nodes} nodes with backend ${backend}`);
-      await Promise.all(lab.nodes.map((node) => cluster.startNode(node, backend, signal)));
+      await eachOf(lab.nodes, STARTS_AT_ONCE, (node) => cluster.startNode(node, backend, signal));
     } catch (error) {
       await cluster[Symbol.asyncDispose]();
       throw error;
@@ -192,6 +198,7 @@ export class Cluster implements AsyncDisposable {
   ): Promise<T> {
     const deadline = performance.now() + READY_TIMEOUT_MS;
     for (;;) {
+      signal?.throwIfAborted();
       const answer = await probe();
       if (answer) return answer;
       const child = this.#processes.get(name);
@@ -201,7 +208,7 @@ export class Cluster implements AsyncDisposable {
       if (performance.now() > deadline) {
         throw new Error(`${name} is not ready after ${READY_TIMEOUT_MS / 1000} s: ${this.#logEnd(name)}`);
       }
-      await sleep(READY_POLL_MS, undefined, signal ? { signal } : {});
+      await sleep(READY_POLL_MS);
     }
   }
 
@@ -221,4 +228,22 @@ function readFileIfThere(path: string): string | undefined {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   }
+}
+
+/** Runs `act` for every item, for at most `limit` of them at once. After the first failure none is begun. */
+async function eachOf<T>(
+  items: readonly T[],
+  limit: number,
+  act: (item: T) => Promise<unknown>,
+): Promise<void> {
+  const waiting = [...items];
+  const worker = async () => {
+    for (let item = waiting.shift(); item !== undefined; item = waiting.shift()) {
+      await act(item).catch((error) => {
+        waiting.length = 0;
+        throw error;
+      });
+    }
+  };
+  await Promise.all(Array.from({ length: limit }, worker));
 }

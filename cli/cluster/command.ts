@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { Command, Option } from 'commander';
 import { askStatus } from '../node-status.ts';
 import { outputOption, wholeNumber } from '../options.ts';
+import { untilStopped } from '../signals.ts';
 import { BACKENDS, type Backend, Cluster, clusterPaths } from './cluster.ts';
 import { CLUSTERS_DIRECTORY, directoryOf, removeLab } from './lab.ts';
 import { MAX_NODES, planTopology } from './topology.ts';
@@ -48,8 +49,7 @@ async function up({ name, nodes, backend, output }: ClusterRecord & { output: st
   }
   await removeLab(name); // what an interrupted start may have left
   const interrupt = new AbortController();
-  const stop = () => interrupt.abort(new Error('interrupted; nothing was left behind'));
-  process.once('SIGINT', stop).once('SIGTERM', stop);
+  void untilStopped().then(() => interrupt.abort(new Error('interrupted; nothing was left behind')));
   const start = performance.now();
   const progress = (text: string) => process.stderr.write(`  ${text}\n`);
   const cluster = await Cluster.start({
@@ -59,10 +59,12 @@ async function up({ name, nodes, backend, output }: ClusterRecord & { output: st
     detached: true,
     progress,
     signal: interrupt.signal,
+  }).catch((error) => {
+    throw interrupt.signal.aborted ? interrupt.signal.reason : error;
   });
-  writeFileSync(recordPath(name), JSON.stringify({ name, nodes, backend } satisfies ClusterRecord), {
-    mode: 0o600,
-  });
+  const record = JSON.stringify({ name, nodes, backend } satisfies ClusterRecord);
+  writeFileSync(recordPath(name), record, { mode: 0o600 });
+  cluster.lab.keep();
   const facts = {
     name,
     seconds: Number(((performance.now() - start) / 1000).toFixed(1)),
@@ -120,22 +122,33 @@ function clusterNames(): string[] {
 async function describeCluster(name: string) {
   if (!existsSync(recordPath(name)))
     throw new Error(`there is no cluster ${name}; see: fairlead cluster status`);
-  const record = JSON.parse(readFileSync(recordPath(name), 'utf8')) as ClusterRecord;
+  const record = readRecord(name);
   const paths = clusterPaths(directoryOf(name));
   const machines = planTopology(name, record.nodes).machines.filter((machine) => machine.role === 'node');
   const nodes = await Promise.all(
     machines.map(async (machine) => ({
       name: machine.name,
       addresses: machine.addresses,
-      status: await askStatus(paths.statusSocket(machine.name)),
+      status: (await askStatus(paths.statusSocket(machine.name))) ?? null,
     })),
   );
   return { ...record, kubeconfig: paths.kubeconfig, nodes };
 }
 
+function readRecord(name: string): ClusterRecord {
+  try {
+    const { nodes, backend } = JSON.parse(readFileSync(recordPath(name), 'utf8')) as ClusterRecord;
+    planTopology(name, nodes);
+    return { name, nodes, backend };
+  } catch (error) {
+    const message = `${recordPath(name)} cannot be read: ${(error as Error).message}`;
+    throw new Error(`${message}; remove the cluster with: fairlead cluster down --name ${name}`);
+  }
+}
+
 function renderCluster(cluster: Awaited<ReturnType<typeof describeCluster>>): string {
   const nodes = cluster.nodes.map(({ name, addresses, status }) => {
-    const state = status === undefined ? 'does not answer' : status.ready ? 'ready' : 'not ready';
+    const state = status === null ? 'does not answer' : status.ready ? 'ready' : 'not ready';
     return `  ${name}  ${state}  ${addresses.join('  ')}`;
   });
   return [`${cluster.name}  ${cluster.backend}  ${cluster.kubeconfig}`, ...nodes, ''].join('\n');

@@ -1,12 +1,9 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { removeAll, Watchdog } from './teardown.ts';
 import { type Batch, type Machine, planTopology, renderTopology, type Topology } from './topology.ts';
 import { Workload } from './workload-client.ts';
 
-const TEARDOWN = fileURLToPath(new URL('./teardown.sh', import.meta.url));
-const TEARDOWN_TIMEOUT_MS = 30_000;
 export const CLUSTERS_DIRECTORY = '/run/fairlead/cluster';
 
 const run = promisify(execFile);
@@ -25,10 +22,10 @@ export class Lab implements AsyncDisposable {
   readonly topology: Topology;
   /** For logs, sockets and state of the cluster's processes; removed with the lab. */
   readonly directory: string;
-  readonly #watchdog: ChildProcess | undefined;
+  readonly #watchdog: Watchdog;
   readonly #workloads: Workload[] = [];
 
-  private constructor(name: string, topology: Topology, watchdog: ChildProcess | undefined) {
+  private constructor(name: string, topology: Topology, watchdog: Watchdog) {
     this.name = name;
     this.topology = topology;
     this.directory = directoryOf(name);
@@ -36,15 +33,13 @@ export class Lab implements AsyncDisposable {
   }
 
   /**
-   * Makes the namespaces and the wire. Unless `detached`, a watchdog removes everything when this process ends
-   * without having done so, even by kill -9.
+   * Makes the namespaces and the wire. Until {@link keep}, all of it is removed when this process ends, even by
+   * kill -9. Throws when another process is making or removing a lab of this name.
    */
-  static async create(options: { name: string; nodes: number; detached?: boolean }): Promise<Lab> {
-    const { name, nodes, detached = false } = options;
+  static async create({ name, nodes }: { name: string; nodes: number }): Promise<Lab> {
     const topology = planTopology(name, nodes);
     const directory = directoryOf(name);
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
-    const lab = new Lab(name, topology, detached ? undefined : startWatchdog(topology.prefix, directory));
+    const lab = new Lab(name, topology, await Watchdog.start({ prefix: topology.prefix, directory }));
     try {
       const [namespaces, wire, ...machines] = renderTopology(topology);
       for (const batch of [namespaces, wire]) if (batch !== undefined) await applyBatch(batch);
@@ -88,10 +83,14 @@ export class Lab implements AsyncDisposable {
     return machine;
   }
 
+  /** From here on it outlives this process; {@link removeLab} removes it. */
+  keep(): void {
+    this.#watchdog.keep();
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#workloads.map((workload) => workload[Symbol.asyncDispose]()));
-    await removeLab(this.name);
-    this.#watchdog?.stdin?.end();
+    await this.#watchdog[Symbol.asyncDispose]();
   }
 }
 
@@ -99,18 +98,10 @@ export function directoryOf(name: string): string {
   return `${CLUSTERS_DIRECTORY}/${name}`;
 }
 
-/** Removes a lab by its name, whoever made it; removing what is not there is fine. */
-export async function removeLab(name: string): Promise<void> {
-  const args = [TEARDOWN, planTopology(name, 0).prefix, directoryOf(name)];
-  await run('sh', args, { timeout: TEARDOWN_TIMEOUT_MS });
-}
-
-function startWatchdog(prefix: string, directory: string): ChildProcess {
-  const watchdog = spawn('sh', [TEARDOWN, prefix, directory, '--when-stdin-ends'], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-    detached: true,
-  });
-  watchdog.unref();
-  (watchdog.stdin as unknown as { unref?: () => void } | null)?.unref?.();
-  return watchdog;
+/**
+ * Removes a lab by its name, whoever made it; removing what is not there is fine. Throws when another process is
+ * making or removing it.
+ */
+export function removeLab(name: string): Promise<void> {
+  return removeAll({ prefix: planTopology(name, 0).prefix, directory: directoryOf(name) });
 }

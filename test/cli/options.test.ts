@@ -1,7 +1,8 @@
 import test from 'ava';
 import { InvalidArgumentError } from 'commander';
 import { parseListen } from '../../cli/controlplane.ts';
-import { cidrList, wholeNumber } from '../../cli/options.ts';
+import { cidrList, httpUrl, httpUrlList, readOptionFile, wholeNumber } from '../../cli/options.ts';
+import { InputError } from '../../core/errors.ts';
 
 test('a list of networks has at most one of each family', (t) => {
   t.deepEqual(cidrList('10.1.0.0/16, fd00::/48') as string[], ['10.1.0.0/16', 'fd00::/48']);
@@ -28,4 +29,20 @@ test('a listen address names host, port and, if wanted, a network namespace', (t
   for (const bad of ['6443', 'localhost:6443', '127.0.0.1', '127.0.0.1:70000', '::1:80', '']) {
     t.throws(() => parseListen(bad), { instanceOf: InvalidArgumentError }, bad);
   }
+});
+
+test('a URL is of HTTP, and refused with its text otherwise', (t) => {
+  t.is(httpUrl('https://[fd00::1]:6443'), 'https://[fd00::1]:6443');
+  t.deepEqual(httpUrlList('http://a:1, http://b:2'), ['http://a:1', 'http://b:2']);
+  for (const bad of ['', 'foo', '192.0.2.1:6443', 'ftp://a', 'http://', 'http:a']) {
+    t.throws(() => httpUrl(bad), { message: new RegExp(`^"${bad}" is not a URL`) }, bad);
+  }
+});
+
+test('a file that an option names must be there and hold something', (t) => {
+  const error = t.throws(() => readOptionFile('--token-file', '/nonexistent'), { instanceOf: InputError });
+  t.regex(error?.message ?? '', /--token-file: ENOENT.*\/nonexistent/);
+  t.throws(() => readOptionFile('--token-file', '/dev/null'), {
+    message: /--token-file: \/dev\/null is empty/,
+  });
 });

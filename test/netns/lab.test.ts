@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import test from 'ava';
-import { directoryOf, Lab } from '../../cli/cluster/lab.ts';
+import { directoryOf, Lab, removeLab } from '../../cli/cluster/lab.ts';
 import { planTopology, renderTopology } from '../../cli/cluster/topology.ts';
 import { InputError } from '../../core/errors.ts';
 import { labName, namespacesOf, OUTSIDE_ADDRESSES, openLab } from './lab.ts';
@@ -64,6 +64,28 @@ test('a lab whose maker is killed with -9 leaves nothing behind', async (t) => {
   while ((namespacesOf(`fl-${name}-`).length > 0 || existsSync(directoryOf(name))) && Date.now() < deadline) {
     await sleep(20);
   }
+  t.deepEqual(namespacesOf(`fl-${name}-`), []);
+  t.false(existsSync(directoryOf(name)));
+});
+
+test('while one process makes a lab, no other makes or removes one of its name', async (t) => {
+  const lab = await openLab(t, 1);
+  const busy = { message: new RegExp(`cluster ${lab.name} is being made or removed by another process`) };
+  await t.throwsAsync(Lab.create({ name: lab.name, nodes: 1 }), busy);
+  await t.throwsAsync(removeLab(lab.name), busy);
+  t.is(namespacesOf(lab.topology.prefix).length, 4);
+});
+
+test('a lab that is kept outlives its maker, and can be removed by its name', async (t) => {
+  const name = labName();
+  t.teardown(() => removeLab(name));
+  const program = `
+    const { Lab } = await import(${JSON.stringify(new URL('../../cli/cluster/lab.ts', import.meta.url).href)});
+    (await Lab.create({ name: ${JSON.stringify(name)}, nodes: 1 })).keep();`;
+  await run(process.execPath, ['--input-type=module', '-e', program]);
+  await sleep(200);
+  t.is(namespacesOf(`fl-${name}-`).length, 4);
+  await removeLab(name);
   t.deepEqual(namespacesOf(`fl-${name}-`), []);
   t.false(existsSync(directoryOf(name)));
 });
