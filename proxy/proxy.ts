@@ -199,7 +199,7 @@ class ProxyLoop implements ServiceProxy {
       updates: before.updates + (isFull ? 0 : 1),
       fullSyncs: before.fullSyncs + (isFull ? 1 : 0),
       lastSyncMs,
-      failures: 0,
+      failures: failures.length === 0 ? 0 : before.failures,
     };
     if (isFull) this.#log.info({ writes, ms: lastSyncMs, services: this.#views.current.size }, 'full sync');
     else this.#log.debug({ writes, ms: lastSyncMs }, 'update');

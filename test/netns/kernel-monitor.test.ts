@@ -6,6 +6,7 @@ import { watchKernel } from '../../kernel/monitor.ts';
 import { monitor } from '../../kernel/netlink/monitor.ts';
 import { decodeLink, encodeLink, IFF_UP } from '../../kernel/netlink/route/link.ts';
 import { RTM_NEWLINK, RTNLGRP_LINK } from '../../kernel/netlink/route/rtnetlink.ts';
+import { SysctlTable } from '../../kernel/sysctl.ts';
 import { addLinks, openSpace, type Space } from './kernel-space.ts';
 
 /** Sets a link down and up again: notifications enough. */
@@ -55,6 +56,22 @@ for (const [what, command] of Object.entries({
     await sleep(50);
     using watch = watchKernel({ namespaceFd: space.fd });
     space.ip(command);
+    for await (const event of watch) {
+      t.is(event, 'changed');
+      break;
+    }
+  });
+}
+
+for (const key of ['net/ipv4/ip_forward', 'net/ipv6/conf/all/forwarding', 'net/ipv4/conf/one/rp_filter']) {
+  test(`a changed ${key} is told`, async (t) => {
+    const space = openSpace(t);
+    addLinks(space);
+    const table = new SysctlTable({ keys: [key], namespaceFd: space.fd });
+    const actual = (await table.read()).get(key) ?? '';
+    await sleep(50);
+    using watch = watchKernel({ namespaceFd: space.fd });
+    t.deepEqual(await table.write([{ kind: 'update', key, actual, wanted: actual === '1' ? '0' : '1' }]), []);
     for await (const event of watch) {
       t.is(event, 'changed');
       break;

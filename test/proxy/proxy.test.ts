@@ -12,7 +12,7 @@ class RecordingBackend implements Backend {
   readonly calls: string[] = [];
   disturbed = false;
   disposed = false;
-  failNext = false;
+  failNext = 0;
 
   async replace(views: Views): Promise<SyncResult> {
     this.disturbed = false;
@@ -28,8 +28,8 @@ class RecordingBackend implements Backend {
       return `${service}=${ports.map(({ endpoints }) => endpoints.length).join('+') || 'gone'}`;
     });
     this.calls.push([call, ...texts.sort()].join(' '));
-    const fails = this.failNext;
-    this.failNext = false;
+    const fails = this.failNext > 0;
+    if (fails) this.failNext -= 1;
     const failures = fails ? [{ key: 'x', kind: 'create', error: new Error('refused') } as const] : [];
     return { writes: 1, failures };
   }
@@ -120,16 +120,28 @@ test('after a failure everything is read back and written again', async (t) => {
   api.put(SERVICES, web);
   const proxy = start();
   await proxy.synced;
-  backend.failNext = true;
+  backend.failNext = 1;
   api.put(ENDPOINT_SLICES, webSlice);
   t.deepEqual((await called(3)).slice(1), ['update default/web=2', 'replace default/web=2']);
+  t.is(proxy.status().failures, 0);
+});
+
+test('passes that fail one after the other are counted', async (t) => {
+  const { api, backend, start, called } = setUp(t);
+  api.put(SERVICES, web);
+  backend.failNext = 2;
+  const proxy = start();
+  await called(2);
+  await sleep(20);
+  t.is(proxy.status().failures, 2);
+  await proxy.synced;
   t.is(proxy.status().failures, 0);
 });
 
 test('the proxy is not synced as long as the first pass fails', async (t) => {
   const { api, backend, start, called } = setUp(t);
   api.put(SERVICES, web);
-  backend.failNext = true;
+  backend.failNext = 1;
   const proxy = start();
   await called(1);
   await sleep(20);

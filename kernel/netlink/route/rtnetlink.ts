@@ -33,6 +33,8 @@ export const RTNLGRP_IPV4_RULE = 8;
 export const RTNLGRP_IPV6_IFADDR = 9;
 export const RTNLGRP_IPV6_ROUTE = 11;
 export const RTNLGRP_IPV6_RULE = 19;
+export const RTNLGRP_IPV4_NETCONF = 24;
+export const RTNLGRP_IPV6_NETCONF = 25;
 
 /** Mark of ownership of routes, rules, addresses and neighbours; unused in iproute2's rt_protos. */
 export const FAIRLEAD_PROTOCOL = 88;
