@@ -118,7 +118,7 @@ export function cni(verb: string, machine: Machine, socket: string, name: string
 /** Runs a program in a namespace and gives its output. */
 export function inside(namespace: string, ...command: string[]): string {
   const [program, args] = inNamespace(namespace, command);
-  return execFileSync(program, args, { encoding: 'utf8' });
+  return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
 /** A node agent in its machine's namespace. */

@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import test from 'ava';
 import { until } from '../daemon/etcd-server.ts';
@@ -5,6 +7,7 @@ import { type Agent, inside, Nodes, type Pod } from './daemon-nodes.ts';
 import { OUTSIDE_ADDRESSES } from './lab.ts';
 
 const DATAGRAM = fileURLToPath(new URL('./daemon-datagram.ts', import.meta.url));
+const nft = '/usr/sbin/nft';
 const config = (type: string) =>
   JSON.stringify({
     Network: '10.244.0.0/16',
@@ -73,6 +76,19 @@ for (const backend of ['vxlan', 'host-gw']) {
     },
   );
 }
+
+test.serial('the ruleset that nft lists loads again, and the agent takes it for its own', async (t) => {
+  const nodes = await Nodes.open(t, 1);
+  const [agent] = (await nodes.startAll(1, config('host-gw'))) as [Agent];
+  const { writes } = await agent.status();
+  const listed = agent.run(nft, 'list', 'ruleset');
+  const file = `${agent.options.directory}/ruleset.nft`;
+  writeFileSync(file, `flush ruleset\n${listed}`);
+  agent.run(nft, '-f', file);
+  await sleep(1_000); // it looks twice a second
+  t.is(agent.run(nft, 'list', 'ruleset'), listed);
+  t.is((await agent.status()).writes, writes);
+});
 
 /** The first address of the node's subnet: 10.244.7.2 is in 10.244.7.0/24, fd00:10:244:7::2 in fd00:10:244:7::/64. */
 function tunnelEnd(podIp: string): string {

@@ -126,6 +126,21 @@ test.serial('what others break is whole again within a second', async (t) => {
   }
 });
 
+test.serial('another backend after a restart leaves nothing of the first one, and pods stay', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const agents = await nodes.startAll(2, config);
+  const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+  const { subnets } = (await agents[0]?.status()) ?? {};
+  for (const agent of agents) await agent.end('SIGTERM');
+  const [agent] = (await nodes.startAll(2, config.replace('vxlan', 'host-gw'))) as [Agent];
+  t.deepEqual((await agent.status()).subnets, subnets);
+  t.is(agent.run('ip', 'link', 'show', 'type', 'vxlan'), '');
+  t.regex(agent.run('ip', 'route'), /10\.244\.\d+\.0\/24 via 172\.30\.0\.12 dev eth0 proto 88/);
+  for (const url of [`http://${b.ips[0]}:8080/`, `http://[${b.ips[1]}]:8080/`]) {
+    await until(`${url} answers`, async () => (await a.workload.get(url, 1000)).ok);
+  }
+});
+
 test.serial(
   'a foreign route to a peer is told by name and left alone, and ours comes when it goes',
   async (t) => {
