@@ -5,6 +5,9 @@ import { badRequest } from '../registry/failures.ts';
 /** As kube-apiserver: twice etcd's largest request. */
 export const MOST_BODY_BYTES = 3 << 20;
 
+/** No kind comes near; what goes deeper is meant to exhaust whoever walks through it. */
+const MOST_DEPTH = 500;
+
 const JSON_TYPE = 'application/json';
 
 /** The media type without parameters. A body without one counts as JSON, as old kubectl sends it. */
@@ -26,11 +29,23 @@ export async function readBody(
     const message = `the body of the request was in an unknown format - accepted media types include: ${types.join(', ')}`;
     throw new ApiError(415, 'UnsupportedMediaType', message);
   }
+  const value = parseJson(bytes.toString());
+  if (isDeeper(value, MOST_DEPTH))
+    throw badRequest(`the request body is nested more than ${MOST_DEPTH} levels deep`);
+  return value;
+}
+
+function parseJson(text: string): unknown {
   try {
-    return JSON.parse(bytes.toString());
+    return JSON.parse(text);
   } catch (error) {
     throw badRequest(`the request body is not JSON: ${(error as Error).message}`);
   }
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((part) => isDeeper(part, levels - 1));
 }
 
 async function readBytes(request: IncomingMessage): Promise<Buffer> {

@@ -13,6 +13,8 @@ const MOST_CONNECTIONS = 8_192;
 const HEADERS_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 60_000;
 const KEEP_ALIVE_MS = 75_000;
+/** An answer that the client does not take for this long is given up, with the memory that it holds. */
+const SILENCE_MS = 60_000;
 /** How long requests that have begun may go on when the server closes. */
 const CLOSE_MS = 2_000;
 const SWEEP_MS = 10;
@@ -48,6 +50,7 @@ export class ApiServer implements AsyncDisposable {
     server.headersTimeout = HEADERS_TIMEOUT_MS;
     server.requestTimeout = REQUEST_TIMEOUT_MS;
     server.keepAliveTimeout = KEEP_ALIVE_MS;
+    server.timeout = SILENCE_MS;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     server.once('error', reject);
     server.listen(listener, resolve);

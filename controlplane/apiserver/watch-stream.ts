@@ -32,6 +32,8 @@ export async function streamWatch(
 ): Promise<void> {
   response.writeHead(200, JSON_HEADERS);
   response.flushHeaders();
+  // A watch may be silent; whether its client listens shows when there is something to say.
+  response.setTimeout(0);
   let isOver = false;
   const durationMs = options.timeoutMs ?? LEAST_DURATION_MS * (1 + Math.random());
   const progress = setInterval(() => watch.requestProgress(), options.bookmarkIntervalMs);

@@ -28,7 +28,13 @@ export async function runNodeIpam(options: NodeIpamOptions): Promise<void> {
   const ipam = new NodeIpam(options);
   const loop = new KeyLoop({
     signal,
-    work: (name) => ipam.settle(name, nodes.store.get(name)),
+    work: async (name) => {
+      const node = nodes.store.get(name);
+      if (node !== undefined) return await ipam.settle(name, node);
+      ipam.release(name);
+      // What came free is for whoever was left without.
+      for (const [other, { spec }] of nodes.store) if (spec?.podCIDRs === undefined) loop.mark(other);
+    },
     onError: (node, error) => log.warn({ node, error: error.message }, 'no subnet for node'),
   });
   const nodes = new Informer<V1Node>({
@@ -63,8 +69,7 @@ class NodeIpam {
     );
   }
 
-  async settle(name: string, node: V1Node | undefined): Promise<void> {
-    if (node === undefined) return this.#release(name);
+  async settle(name: string, node: V1Node): Promise<void> {
     if (podCidrsOf(node).length > 0) return this.occupy(name, node);
     const cidrs = this.#given.get(name) ?? this.#allocate(name);
     this.#given.set(name, cidrs);
@@ -84,11 +89,11 @@ class NodeIpam {
   #allocate(name: string): readonly Cidr[] {
     const cidrs = this.#pools.flatMap((pool) => pool.allocate(name) ?? []);
     if (cidrs.length === this.#pools.length) return cidrs;
-    this.#release(name);
+    this.release(name);
     throw new Error(`all subnets of ${this.#options.clusterCidrs.join(', ')} are taken`);
   }
 
-  #release(name: string): void {
+  release(name: string): void {
     this.#given.delete(name);
     for (const pool of this.#pools) pool.release(name);
   }

@@ -61,6 +61,7 @@ test('a body of another type is 415, one that is no JSON 400, one that is too la
   t.is((await call('POST', path, '{"metadata":')).status, 400);
   t.is((await call('POST', path, '[]')).status, 400);
   t.is((await call('POST', path)).status, 400);
+  t.is((await call('POST', path, `${'{"a":'.repeat(50_000)}1${'}'.repeat(50_000)}`)).status, 400);
   const large = await call('POST', path, {
     metadata: { name: 'n', annotations: { x: 'x'.repeat(4 << 20) } },
   });
