@@ -16,12 +16,17 @@ export interface BridgeRows {
   readonly link: LinkRow;
   readonly addresses: readonly AddressRow[];
   readonly sysctls: ReadonlyMap<string, string>;
+  /** Parameters that exist once the link does. */
+  readonly linkSysctls: ReadonlyMap<string, string>;
 }
 
 /**
  * A packet that a pod sends to its gateway is for the bridge's own MAC: the host takes it in, and forwards it only
  * if forwarding is on. Bridged packets between pods pass netfilter only with bridge-nf-call on, which a service's
  * answer needs to be translated back; without the module br_netfilter these two parameters do not exist.
+ *
+ * The bridge asks for pods' MACs from its link-local address, which duplicate detection would withhold for one to
+ * two seconds after the first pod is there. The address follows from a MAC that is ours alone.
  */
 export function planBridge(
   name: string,
@@ -29,15 +34,18 @@ export function planBridge(
   gateways: readonly HostCidr[],
 ): BridgeRows {
   const sysctls = new Map<string, string>();
+  const linkSysctls = new Map<string, string>();
   for (const gateway of gateways) {
     const isV4 = familyOf(gateway) === 4;
     sysctls.set(isV4 ? 'net/ipv4/ip_forward' : 'net/ipv6/conf/all/forwarding', '1');
     sysctls.set(isV4 ? `${bridgeFilterPrefix}iptables` : `${bridgeFilterPrefix}ip6tables`, '1');
+    if (!isV4) linkSysctls.set(`net/ipv6/conf/${name}/accept_dad`, '0');
   }
   return {
     link: { name, kind: 'bridge', alias: bridgeAlias, mac: bridgeMac(gateways), mtuBytes, up: true },
     addresses: gateways.map((address) => ({ device: name, address })),
     sysctls,
+    linkSysctls,
   };
 }
 
@@ -95,13 +103,14 @@ export class Bridges {
     }
   }
 
-  async #reconcile({ link, addresses, sysctls }: BridgeRows): Promise<void> {
+  async #reconcile({ link, addresses, sysctls, linkSysctls }: BridgeRows): Promise<void> {
     const { socket, namespaceFd = -1 } = this.#options;
     const links = scoped(new LinkTable({ socket }), (row) => row.name === link.name);
     const places = scoped(new AddressTable({ socket }), (row) => row.device === link.name);
     const plan: Plan = [
       layer(new SysctlTable({ keys: [...sysctls.keys()], namespaceFd }), sysctls),
       layer(links, new Map([[link.name, link]])),
+      layer(new SysctlTable({ keys: [...linkSysctls.keys()], namespaceFd }), linkSysctls),
       layer(places, new Map(addresses.map((row) => [addressKey(row), row]))),
     ];
     const { failures } = await reconcile(plan);

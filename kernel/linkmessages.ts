@@ -98,7 +98,8 @@ export async function updateLink(
     mac: wanted.mac === actual.mac ? undefined : wanted.mac,
     mtuBytes: wanted.mtuBytes === actual.mtuBytes ? undefined : wanted.mtuBytes,
     masterIndex: wanted.master === actual.master ? undefined : (master ?? 0),
-    flags: wanted.up ? IFF_UP : 0,
+    // Flags without a mask would be all the flags that the link has afterwards.
+    flags: wanted.up && !actual.up ? IFF_UP : 0,
     changeMask: wanted.up === actual.up ? 0 : IFF_UP,
   };
   const messages = [message(operation, changed)];

@@ -173,6 +173,16 @@ test('a bridge keeps its MAC address and its MTU whatever its ports have', async
   t.like(space.show('link show dev cni0')[0], { address: bridge.mac, mtu: 1450 });
 });
 
+test('a changed MAC or MTU leaves the flags of the link as they are', async (t) => {
+  const space = openSpace(t);
+  const table = new LinkTable(space);
+  await settle(t, table, linkKey, [bridge]);
+  const flags = () => space.show('link show dev cni0')[0]?.flags;
+  const before = flags();
+  await settle(t, table, linkKey, [{ ...bridge, mac: '02:00:00:00:00:07' as Mac, mtuBytes: 1400 }]);
+  t.deepEqual(flags(), before);
+});
+
 test('what the row leaves open is left to the kernel', async (t) => {
   const table = new LinkTable(openSpace(t));
   const open: LinkRow = { name: 'v', kind: 'veth', alias: 'fairlead', up: false };
