@@ -47,6 +47,7 @@ class EndpointSlices {
   readonly #podsByNode = new KeyIndex();
   readonly #podsByNamespace = new KeyIndex();
   readonly #servicesByNamespace = new KeyIndex();
+  readonly #selectors = new Map<string, Selector>();
   /** As they were when they were last told of: what changes is of interest to whom it was of interest before. */
   readonly #podsBefore = new Map<string, V1Pod>();
   readonly #zones = new Map<string, string>();
@@ -92,7 +93,10 @@ class EndpointSlices {
   }
 
   #serviceChanged(key: string): void {
-    this.#servicesByNamespace.set(key, this.#services.store.has(key) ? [namespaceOf(key)] : []);
+    const service = this.#services.store.get(key);
+    this.#servicesByNamespace.set(key, service === undefined ? [] : [namespaceOf(key)]);
+    if (service === undefined) this.#selectors.delete(key);
+    else this.#selectors.set(key, Object.entries(service.spec?.selector ?? {}));
     this.#loop.mark(key);
   }
 
@@ -105,7 +109,8 @@ class EndpointSlices {
     if (pod === undefined) this.#podsBefore.delete(key);
     else this.#podsBefore.set(key, pod);
     for (const service of this.#servicesByNamespace.keysOf(namespaceOf(key))) {
-      if (this.#selects(service, before) || this.#selects(service, pod)) this.#loop.mark(service);
+      const selector = this.#selectors.get(service);
+      if (selects(selector, before) || selects(selector, pod)) this.#loop.mark(service);
     }
   }
 
@@ -126,17 +131,12 @@ class EndpointSlices {
     this.#seen.dispatchEvent(new Event(key));
   }
 
-  #selects(serviceKey: string, pod: V1Pod | undefined): boolean {
-    const selector = Object.entries(this.#services.store.get(serviceKey)?.spec?.selector ?? {});
-    const labels = pod?.metadata?.labels ?? {};
-    return selector.length > 0 && selector.every(([name, value]) => labels[name] === value);
-  }
-
   #podsOf(serviceKey: string): V1Pod[] {
+    const selector = this.#selectors.get(serviceKey);
     const pods = this.#podsByNamespace
       .keysOf(namespaceOf(serviceKey))
       .flatMap((key) => this.#pods.store.get(key) ?? []);
-    return pods.filter((pod) => this.#selects(serviceKey, pod));
+    return pods.filter((pod) => selects(selector, pod));
   }
 
   async #settle(key: string): Promise<void> {
@@ -182,6 +182,16 @@ class EndpointSlices {
     const signal = AbortSignal.any([AbortSignal.timeout(SEEN_TIMEOUT_MS), this.#options.signal]);
     while (!isDone() && !signal.aborted) await once(this.#seen, key, { signal }).catch(() => {});
   }
+}
+
+/** Labels that a pod must have; a service without any selects nothing. */
+type Selector = readonly (readonly [name: string, value: string])[];
+
+function selects(selector: Selector = [], pod: V1Pod | undefined): boolean {
+  const labels = pod?.metadata?.labels;
+  return (
+    labels !== undefined && selector.length > 0 && selector.every(([name, value]) => labels[name] === value)
+  );
 }
 
 function namespaceOf(key: string): string {
