@@ -3,14 +3,16 @@
  * and over host-gw, while endpoints come and go and a node's agent is killed. Everything is torn down at the end.
  */
 
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { familyOf, type Ip } from '../../core/address.ts';
 import { KubeClient } from '../../kube/client.ts';
 import { PODS, SERVICES, type V1Service } from '../../kube/types.ts';
 import { type AttachedPod, type Backend, Cluster } from '../cluster/cluster.ts';
+import { directoryOf } from '../cluster/lab.ts';
 import { OUTSIDE_ADDRESSES } from '../cluster/topology.ts';
 import type { Workload } from '../cluster/workload-client.ts';
+import { untilStopped } from '../signals.ts';
 import { Report } from './checks.ts';
 import { HTTP_PORT, podObject, readyStatus, serviceObject } from './objects.ts';
 
@@ -296,17 +298,18 @@ async function play(demo: Demo): Promise<void> {
 async function main(): Promise<void> {
   const start = performance.now();
   const interrupt = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt.abort());
+  void untilStopped().then(() => interrupt.abort(new Error('interrupted')));
   const report = new Report(print);
+  const name = `demo${process.pid}`;
   const interrupted = new Promise<never>((_, reject) => {
-    interrupt.signal.addEventListener('abort', () => reject(new Error('interrupted')));
+    interrupt.signal.addEventListener('abort', () => reject(interrupt.signal.reason));
   });
   interrupted.catch(() => undefined);
   try {
     print('Fairlead demo: a control plane, three nodes, pods and a Service on this machine\n\n');
     const progress = (text: string) => print(`  …     ${text}\n`);
     await using cluster = await Cluster.start({
-      name: `demo${process.pid}`,
+      name,
       nodes: 3,
       backend: 'vxlan',
       progress,
@@ -318,9 +321,10 @@ async function main(): Promise<void> {
   }
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   const passed = report.checks.length - report.failed;
-  print(
-    `\n${passed} of ${report.checks.length} checks passed in ${seconds} s; everything has been removed\n`,
-  );
+  const remains = existsSync(directoryOf(name))
+    ? `something is left; remove it with: fairlead cluster down --name ${name}`
+    : 'everything has been removed';
+  print(`\n${passed} of ${report.checks.length} checks passed in ${seconds} s; ${remains}\n`);
   process.exit(report.failed === 0 ? 0 : 1);
 }
 
