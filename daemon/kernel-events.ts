@@ -10,14 +10,18 @@ import {
   RTM_NEWADDR,
   RTM_NEWLINK,
   RTM_NEWNEIGH,
+  RTM_NEWNETCONF,
   RTM_NEWROUTE,
   RTNLGRP_IPV4_IFADDR,
+  RTNLGRP_IPV4_NETCONF,
   RTNLGRP_IPV4_ROUTE,
   RTNLGRP_IPV6_IFADDR,
+  RTNLGRP_IPV6_NETCONF,
   RTNLGRP_IPV6_ROUTE,
   RTNLGRP_LINK,
   RTNLGRP_NEIGH,
 } from '../kernel/netlink/route/rtnetlink.ts';
+import { Attributes } from '../kernel/netlink/wire.ts';
 import { type RouteRow, routeKey } from '../kernel/route.ts';
 import { isBackendDevice } from './backend/backend.ts';
 import type { UnderlayFacts } from './underlay.ts';
@@ -30,6 +34,8 @@ export const kernelGroups: readonly number[] = [
   RTNLGRP_IPV6_IFADDR,
   RTNLGRP_IPV4_ROUTE,
   RTNLGRP_IPV6_ROUTE,
+  RTNLGRP_IPV4_NETCONF,
+  RTNLGRP_IPV6_NETCONF,
 ];
 
 /** What the daemon cares for among all that happens on a node. */
@@ -96,9 +102,24 @@ export function concerns({ type, payload }: NetlinkMessage, interest: KernelInte
         routes.has(routeKey({ destination, table, device: '' }))
       );
     }
+    case RTM_NEWNETCONF:
+      return isAboutForwardingOfAll(payload);
     default:
       return false;
   }
+}
+
+/** struct netconfmsg (uapi/linux/netconf.h) is the family and three bytes of padding; attributes follow. */
+const NETCONF_HEADER_BYTES = 4;
+const NETCONFA_IFINDEX = 1;
+const NETCONFA_FORWARDING = 2;
+/** The index that stands for net/ipv4/conf/all and net/ipv6/conf/all. */
+const NETCONFA_IFINDEX_ALL = -1;
+
+/** Each new device brings notifications of its own parameters, too; only the switch of the node is ours. */
+function isAboutForwardingOfAll(payload: Uint8Array): boolean {
+  const attributes = Attributes.parse(payload.subarray(NETCONF_HEADER_BYTES), 'netconf');
+  return attributes.has(NETCONFA_FORWARDING) && attributes.i32(NETCONFA_IFINDEX) === NETCONFA_IFINDEX_ALL;
 }
 
 /** Links, addresses and neighbours have the index at the same place of their headers. */

