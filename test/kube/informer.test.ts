@@ -3,50 +3,17 @@ import type { AddressInfo } from 'node:net';
 import test from 'ava';
 import { KubeClient } from '../../kube/client.ts';
 import { ApiError } from '../../kube/errors.ts';
-import { Informer, type InformerOptions } from '../../kube/informer.ts';
 import {
   type KubeList,
   type KubeObject,
   LEASES,
   type ListOptions,
   type ListWatcher,
-  objectKey,
-  type V1Lease,
   type WatchEvent,
   type WatchOptions,
 } from '../../kube/types.ts';
-import { KillableServer } from '../controlplane/killable.ts';
 import { configured, startTestServer, until } from '../controlplane/server.ts';
-
-/** An informer of leases that is ended with the test, and the keys that it reported. */
-function start(options: Partial<InformerOptions> & Pick<InformerOptions, 'client'>) {
-  const ending = new AbortController();
-  const reported: string[] = [];
-  const informer = new Informer<V1Lease>({
-    resource: LEASES,
-    signal: ending.signal,
-    onChange: (key) => reported.push(key),
-    ...options,
-  });
-  const end = async () => {
-    ending.abort();
-    await informer.closed;
-  };
-  return { informer, reported, end };
-}
-
-/** The same content, whatever the way there. */
-async function untilEqual(informer: Informer<V1Lease>, client: KubeClient): Promise<void> {
-  await until(async () => {
-    const { items } = await client.list<V1Lease>(LEASES);
-    return (
-      items.length === informer.store.size &&
-      items.every((item) => versionOf(informer.store.get(objectKey(item))) === versionOf(item))
-    );
-  }, 'informer and list are equal');
-}
-
-const versionOf = (object: KubeObject | undefined) => object?.metadata?.resourceVersion;
+import { start, untilEqual, versionOf } from './leases-informer.ts';
 
 /** One list or watch after another as the script says; the last entry goes on for ever. */
 class ScriptedServer implements ListWatcher {
@@ -225,28 +192,4 @@ test('two informers under a thousand random changes end equal to a list', async 
   t.is(one.informer.store.size, alive.size);
   await one.end();
   await two.end();
-});
-
-test('an informer outlives its server, finds what it missed, and leaves nothing behind', async (t) => {
-  await using server = await KillableServer.start();
-  const client = new KubeClient(server.config);
-  const { informer, reported, end } = start({ client });
-  for (const name of ['a', 'b', 'c']) await client.create(LEASES, configured(name, 'default'));
-  await untilEqual(informer, client);
-  for (let round = 0; round < 2; round += 1) {
-    await server.kill();
-    await server.start();
-    // Over a connection of its own, sooner than the informer is back.
-    using other = new KubeClient(server.config);
-    await other.delete(LEASES, ['a', 'b'][round] ?? '', { namespace: 'default' });
-    reported.length = 0;
-    await untilEqual(informer, other);
-    t.deepEqual(reported, [`default/${['a', 'b'][round]}`]);
-  }
-  await end();
-  client[Symbol.dispose]();
-  const open = process
-    .getActiveResourcesInfo()
-    .filter((name) => name === 'TCPSocketWrap' || name === 'Timeout');
-  t.true(open.filter((name) => name === 'TCPSocketWrap').length <= 1, open.join(' '));
 });
