@@ -109,11 +109,9 @@ export class UnixListener implements Disposable {
   }
 
   #accept(): void {
-    while (this.#poll !== undefined) {
-      const fd = this.#acceptOne();
-      if (fd === undefined) return;
-      this.#onConnection(new UnixConnection(fd));
-    }
+    // One at a time: the poll calls again as long as more wait, and a fruitless accept costs more than that.
+    const fd = this.#acceptOne();
+    if (fd !== undefined) this.#onConnection(new UnixConnection(fd));
   }
 
   #acceptOne(): Descriptor | undefined {

@@ -1,0 +1,156 @@
+import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import test, { type ExecutionContext } from 'ava';
+import { hostNameOf } from '../../cni/attachment.ts';
+import { Leases } from '../../cni/leases.ts';
+import type { NodeNetwork } from '../../cni/node-network.ts';
+import { Plugin } from '../../cni/plugin.ts';
+import type { Cidr } from '../../core/address.ts';
+import type { AttachmentRow } from '../../kernel/attachment.ts';
+import { FakeKernel, FakeTable } from '../fake/table.ts';
+import { testConfig } from './node.ts';
+
+/** The plugin over a kernel in memory: pairs lie on their bridge, as in the real one. */
+function setUp(t: ExecutionContext) {
+  const directory = mkdtempSync('/dev/shm/fairlead-plugin-');
+  const namespaceFd = openSync('/proc/self/ns/net', 'r');
+  t.teardown(() => {
+    closeSync(namespaceFd);
+    rmSync(directory, { recursive: true });
+  });
+  const kernel = new FakeKernel();
+  const links = new FakeTable<object>({ name: 'link', kernel });
+  const table = new FakeTable<AttachmentRow>({
+    name: 'attachment',
+    kernel,
+    liesOn: ({ bridge }) => [`link/${bridge}`],
+    same: () => false,
+  });
+  const leases = Leases.open(directory, 'boot');
+  const forgotten: string[] = [];
+  const bridges = {
+    ensure: ({ bridge }: { bridge: string }) => {
+      if (forgotten.length > 0 || links.batches.length === 0) links.put(bridge, {});
+      links.batches.push([]);
+      return true as const;
+    },
+    forget: (bridge: string) => void forgotten.push(bridge),
+  };
+  const state: { network: NodeNetwork | undefined; listening: boolean } = {
+    network: undefined,
+    listening: true,
+  };
+  const plugin = new Plugin({ table, bridges, leases, network: () => state.network, pass: () => {} });
+  /** "ok", or the code and message of the refusal. */
+  const call = async (verb: string, containerId: string, config: object = testConfig()): Promise<string> => {
+    const answers: string[] = [];
+    await plugin.serve({
+      env: new Map([
+        ['CNI_COMMAND', verb],
+        ['CNI_CONTAINERID', containerId],
+        ['CNI_NETNS', '/proc/self/ns/net'],
+        ['CNI_NETNS_OVERRIDE', '1'],
+        ['CNI_IFNAME', 'eth0'],
+        ['CNI_PATH', '/opt/cni/bin'],
+      ]),
+      stdin: Buffer.from(JSON.stringify(config)),
+      ownNamespaceFd: namespaceFd,
+      podNamespaceFd: namespaceFd,
+      answer: (exitCode, stdout) => {
+        const { code, msg } = exitCode === 0 ? {} : JSON.parse(stdout);
+        answers.push(exitCode === 0 ? 'ok' : `${code} ${msg}`);
+        return state.listening;
+      },
+    });
+    t.is(answers.length, 1, 'exactly one answer');
+    return String(answers[0]);
+  };
+  const addresses = () => [...table.rows().values()].flatMap(({ pod }) => pod?.addresses ?? []);
+  return { call, table, links, leases, forgotten, state, addresses };
+}
+
+function rowOf(containerId: string): string {
+  return hostNameOf(`testnet/${containerId}/eth0`);
+}
+
+test('ADD makes row and lease, DEL removes both', async (t) => {
+  const { call, table, leases } = setUp(t);
+  t.is(await call('ADD', 'a'), 'ok');
+  t.deepEqual([...table.rows().keys()], [rowOf('a')]);
+  t.is(leases.size, 1);
+  t.is(await call('DEL', 'a'), 'ok');
+  t.is(table.rows().size + leases.size, 0);
+});
+
+test('an answer that nobody takes is undone', async (t) => {
+  const { call, table, leases, state } = setUp(t);
+  state.listening = false;
+  t.is(await call('ADD', 'a'), 'ok');
+  t.is(table.rows().size + leases.size, 0);
+});
+
+test('a row that the kernel refuses leaves no lease', async (t) => {
+  const { call, table, leases } = setUp(t);
+  table.forbidden.add(rowOf('a'));
+  t.regex(await call('ADD', 'a'), /^999 failed to attach eth0 in .*: create attachment fl\w+: EPERM$/);
+  t.is(table.rows().size + leases.size, 0);
+});
+
+test('a bridge that is gone is made again, once', async (t) => {
+  const { call, links, forgotten } = setUp(t);
+  t.is(await call('ADD', 'a'), 'ok');
+  links.stored.clear();
+  t.is(await call('ADD', 'b'), 'ok');
+  t.deepEqual(forgotten, ['cni0']);
+});
+
+test('a DEL that fails keeps the lease, and the next one succeeds', async (t) => {
+  const { call, table, leases } = setUp(t);
+  await call('ADD', 'a');
+  table.forbidden.add(rowOf('a'));
+  t.regex(await call('DEL', 'a'), /^5 failed to detach: /);
+  t.is(leases.size, 1);
+  table.forbidden.clear();
+  t.is(await call('DEL', 'a'), 'ok');
+  t.is(leases.size, 0);
+});
+
+test('of two ADDs at once one is refused, and what the other made stays', async (t) => {
+  const { call, table } = setUp(t);
+  const answers = await Promise.all([call('ADD', 'a'), call('ADD', 'a')]);
+  t.deepEqual(answers, ['ok', '4 CNI_IFNAME: interface "eth0" already exists in "/proc/self/ns/net"']);
+  t.is(table.rows().size, 1);
+});
+
+test('a lease whose interface is gone makes way for a new ADD', async (t) => {
+  const { call, table, leases } = setUp(t);
+  await call('ADD', 'a');
+  table.stored.clear();
+  t.is(await call('ADD', 'a'), 'ok');
+  t.is(table.rows().size, 1);
+  t.is(leases.size, 1);
+});
+
+test('a lease that cannot be recorded leaves no row', async (t) => {
+  const { call, table, leases } = setUp(t);
+  await call('ADD', 'a');
+  leases[Symbol.dispose]();
+  t.regex(await call('ADD', 'b'), /^5 failed to record the lease: /);
+  t.deepEqual([...table.rows().keys()], [rowOf('a')]);
+});
+
+test('what the node decides anew counts from the next ADD on', async (t) => {
+  const { call, state, addresses } = setUp(t);
+  const config = { cniVersion: '1.0.0', name: 'testnet', type: 'fairlead' };
+  t.is(await call('ADD', 'a', config), '11 the node has no pod subnet yet');
+  const network = { name: 'cni0', mtuBytes: 1500, masquerade: true };
+  state.network = { ...network, subnets: ['10.3.0.0/24' as Cidr] };
+  t.is(await call('ADD', 'a', config), 'ok');
+  state.network = { ...network, subnets: ['10.4.0.0/24' as Cidr] };
+  t.is(await call('ADD', 'b', config), 'ok');
+  t.deepEqual(addresses().sort(), ['10.3.0.2/24', '10.4.0.2/24']);
+});
+
+test('verbs that are not served yet say so', async (t) => {
+  const { call } = setUp(t);
+  t.is(await call('CHECK', 'a'), '999 CHECK is not served yet');
+});
