@@ -2,7 +2,8 @@
 # Makes this checkout ready to run: Debian packages, npm packages (with the pinned Node among them), the native
 # parts. `npm run demo`, `npm test` and `npm run bench` call it first; what is done already is not done again.
 #
-# usage: sh scripts/setup.sh [bench]      bench: also the peers that the benchmarks compare with
+# usage: sh scripts/setup.sh [test|bench]
+#   test: also what only the tests need; bench: also the peers that the benchmarks compare with
 set -eu
 cd "$(dirname "$0")/.."
 # Nothing here asks anything, and stdin may be closed.
@@ -13,6 +14,9 @@ exec </dev/null
 packages='nftables iproute2 etcd-server etcd-client gcc libc6-dev'
 # The reference plugins, which call iptables.
 bench_packages='containernetworking-plugins iptables'
+# sysctl, to break things with; and an independent client of the API server, where there is none of another make.
+test_packages='procps'
+command -v kubectl >/dev/null || test_packages="$test_packages kubernetes-client"
 node_major_min=20
 
 say() { echo "setup: $*"; }
@@ -25,8 +29,9 @@ die() {
 
 case "${1-}" in
   '') ;;
+  test) packages="$packages $test_packages" ;;
   bench) packages="$packages $bench_packages" ;;
-  *) die "unknown argument '$1'" 'usage: sh scripts/setup.sh [bench]' ;;
+  *) die "unknown argument '$1'" 'usage: sh scripts/setup.sh [test|bench]' ;;
 esac
 
 # npm puts node_modules/.bin first; while npm replaces that folder it must not run from it.

@@ -30,8 +30,7 @@ export async function readBody(
     throw new ApiError(415, 'UnsupportedMediaType', message);
   }
   const value = parseJson(bytes.toString());
-  if (isDeeper(value, MOST_DEPTH))
-    throw badRequest(`the request body is nested more than ${MOST_DEPTH} levels deep`);
+  checkFields(value, MOST_DEPTH);
   return value;
 }
 
@@ -43,9 +42,16 @@ function parseJson(text: string): unknown {
   }
 }
 
-function isDeeper(value: unknown, levels: number): boolean {
-  if (typeof value !== 'object' || value === null) return false;
-  return levels === 0 || Object.values(value).some((part) => isDeeper(part, levels - 1));
+/** A field of that name would become the prototype of what it is copied to. */
+const PROTOTYPE_FIELD = '__proto__';
+
+function checkFields(value: unknown, levels: number): void {
+  if (typeof value !== 'object' || value === null) return;
+  if (levels === 0) throw badRequest(`the request body is nested more than ${MOST_DEPTH} levels deep`);
+  if (Object.hasOwn(value, PROTOTYPE_FIELD)) {
+    throw badRequest(`the request body has a field named "${PROTOTYPE_FIELD}", which cannot be stored`);
+  }
+  for (const part of Object.values(value)) checkFields(part, levels - 1);
 }
 
 async function readBytes(request: IncomingMessage): Promise<Buffer> {

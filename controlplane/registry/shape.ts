@@ -34,7 +34,7 @@ export function shapeProblems(value: unknown, shape: Shape, path = ''): string[]
   }
   if (!isPlainObject(value)) return [`${path}: must be an object`];
   return Object.entries(value).flatMap(([field, part]) => {
-    const partShape = shape[field] ?? shape['*'];
+    const partShape = Object.hasOwn(shape, field) ? shape[field] : shape['*'];
     const at = path === '' ? field : `${path}.${field}`;
     return partShape === undefined || part === undefined ? [] : shapeProblems(part, partShape, at);
   });

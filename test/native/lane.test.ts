@@ -1,4 +1,6 @@
+import { readdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import test from 'ava';
@@ -114,23 +116,26 @@ test.serial('hundreds of jobs and lanes leave no descriptor and no thread', asyn
     lane.close();
   };
   await round();
+  t.is(await laneThreads(), 0);
   const before = openDescriptors();
   for (let i = 0; i < 30; i++) await round();
-  t.deepEqual(openDescriptors(), before);
   t.is(await laneThreads(), 0);
+  t.deepEqual(openDescriptors(), before);
 });
 
 /** Lane threads that are there after the closed ones had time to end. */
 async function laneThreads(): Promise<number> {
-  const { readdirSync, readFileSync } = await import('node:fs');
-  await new Promise((resolve) => setTimeout(resolve, 100));
-  return readdirSync('/proc/self/task').filter((id) => {
-    try {
-      return readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim() === 'fairlead-lane';
-    } catch {
-      return false;
-    }
-  }).length;
+  const count = () => readdirSync('/proc/self/task').filter(isLane).length;
+  for (let tries = 0; tries < 200 && count() > 0; tries += 1) await sleep(10);
+  return count();
+}
+
+function isLane(task: string): boolean {
+  try {
+    return readFileSync(`/proc/self/task/${task}/comm`, 'utf8').trim() === 'fairlead-lane';
+  } catch {
+    return false; // it ended meanwhile
+  }
 }
 
 const openRoute = `
