@@ -31,7 +31,7 @@ export const BATCH_END = 0x11;
 export const NFNLGRP_NFTABLES = 7;
 
 /** NFPROTO_*; `unspec` asks for every family. */
-export const families = { unspec: 0, inet: 1, ip: 2, ip6: 10 } as const;
+export const families = { unspec: 0, inet: 1, ip: 2, bridge: 7, ip6: 10 } as const;
 
 /** NFTA_LIST_ELEM, of all lists. */
 export const LIST_ELEM = 1;
@@ -101,7 +101,7 @@ export const ANONYMOUS_SET = '__set%d';
 /** NFT_SET_ELEM_INTERVAL_END */
 export const ELEMENT_INTERVAL_END = 1;
 
-/** NF_INET_* */
+/** NF_INET_*, and NF_BR_*, which are the same. */
 export const hookNumbers = { prerouting: 0, input: 1, forward: 2, output: 3, postrouting: 4 } as const;
 /** NF_DROP and NF_ACCEPT. */
 export const policies = { drop: 0, accept: 1 } as const;
@@ -111,6 +111,7 @@ export const verdictCodes = { accept: 1, drop: 0, continue: -1, jump: -3, goto: 
 export const payloadBases = { link: 0, network: 1, transport: 2 } as const;
 /** NFT_META_* */
 export const metaKeys = {
+  protocol: 1,
   priority: 2,
   mark: 3,
   iif: 4,

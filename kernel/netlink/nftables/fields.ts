@@ -4,7 +4,16 @@ import { type NftTypeName, nftTypes } from './types.ts';
 export type NftPayloadBase = 'link' | 'network' | 'transport';
 
 /** Keys of `meta` that we read or write. */
-export type NftMetaKey = 'priority' | 'mark' | 'iif' | 'oif' | 'iifname' | 'oifname' | 'nfproto' | 'l4proto';
+export type NftMetaKey =
+  | 'protocol'
+  | 'priority'
+  | 'mark'
+  | 'iif'
+  | 'oif'
+  | 'iifname'
+  | 'oifname'
+  | 'nfproto'
+  | 'l4proto';
 
 /** Keys of `ct`; the last four are read for one direction. */
 export type NftCtKey =
@@ -55,9 +64,14 @@ export interface NftBitwise {
 /** What can be loaded into registers. */
 export type NftSource = NftField | NftBitwise;
 
+/** PROTO_DESC_*; `RAW` is for places without a name, printed as `@th,64,128`. */
+export const RAW = 0;
+const ICMP6 = 10;
+const TH = 11;
 const IP = 12;
 const IP6 = 13;
-const TH = 11;
+const ARP = 14;
+const ETHER = 16;
 
 function payload(
   base: NftPayloadBase,
@@ -76,6 +90,17 @@ export const ip6Daddr = payload('network', 24, 'ipv6_addr', [IP6, 9]);
 export const thSport = payload('transport', 0, 'inet_service', [TH, 1]);
 export const thDport = payload('transport', 2, 'inet_service', [TH, 2]);
 
+/** Of frames on bridges. */
+export const etherSaddr = payload('link', 6, 'ether_addr', [ETHER, 2]);
+/** Who sends an ARP message, as it says itself. Match `metaProtocol` before. */
+export const arpSaddrEther = payload('network', 8, 'ether_addr', [ARP, 6]);
+export const arpSaddrIp = payload('network', 14, 'ipv4_addr', [ARP, 8]);
+export const icmp6Type = payload('transport', 0, 'icmpv6_type', [ICMP6, 1]);
+/** Of neighbour advertisements: the address that they tell the MAC address of. nft 1.0.6 has no name for it. */
+export const icmp6Target = payload('transport', 8, 'integer128', [RAW, 0]);
+
+/** The protocol inside the frame, VLAN tags passed over: see `etherTypes`. */
+export const metaProtocol: NftField = { source: 'meta', key: 'protocol', type: 'ether_type' };
 export const metaMark: NftField = { source: 'meta', key: 'mark', type: 'mark' };
 export const metaPriority: NftField = { source: 'meta', key: 'priority', type: 'classid' };
 export const metaL4proto: NftField = { source: 'meta', key: 'l4proto', type: 'inet_proto' };
@@ -138,5 +163,7 @@ export function fieldBytes(source: NftSource): number {
 export const ctStateBits = { invalid: 1, established: 2, related: 4, new: 8, untracked: 64 } as const;
 /** IPS_*: what `ct status` is made of. */
 export const ctStatusBits = { 'seen-reply': 2, assured: 4, confirmed: 8, snat: 16, dnat: 32 } as const;
+/** ETH_P_* */
+export const etherTypes = { ip: 0x0800, arp: 0x0806, ip6: 0x86dd } as const;
 /** RTN_*: what `fib … type` gives. */
 export const fibTypes = { unicast: 1, local: 2, broadcast: 3, multicast: 5 } as const;

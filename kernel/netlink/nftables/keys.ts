@@ -1,8 +1,17 @@
-import { type Cidr, familyOf, type Ip, ipOf, ipToBytes, prefixLengthOf } from '../../../core/address.ts';
+import {
+  type Cidr,
+  familyOf,
+  type Ip,
+  ipOf,
+  ipToBytes,
+  macToBytes,
+  parseMac,
+  prefixLengthOf,
+} from '../../../core/address.ts';
 import type { NftKey } from './spec.ts';
 import { type NftTypeName, nftTypes, registerBytes } from './types.ts';
 
-/** A number, an address, or the name of an interface, as the type asks for. */
+/** A number, an IP or MAC address, or the name of an interface, as the type asks for. */
 export type NftValue = number | Ip | string;
 
 const IFNAME_BYTES_MAX = 15;
@@ -62,9 +71,17 @@ export function nftValue(type: NftTypeName, value: NftValue): string {
     return hexU16be(value >>> 16) + hexU16be(value);
   }
   if (type === 'ifname') return interfaceName(value).padEnd(bytes * 2, '0');
-  const address = type === 'ipv4_addr' || type === 'ipv6_addr' ? ipToBytes(value as Ip) : undefined;
+  if (type === 'ether_addr') return macHex(value);
+  const isAddress = type === 'ipv4_addr' || type === 'ipv6_addr' || type === 'integer128';
+  const address = isAddress ? ipToBytes(value as Ip) : undefined;
   if (address?.length !== bytes) throw unfit(type, value);
   return hexOf(address);
+}
+
+function macHex(value: string): string {
+  const mac = parseMac(value);
+  if (mac === undefined) throw unfit('ether_addr', value);
+  return hexOf(macToBytes(mac));
 }
 
 function unfit(type: NftTypeName, value: NftValue): RangeError {

@@ -13,7 +13,7 @@ export interface NftLayout {
   readonly sets: readonly NftSet[];
 }
 
-export type NftFamily = 'ip' | 'ip6' | 'inet';
+export type NftFamily = 'ip' | 'ip6' | 'inet' | 'bridge';
 
 export interface NftChain {
   readonly name: string;

@@ -13,8 +13,12 @@ export interface NftTypeInfo {
 const types = {
   nf_proto: { id: 2, bytes: 1, order: 'host' },
   integer: { id: 4, bytes: 4, order: 'host' },
+  /** What nft has no name for: raw bytes of a packet, with the type of a number that has no width of its own. */
+  integer128: { id: 4, bytes: 16, order: 'network' },
   ipv4_addr: { id: 7, bytes: 4, order: 'network' },
   ipv6_addr: { id: 8, bytes: 16, order: 'network' },
+  ether_addr: { id: 9, bytes: 6, order: 'network' },
+  ether_type: { id: 10, bytes: 2, order: 'network' },
   inet_proto: { id: 12, bytes: 1, order: 'network' },
   inet_service: { id: 13, bytes: 2, order: 'network' },
   mark: { id: 19, bytes: 4, order: 'host' },
@@ -24,6 +28,7 @@ const types = {
   ct_state: { id: 26, bytes: 4, order: 'host' },
   ct_dir: { id: 27, bytes: 1, order: 'host' },
   ct_status: { id: 28, bytes: 4, order: 'host' },
+  icmpv6_type: { id: 29, bytes: 1, order: 'network' },
   fib_addrtype: { id: 38, bytes: 4, order: 'host' },
   /** 16 bytes, the rest of the name filled with zeros. */
   ifname: { id: 41, bytes: 16, order: 'host' },

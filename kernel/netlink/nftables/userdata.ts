@@ -1,5 +1,13 @@
-import { ctDirections, ctKeys, FIB_RESULT_ADDRTYPE, fibFlags, metaKeys, NG_RANDOM } from './constants.ts';
-import type { NftField } from './fields.ts';
+import {
+  ctDirections,
+  ctKeys,
+  FIB_RESULT_ADDRTYPE,
+  fibFlags,
+  metaKeys,
+  NG_RANDOM,
+  payloadBases,
+} from './constants.ts';
+import { type NftField, RAW } from './fields.ts';
 import type { NftKey, NftSet } from './spec.ts';
 import { nftTypes } from './types.ts';
 
@@ -116,7 +124,10 @@ function fieldValues(field: NftField): number[] {
   switch (field.source) {
     case 'payload': {
       const [protocol, template] = field.template;
-      return [protocol, template];
+      if (protocol !== RAW) return [protocol, template];
+      // enum proto_bases counts from 1; places and widths are in bits.
+      const base = payloadBases[field.base] + 1;
+      return [protocol, template, base, field.offset * 8, nftTypes[field.type].bytes * 8];
     }
     case 'meta':
       return [metaKeys[field.key]];

@@ -1,0 +1,109 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { type Family, families } from '../../core/address.ts';
+import type { Change, Failure, Table } from '../../core/rows.ts';
+import type { IptablesRow } from './layout.ts';
+import { type IptablesState, parseIptablesSave, renderRemoval, renderRestore } from './rules.ts';
+
+const run = promisify(execFile);
+
+const programs = {
+  4: { save: 'iptables-save', restore: 'iptables-restore' },
+  6: { save: 'ip6tables-save', restore: 'ip6tables-restore' },
+} as const satisfies Record<Family, object>;
+/** Another program may hold the lock of the legacy kind. */
+const lockWaitSeconds = 5;
+const timeoutMs = 10_000;
+const outputBytesMax = 64 << 20;
+
+export interface IptablesTableOptions {
+  /** Words before a program's own, such as `['nsenter', '--net=/proc/1/ns/net', '--']`. */
+  readonly enter?: readonly string[] | undefined;
+}
+
+/**
+ * Rules of iptables in our own chains, both families. A write is one run of iptables-restore for a family, which does
+ * all of a table or nothing of it; its failure is that of all the rows of the family. Hosts without iptables have no
+ * rows, and writing some fails with what the system says about the missing program.
+ */
+export class IptablesTable implements Table<string, IptablesRow> {
+  readonly name = 'iptables';
+  readonly atomic = true;
+  readonly #enter: readonly string[];
+
+  constructor({ enter = [] }: IptablesTableOptions = {}) {
+    this.#enter = enter;
+  }
+
+  /** The key is made of all that the rule is. */
+  same(): boolean {
+    return true;
+  }
+
+  async read(): Promise<Map<string, IptablesRow>> {
+    const states = await Promise.all(families.map((family) => this.#state(family)));
+    return new Map(states.flatMap((state) => [...(state?.rows ?? [])]));
+  }
+
+  async write(changes: readonly Change<string, IptablesRow>[]): Promise<Failure<string>[]> {
+    const failures = families.map(async (family) => {
+      const ours = changes.filter((change) => familyOfChange(change) === family);
+      if (ours.length === 0) return [];
+      const error = await this.#apply(family, (state) => renderRestore(ours, state));
+      return error === undefined ? [] : ours.map(({ key, kind }) => ({ key, kind, error }));
+    });
+    return (await Promise.all(failures)).flat();
+  }
+
+  /** Takes away all that is ours: jumps, chains, rules. */
+  async remove(): Promise<void> {
+    for (const family of families) {
+      if ((await this.#state(family)) === undefined) continue;
+      const error = await this.#apply(family, renderRemoval);
+      if (error !== undefined) throw error;
+    }
+  }
+
+  async #apply(
+    family: Family,
+    render: (state: IptablesState) => string | undefined,
+  ): Promise<Error | undefined> {
+    try {
+      const { save, restore } = programs[family];
+      const input = render(parseIptablesSave(await this.#run([save]), family));
+      if (input !== undefined) await this.#run([restore, '--noflush', '-w', `${lockWaitSeconds}`], input);
+      return undefined;
+    } catch (error) {
+      return toldBy(error);
+    }
+  }
+
+  /** Undefined: there is no iptables. */
+  async #state(family: Family): Promise<IptablesState | undefined> {
+    try {
+      return parseIptablesSave(await this.#run([programs[family].save]), family);
+    } catch (error) {
+      if ((error as { code?: unknown }).code === 'ENOENT') return undefined;
+      throw toldBy(error);
+    }
+  }
+
+  async #run(words: readonly string[], input?: string): Promise<string> {
+    const [program = '', ...args] = [...this.#enter, ...words];
+    const running = run(program, args, { timeout: timeoutMs, maxBuffer: outputBytesMax });
+    // A program that ended early says why itself.
+    running.child.stdin?.on('error', () => undefined).end(input);
+    return (await running).stdout;
+  }
+}
+
+function familyOfChange(change: Change<string, IptablesRow>): Family {
+  return change.kind === 'delete' ? change.actual.family : change.wanted.family;
+}
+
+/** What the program said, not what it was called with. */
+function toldBy(error: unknown): Error {
+  const { stderr, message } = error as { stderr?: string; message: string };
+  const said = stderr?.trim().split('\n')[0];
+  return new Error(`iptables: ${said === undefined || said === '' ? message : said}`, { cause: error });
+}
