@@ -68,7 +68,8 @@ export interface Native {
   lane(): Lane;
   /**
    * Runs steps in order on the lane, each as {@link exchange}. Stops after the first answer that holds a
-   * negative NLMSG_ERROR. Resolves to one answer per step that ran; rejects with SystemError.
+   * negative NLMSG_ERROR. Resolves to one answer per step that ran; rejects with SystemError. For a step with a
+   * namespace the lane's own thread goes there and back; where the way back fails the process aborts.
    */
   run(lane: Lane, steps: readonly Step[]): Promise<Buffer[]>;
   /** Calls back each time the descriptor is readable, on Node's loop. */
