@@ -65,15 +65,21 @@ export function getFlows(filter: FlowFilter = {}): NetlinkMessage {
   return { type: ct.message.GET, flags: 0, payload: writer.finish(), operation: 'IPCTNL_MSG_CT_GET' };
 }
 
-function writeFilter(writer: Writer, family: Family, { protocol, original = {}, reply = {} }: FlowFilter) {
-  const originalBits = filterBitsOf(original, protocol);
-  const replyBits = filterBitsOf(reply, protocol);
+function writeFilter(writer: Writer, family: Family, { protocol, original, reply }: FlowFilter): void {
+  const [first, second] = [sortable(family, original), sortable(family, reply)];
+  const originalBits = filterBitsOf(first, protocol);
+  const replyBits = filterBitsOf(second, protocol);
   if ((originalBits | replyBits) === 0) return;
-  writeFilterTuple(writer, ct.flow.TUPLE_ORIG, family, original, protocol);
-  writeFilterTuple(writer, ct.flow.TUPLE_REPLY, family, reply, protocol);
+  writeFilterTuple(writer, ct.flow.TUPLE_ORIG, family, first, protocol);
+  writeFilterTuple(writer, ct.flow.TUPLE_REPLY, family, second, protocol);
   writer.nest(ct.flow.FILTER, (nested) => {
     nested.attrU32(ct.filter.ORIG_FLAGS, originalBits).attrU32(ct.filter.REPLY_FLAGS, replyBits);
   });
+}
+
+/** Without IPv6 addresses: Linux 6.18 sends the flows that have another one, and those that have it not. */
+function sortable(family: Family, { src, dst, sport, dport }: TupleFilter = {}): TupleFilter {
+  return family === 4 ? { src, dst, sport, dport } : { sport, dport };
 }
 
 /** The kernel takes ports only together with their protocol. */
