@@ -1,0 +1,76 @@
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Cluster } from '../../../cli/cluster/cluster.ts';
+import type { RuntimeHost } from './runtime-host.ts';
+
+const SETTLE_TIMEOUT_MS = 5000;
+const SETTLE_POLL_MS = 100;
+
+/** How a machine differs from how it was, one line each: `link 7: veth0`. */
+export interface Difference {
+  readonly left: readonly string[];
+  readonly lost: readonly string[];
+}
+
+/** Everything that a container may leave on a machine, a line each; kernel state in the words of ip, tc and nft. */
+export async function readTraces(cluster: Cluster, host: RuntimeHost): Promise<string[]> {
+  const links = await host.exec('ip', '-oneline', 'link');
+  const addresses = await host.exec('ip', '-oneline', 'address');
+  const ps = await host.exec('busybox', 'ps', '-o', 'comm');
+  const journal = readFileSync(`${cluster.paths.run(host.node.name)}/cni/leases.journal`, 'utf8');
+  return [
+    ...named('link', links.replace(/^(\d+: [^:]+).*$/gm, '$1')),
+    ...named('address', addresses.replace(/^\d+: (\S+\s+\S+\s+\S+).*$/gm, '$1')),
+    ...named('route', await host.exec('ip', '-4', 'route', 'show', 'table', 'all', 'type', 'unicast')),
+    ...named('route', await host.exec('ip', '-6', 'route', 'show', 'table', 'all', 'type', 'unicast')),
+    ...named('queue', await host.exec('tc', 'qdisc')),
+    ...named('nft', await host.exec('/usr/sbin/nft', '--stateless', 'list', 'ruleset')),
+    ...leasesOf(journal).map((key) => `lease ${key}`),
+    ...named('namespace', await host.exec('ls', '/run/netns')),
+    ...named('mount', await host.exec('findmnt', '--list', '--noheadings', '--output', 'TARGET')),
+    ...named('process', ps).filter((line) => line !== 'process busybox'),
+    ...named('cgroup', await host.exec('find', '/sys/fs/cgroup', '-mindepth', '1', '-type', 'd')),
+  ];
+}
+
+function named(kind: string, lines: string): string[] {
+  return lines
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => `${kind} ${line.trim()}`);
+}
+
+/** Keys of the leases that are in force. */
+function leasesOf(journal: string): string[] {
+  const keys = new Set<string>();
+  for (const line of journal.trim().split('\n')) {
+    const { add, del } = JSON.parse(line);
+    if (add !== undefined) keys.add(`${add.network}/${add.containerId}/${add.ifname}`);
+    if (del !== undefined) keys.delete(del);
+  }
+  return [...keys];
+}
+
+/** Waits a limited time until all is as it was `before`: runtimes end their processes behind one's back. */
+export async function readDifference(
+  before: readonly string[],
+  cluster: Cluster,
+  host: RuntimeHost,
+): Promise<Difference> {
+  for (const end = performance.now() + SETTLE_TIMEOUT_MS; ; await sleep(SETTLE_POLL_MS)) {
+    const now = await readTraces(cluster, host);
+    const difference = { left: without(now, before), lost: without(before, now) };
+    const isSame = difference.left.length + difference.lost.length === 0;
+    if (isSame || performance.now() > end) return difference;
+  }
+}
+
+/** Lines of `lines` that `others` do not have, or not so often. */
+function without(lines: readonly string[], others: readonly string[]): string[] {
+  const rest = [...others];
+  return lines.filter((line) => {
+    const index = rest.indexOf(line);
+    if (index >= 0) rest.splice(index, 1);
+    return index < 0;
+  });
+}
