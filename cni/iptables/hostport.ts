@@ -1,4 +1,4 @@
-import { type Cidr, type Family, families } from '../../core/address.ts';
+import { addressBits, type Cidr, type Family, families } from '../../core/address.ts';
 import { type HostPort, hostPortElement } from '../types/hostport.ts';
 import type { PortmapConfig } from '../types/portmap.ts';
 import type { IptablesRow } from './layout.ts';
@@ -22,46 +22,35 @@ export function hostPortRows(
   ];
 }
 
-function calledBy(
-  { conditions }: PortmapConfig,
-  { family, hostIp, protocol, hostPort }: HostPort,
-  from?: Cidr,
-) {
-  const words = [
-    ...(from === undefined || from.endsWith('/0') ? [] : ['-s', from]),
-    ...(hostIp === undefined ? [] : ['-d', `${hostIp}/${family === 4 ? 32 : 128}`]),
-    '-p',
-    protocol,
-    '-m',
-    protocol,
-    '--dport',
-    `${hostPort}`,
-    ...conditions[family].map(quoted),
-  ];
-  return words.join(' ');
+function calledBy({ family, hostIp, protocol, hostPort }: HostPort): string {
+  const to = hostIp === undefined ? '' : `-d ${hostIp}/${addressBits(family)} `;
+  return `${to}-p ${protocol} -m ${protocol} --dport ${hostPort}`;
 }
 
 function quoted(word: string): string {
   return /[ ']/.test(word) ? `"${word}"` : word;
 }
 
+/** Without the conditions, which may be about the source too; a mark alone does nothing to a packet. */
 function markRow(config: PortmapConfig, port: HostPort, from: Cidr): IptablesRow {
   const { externalSetMarkChain, markMasqBit } = config;
+  const source = from.endsWith('/0') ? '' : `-s ${from} `;
   const target = externalSetMarkChain ?? `MARK --set-xmark ${bit(markMasqBit)}`;
   return {
     family: port.family,
     chain: 'FAIRLEAD-HP-MARK',
-    rule: `${calledBy(config, port, from)} -j ${target}`,
+    rule: `${source}${calledBy(port)} -j ${target}`,
   };
 }
 
-function dnatRow(config: PortmapConfig, port: HostPort): IptablesRow {
+function dnatRow({ conditions }: PortmapConfig, port: HostPort): IptablesRow {
   const { family, pod, containerPort } = port;
   const target = family === 4 ? `${pod}:${containerPort}` : `[${pod}]:${containerPort}`;
+  const words = [calledBy(port), ...conditions[family].map(quoted)];
   return {
     family,
     chain: 'FAIRLEAD-HP-DNAT',
-    rule: `${calledBy(config, port)} -j DNAT --to-destination ${target}`,
+    rule: `${words.join(' ')} -j DNAT --to-destination ${target}`,
     claim: hostPortElement(port),
   };
 }
@@ -73,7 +62,7 @@ function masqueradeRows(config: PortmapConfig, hostPorts: readonly HostPort[]): 
   return families.flatMap((family) => {
     const pod = hostPorts.find((port) => port.family === family)?.pod;
     if (pod === undefined) return [];
-    const rule = `-d ${pod}/${family === 4 ? 32 : 128} -m mark --mark ${bit(markMasqBit)} -j MASQUERADE`;
+    const rule = `-d ${pod}/${addressBits(family)} -m mark --mark ${bit(markMasqBit)} -j MASQUERADE`;
     return [{ family, chain: 'FAIRLEAD-HP-MASQ' as const, rule }];
   });
 }
