@@ -10,6 +10,8 @@ import {
   rowChains,
 } from './layout.ts';
 
+export type { IptablesRow } from './layout.ts';
+
 /** What iptables-save says of one family, as far as it is ours. */
 export interface IptablesState {
   /** Every chain, as `nat PREROUTING`. */
@@ -75,34 +77,50 @@ export function renderRestore(
   changes: readonly Change<string, IptablesRow>[],
   state: IptablesState,
 ): string | undefined {
-  const blocks = (['nat', 'filter'] as const).flatMap((table) => {
-    const ours = changes.filter((change) => tableOfChange(change) === table);
-    return ours.length === 0 ? [] : [renderBlock(table, ours, state)];
-  });
-  return blocks.length === 0 ? undefined : blocks.join('');
+  const blocks = (['nat', 'filter'] as const).map((table) =>
+    renderBlock(
+      table,
+      linesFor(
+        table,
+        changes.filter((change) => tableOfChange(change) === table),
+        state,
+      ),
+    ),
+  );
+  const text = blocks.join('');
+  return text === '' ? undefined : text;
+}
+
+function renderBlock(table: IptablesTableName, lines: readonly string[]): string {
+  return lines.length === 0 ? '' : `*${table}\n${lines.join('\n')}\nCOMMIT\n`;
 }
 
 function tableOfChange(change: Change<string, IptablesRow>): IptablesTableName {
   return rowChains[change.kind === 'delete' ? change.actual.chain : change.wanted.chain];
 }
 
-function renderBlock(
+function linesFor(
   table: IptablesTableName,
   changes: readonly Change<string, IptablesRow>[],
   state: IptablesState,
-): string {
+): string[] {
   const created = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted]));
+  const lines = changes.map((change) => renderChange(change, state)).filter((line) => line !== '');
+  return created.length === 0 ? lines : [...frameLines(table, created, state), ...lines];
+}
+
+/** What must be there before rows are: chains, those that only jump, and the jumps to them. */
+function frameLines(
+  table: IptablesTableName,
+  created: readonly IptablesRow[],
+  state: IptablesState,
+): string[] {
   const needed = created.flatMap(({ needs }) => (needs === undefined ? [] : [needs]));
   // Only chains that are not there: to name one that is would empty it.
   const chains = [...new Set([...ownChains(table), ...needed])].filter(
     (chain) => !state.chains.has(`${table} ${chain}`),
   );
-  const lines = [
-    ...chains.map((chain) => `:${chain} - [0:0]`),
-    ...(created.length === 0 ? [] : fixedLines(table, state)),
-    ...changes.map((change) => renderChange(change, state)),
-  ];
-  return `*${table}\n${lines.filter((line) => line !== '').join('\n')}\nCOMMIT\n`;
+  return [...chains.map((chain) => `:${chain} - [0:0]`), ...fixedLines(table, state)];
 }
 
 function ownChains(table: IptablesTableName): string[] {
@@ -134,16 +152,16 @@ function renderChange(change: Change<string, IptablesRow>, { rows }: IptablesSta
 
 /** The input of `iptables-restore --noflush` that takes away all that is ours. Undefined: nothing is there. */
 export function renderRemoval(state: IptablesState): string | undefined {
-  const blocks = (['nat', 'filter'] as const).flatMap((table) => {
+  const blocks = (['nat', 'filter'] as const).map((table) => {
     const chains = ownChains(table).filter((chain) => state.chains.has(`${table} ${chain}`));
-    const lines = [
+    return renderBlock(table, [
       ...jumps
         .filter((jump) => jump.table === table && state.fixed.has(`${table} ${jump.from} ${jump.rule}`))
         .map(({ from, rule }) => `-D ${from} ${rule}`),
       ...chains.map((chain) => `-F ${chain}`),
       ...chains.map((chain) => `-X ${chain}`),
-    ];
-    return lines.length === 0 ? [] : [`*${table}\n${lines.join('\n')}\nCOMMIT\n`];
+    ]);
   });
-  return blocks.length === 0 ? undefined : blocks.join('');
+  const text = blocks.join('');
+  return text === '' ? undefined : text;
 }

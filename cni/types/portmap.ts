@@ -285,12 +285,12 @@ function sourceElements(config: PortmapConfig, address: HostCidr | undefined): N
   });
 }
 
-/** The sysctls that make the node's 127.0.0.1 work as a host port: `device` is the way to the pod. */
+/** What makes the node's 127.0.0.1 work as a host port: `device` is the way to the pod. */
 export function planLocalnet(
-  { snat }: PortmapConfig,
+  { snat, mappings }: PortmapConfig,
   addresses: PodAddresses,
   device: string,
-): ReadonlyMap<string, string> {
-  const needed = snat && addresses[4] !== undefined;
-  return new Map(needed ? [[`net/ipv4/conf/${device}/route_localnet`, '1']] : []);
+): { readonly key: string; readonly value: string }[] {
+  const needed = snat && mappings.length > 0 && addresses[4] !== undefined;
+  return needed ? [{ key: `net/ipv4/conf/${device}/route_localnet`, value: '1' }] : [];
 }

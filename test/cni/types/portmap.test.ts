@@ -1,0 +1,293 @@
+import test from 'ava';
+import fc from 'fast-check';
+import { CniError } from '../../../cni/error.ts';
+import { foldKeys } from '../../../cni/fields.ts';
+import type { Result } from '../../../cni/result.ts';
+import {
+  type HostPort,
+  hostPortConflict,
+  hostPortElement,
+  hostPortOf,
+  hostPortsOf,
+  staleFlows,
+} from '../../../cni/types/hostport.ts';
+import {
+  type PortmapConfig,
+  type PortmapRows,
+  parsePortmap,
+  planLocalnet,
+  planPortmap,
+  podAddresses,
+} from '../../../cni/types/portmap.ts';
+import type { Family, HostCidr, Ip } from '../../../core/address.ts';
+import { family, ipOfFamily } from '../../core/arbitrary.ts';
+
+const web = { hostPort: 8080, containerPort: 80, protocol: 'tcp' };
+const addresses = { 4: '10.1.0.5/24' as HostCidr, 6: 'fd00:1::5/64' as HostCidr };
+
+function parse(mappings: unknown, options: object = {}) {
+  return parsePortmap(foldKeys({ ...options, runtimeConfig: { portMappings: mappings } }));
+}
+
+function config(mappings: unknown, options: object = {}): PortmapConfig {
+  const parsed = parse(mappings, options);
+  if (parsed instanceof CniError) throw parsed;
+  return parsed;
+}
+
+function plan(mappings: unknown, options: object = {}): PortmapRows {
+  const rows = planPortmap(config(mappings, options), addresses);
+  if (rows instanceof CniError) throw rows;
+  return rows;
+}
+
+/** `hostports4 8080/tcp → 10.1.0.5:80` */
+function described(rows: PortmapRows): string[] {
+  return hostPortsOf(rows).map(
+    ({ hostIp, hostPort, protocol, pod, containerPort }) =>
+      `${hostIp ?? '*'}:${hostPort}/${protocol} > ${pod}:${containerPort}`,
+  );
+}
+
+const refusals: readonly (readonly [string, unknown, object, string])[] = [
+  ['host port 0', [{ ...web, hostPort: 0 }], {}, 'Invalid host port number: 0'],
+  ['host port missing', [{ containerPort: 80 }], {}, 'Invalid host port number: 0'],
+  ['host port above 65535', [{ ...web, hostPort: 65_536 }], {}, 'Invalid host port number: 65536'],
+  ['container port -1', [{ ...web, containerPort: -1 }], {}, 'Invalid container port number: -1'],
+  ['a port as text', [{ ...web, hostPort: '80' }], {}, 'hostPort: must be a whole number'],
+  ['a protocol', [{ ...web, protocol: 'icmp' }], {}, 'must be tcp, udp or sctp, not "icmp"'],
+  ['a host address', [{ ...web, hostIP: 'example' }], {}, 'hostIP: must be an IP address, not "example"'],
+  ['no list', { hostPort: 1 }, {}, 'portMappings: must be a list'],
+  ['no object', [1], {}, 'portMappings[0]: must be an object, not 1'],
+  [
+    'two ways to mark',
+    [web],
+    { markMasqBit: 13, externalSetMarkChain: 'X' },
+    'Cannot specify externalSetMarkChain and markMasqBit',
+  ],
+  ['a bit', [web], { markMasqBit: 32 }, 'MasqMarkBit must be between 0 and 31'],
+  ['a backend', [web], { backend: 'ebtables' }, 'unrecognized backend "ebtables"'],
+  [
+    'a chain without iptables',
+    [web],
+    { backend: 'nftables', externalSetMarkChain: 'X' },
+    'nftables backend was requested but configuration contains iptables-specific options [externalSetMarkChain]',
+  ],
+  [
+    'conditions of the other backend',
+    [web],
+    { backend: 'iptables', conditionsV4: ['ip', 'saddr', '1.2.3.4'] },
+    'iptables backend was requested but configuration contains nftables-specific options [conditionsV4]',
+  ],
+  [
+    'conditions of nftables',
+    [web],
+    { backend: 'nftables', conditionsV6: ['ip6', 'saddr', '::1'] },
+    'conditionsV6: the nftables backend has no rules of its own',
+  ],
+  [
+    'another bit in nftables',
+    [web],
+    { backend: 'nftables', markMasqBit: 20 },
+    'markMasqBit: the nftables backend uses bit 13',
+  ],
+  [
+    'conditions that break the line',
+    [web],
+    { conditionsV4: ['-s', '1.2.3.4\n-A'] },
+    'cannot be part of a rule',
+  ],
+  ['conditions with quotes', [web], { conditionsV4: ['-m', '"'] }, 'cannot be part of a rule'],
+];
+
+for (const [title, mappings, options, text] of refusals) {
+  test(`refused with its words: ${title}`, (t) => {
+    const error = parse(mappings, options);
+    t.true(error instanceof CniError && error.message.startsWith('failed to parse config: '));
+    t.true(error instanceof CniError && error.message.includes(text), (error as CniError).message);
+  });
+}
+
+test('every problem is in one message', (t) => {
+  const error = parse(
+    [
+      { ...web, hostPort: 0 },
+      { ...web, containerPort: 0 },
+    ],
+    { backend: 'x' },
+  );
+  t.is((error as CniError).message.split('; ').length, 3);
+});
+
+test('nftables, unless something is asked for that only iptables can do', (t) => {
+  t.is(config([web]).backend, 'nftables');
+  t.is(config([web], { backend: 'iptables' }).backend, 'iptables');
+  t.is(config([web], { externalSetMarkChain: 'KUBE-MARK-MASQ' }).backend, 'iptables');
+  t.is(config([web], { conditionsV4: ['!', '-s', '1.2.3.4'] }).backend, 'iptables');
+  t.is(config([web], { markMasqBit: 20 }).backend, 'iptables');
+  t.is(config([web], { markMasqBit: 13, conditionsV4: [''], conditionsV6: [] }).backend, 'nftables');
+});
+
+test('a mapping is one of every family of the pod, protocols in any case and TCP without one', (t) => {
+  t.deepEqual(
+    described(
+      plan([
+        { ...web, protocol: 'UDP' },
+        { hostPort: 9, containerPort: 99 },
+        { ...web, protocol: 'Sctp' },
+      ]),
+    ),
+    [
+      '*:8080/udp > 10.1.0.5:80',
+      '*:8080/udp > fd00:1::5:80',
+      '*:9/tcp > 10.1.0.5:99',
+      '*:9/tcp > fd00:1::5:99',
+      '*:8080/sctp > 10.1.0.5:80',
+      '*:8080/sctp > fd00:1::5:80',
+    ],
+  );
+});
+
+test('a host address is of one family; an unspecified one is every address of that family', (t) => {
+  const at = (hostIP: string) => described(plan([{ ...web, hostIP }]));
+  t.deepEqual(at('192.0.2.1'), ['192.0.2.1:8080/tcp > 10.1.0.5:80']);
+  t.deepEqual(at('::ffff:192.0.2.1'), ['192.0.2.1:8080/tcp > 10.1.0.5:80']);
+  t.deepEqual(at('2001:DB8::1'), ['2001:db8::1:8080/tcp > fd00:1::5:80']);
+  t.deepEqual(at('0.0.0.0'), ['*:8080/tcp > 10.1.0.5:80']);
+  t.deepEqual(at('::'), ['*:8080/tcp > fd00:1::5:80']);
+  t.is(at('').length, 2);
+});
+
+test('without an address of the family there is no host port, without mappings there are no rows', (t) => {
+  const only4 = planPortmap(config([{ ...web, hostIP: '::1' }]), { 4: addresses[4] });
+  t.deepEqual(only4, { elements: [], iptables: [] });
+  t.deepEqual(plan(undefined), { elements: [], iptables: [] });
+});
+
+test('without a result of the plugin before it is refused', (t) => {
+  const refused = planPortmap(config([web]), undefined);
+  t.is((refused as CniError).message, 'must be called as chained plugin');
+});
+
+test('the pod, its subnet and 127.0.0.1 are masqueraded; or everybody; or nobody', (t) => {
+  const sources = (options: object) => {
+    const found = plan([web], options).elements.filter(({ set }) => set.startsWith('hostport-sources'));
+    return found.map(({ key, keyEnd }) => `${key}-${keyEnd}`);
+  };
+  const pod6 = 'fd000001000000000000000000000005';
+  t.deepEqual(sources({}), [
+    '0a0100050a010000-0a0100050a0100ff',
+    '0a0100057f000000-0a0100057fffffff',
+    `${pod6}fd000001000000000000000000000000-${pod6}fd00000100000000ffffffffffffffff`,
+  ]);
+  t.deepEqual(sources({ masqAll: true }), [
+    '0a01000500000000-0a010005ffffffff',
+    `${pod6}${'0'.repeat(32)}-${pod6}${'f'.repeat(32)}`,
+  ]);
+  t.deepEqual(sources({ snat: false, masqAll: true }), []);
+});
+
+test('a mapping given twice is one; two ways for one port are refused', (t) => {
+  t.is(described(plan([web, web])).length, 2);
+  const refused = planPortmap(config([web, { ...web, containerPort: 81 }]), addresses);
+  t.is((refused as CniError).message, 'hostPort 8080/tcp is mapped more than once');
+  const overlap = planPortmap(config([web, { ...web, hostIP: '192.0.2.1' }]), addresses);
+  t.is((overlap as CniError).message, 'hostPort 192.0.2.1:8080/tcp is mapped more than once');
+});
+
+const conflicts: readonly (readonly [object, object, string | undefined])[] = [
+  [web, web, '8080/tcp'],
+  [web, { ...web, protocol: 'udp' }, undefined],
+  [web, { ...web, hostPort: 8081 }, undefined],
+  [web, { ...web, hostIP: '192.0.2.1' }, '8080/tcp'],
+  [{ ...web, hostIP: '192.0.2.1' }, web, '192.0.2.1:8080/tcp'],
+  [{ ...web, hostIP: '192.0.2.1' }, { ...web, hostIP: '192.0.2.2' }, undefined],
+  [{ ...web, hostIP: '192.0.2.1' }, { ...web, hostIP: '192.0.2.1' }, '192.0.2.1:8080/tcp'],
+  [{ ...web, hostIP: '0.0.0.0' }, { ...web, hostIP: '::' }, undefined],
+  [{ ...web, hostIP: '::' }, { ...web, hostIP: '2001:db8::1' }, '8080/tcp'],
+  [{ ...web, hostIP: '2001:db8::1' }, { ...web, hostIP: '::' }, '[2001:db8::1]:8080/tcp'],
+];
+
+for (const [wanted, held, expected] of conflicts) {
+  const outcome = expected === undefined ? 'are no conflict' : 'are a conflict';
+  test(`${JSON.stringify(wanted)} beside ${JSON.stringify(held)} ${outcome}, whatever the backends`, (t) => {
+    for (const one of ['nftables', 'iptables']) {
+      for (const other of ['nftables', 'iptables']) {
+        const holder = { containerId: 'abc', rows: plan([held], { backend: other }) };
+        const error = hostPortConflict(plan([wanted], { backend: one }), [
+          { containerId: 'x', rows: {} },
+          holder,
+        ]);
+        t.is(error?.message, expected && `hostPort ${expected} is already taken by abc`);
+      }
+    }
+  });
+}
+
+const port = fc.integer({ min: 1, max: 65_535 });
+const hostPort: fc.Arbitrary<HostPort> = family.chain((of: Family) =>
+  fc.record({
+    family: fc.constant(of),
+    hostIp: fc.option(ipOfFamily(of), { nil: undefined }),
+    protocol: fc.constantFrom('tcp', 'udp', 'sctp'),
+    hostPort: port,
+    pod: ipOfFamily(of),
+    containerPort: port,
+  }),
+);
+
+test('a host port and its element say the same', (t) => {
+  fc.assert(fc.property(hostPort, (one) => t.deepEqual(hostPortOf(hostPortElement(one)), one)));
+  t.is(hostPortOf({ set: 'masquerade4', key: '0a000001' }), undefined);
+});
+
+test('any configuration is read or refused, never thrown at', (t) => {
+  fc.assert(
+    fc.property(fc.object({ maxDepth: 3 }), fc.jsonValue(), (options, mappings) => {
+      const parsed = parsePortmap(foldKeys({ ...options, runtimeConfig: { portMappings: mappings } }));
+      if (!(parsed instanceof CniError)) planPortmap(parsed, addresses);
+    }),
+  );
+  t.pass();
+});
+
+test('UDP flows to the host ports are stale, TCP flows are not', (t) => {
+  const rows = plan([{ ...web, protocol: 'udp', hostIP: '192.0.2.1' }, web]);
+  t.deepEqual(staleFlows(hostPortsOf(rows)), [
+    { family: 4, protocol: 17, original: { dst: '192.0.2.1' as Ip, dport: 8080 } },
+  ]);
+  t.deepEqual(
+    staleFlows(hostPortsOf(plan([{ ...web, protocol: 'udp' }], { backend: 'iptables' }))).length,
+    2,
+  );
+});
+
+test('the way to an IPv4 pod lets 127.0.0.1 through, unless nothing is masqueraded', (t) => {
+  const key = 'net/ipv4/conf/cni0/route_localnet';
+  t.deepEqual(planLocalnet(config([web]), addresses, 'cni0'), [{ key, value: '1' }]);
+  t.is(planLocalnet(config([web], { snat: false }), addresses, 'cni0').length, 0);
+  t.is(planLocalnet(config([web]), { 6: addresses[6] }, 'cni0').length, 0);
+  t.is(planLocalnet(config([]), addresses, 'cni0').length, 0);
+});
+
+test("the pod's addresses are the first of each family on its interface", (t) => {
+  const result = (ips: Result['ips']): Result => ({
+    interfaces: [{ name: 'cni0' }, { name: 'eth0' }, { name: 'eth0', sandbox: '/run/netns/x' }],
+    ips,
+    routes: [],
+    dns: { nameservers: [], search: [], options: [] },
+  });
+  const ip = (address: string, index?: number) => ({ address: address as HostCidr, interface: index });
+  const found = podAddresses(
+    result([
+      ip('10.0.0.1/24', 0),
+      ip('10.0.0.2/24', 1),
+      ip('10.0.0.3/24', 2),
+      ip('10.0.0.4/24', 2),
+      ip('fd00::3/64', 9),
+    ]),
+    'eth0',
+  );
+  t.deepEqual(found, { 4: '10.0.0.3/24' as HostCidr, 6: 'fd00::3/64' as HostCidr });
+  t.deepEqual(podAddresses(result([ip('10.0.0.9/24')]), 'eth0'), { 4: '10.0.0.9/24' as HostCidr });
+});
