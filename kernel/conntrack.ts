@@ -12,7 +12,7 @@ import {
 import { NETLINK_NETFILTER, NetlinkSocket } from './netlink/socket.ts';
 
 export { flowStatus } from './netlink/conntrack/constants.ts';
-export type { Flow, FlowFilter, FlowTuple, TupleFilter } from './netlink/conntrack/flow.ts';
+export type { Flow, FlowFilter } from './netlink/conntrack/flow.ts';
 
 /** Half a million flows are 100 MB of answer; nothing is reserved until it is needed. */
 const SOCKET_BUFFER_BYTES = 16 << 20;
