@@ -1,6 +1,10 @@
 import { closeDescriptor, type UnixConnection, UnixListener } from '../kernel/unix-socket.ts';
+import type { CniError } from './error.ts';
 import type { Call } from './plugin.ts';
+import { DeletionQueue, type DeletionQueueOptions, queueDirectoryOf } from './queue.ts';
+import { renderError } from './result.ts';
 import { Session } from './session.ts';
+import { newestVersion } from './version.ts';
 
 /** Calls served at the same time; more wait in the kernel until one has ended. */
 export const sessionsMax = 256;
@@ -8,31 +12,62 @@ export const sessionsMax = 256;
 export const requestTimeoutMs = 5_000;
 const sweepMs = 1_000;
 
-/** The socket that the shim talks to, with the sessions on it. */
+export interface EndpointOptions extends Pick<DeletionQueueOptions, 'serve' | 'log'> {
+  readonly socketPath: string;
+}
+
+/** The socket that the shim talks to, with the sessions on it, and what the shim queued when nobody listened. */
 export class Endpoint implements AsyncDisposable {
   readonly #listener: UnixListener;
+  readonly #queue: DeletionQueue;
   readonly #serve: (call: Call) => Promise<void>;
   readonly #sessions = new Set<Session>();
   #sweep: NodeJS.Timeout | undefined;
   #isClosing = false;
   #onIdle: (() => void) | undefined;
 
-  constructor(socketPath: string, serve: (call: Call) => Promise<void>) {
+  private constructor({ socketPath, serve }: EndpointOptions, queue: DeletionQueue) {
+    this.#queue = queue;
     this.#serve = serve;
     this.#listener = UnixListener.listen(socketPath, (connection) => this.#begin(connection));
     this.#listener.resume();
   }
 
+  /** Does the DELs that are queued beside the socket before anybody is served. */
+  static async open(options: EndpointOptions): Promise<Endpoint> {
+    const { socketPath, serve, log } = options;
+    const queue = await DeletionQueue.open({ directory: queueDirectoryOf(socketPath), serve, log });
+    try {
+      return new Endpoint(options, queue);
+    } catch (error) {
+      await queue[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** An ADD comes after every DEL that was queued before it. */
+  #serveInOrder(call: Call): Promise<void> {
+    if (call.env.get('CNI_COMMAND') !== 'ADD') return this.#serve(call);
+    const settled = this.#queue.settle(call.env.get('CNI_CONTAINERID') ?? '');
+    return settled === undefined ? this.#serve(call) : this.#serveAfter(settled, call);
+  }
+
+  async #serveAfter(settled: Promise<CniError | undefined>, call: Call): Promise<void> {
+    const error = await settled;
+    if (error === undefined) await this.#serve(call);
+    else call.answer(1, renderError(error, newestVersion));
+  }
+
   #begin(connection: UnixConnection): void {
     const onEnd = (ended: Session) => this.#end(ended);
     const session = new Session(
-      { connection, serve: this.#serve, closeDescriptor, onEnd },
+      { connection, serve: (call) => this.#serveInOrder(call), closeDescriptor, onEnd },
       performance.now(),
     );
     this.#sessions.add(session);
     if (this.#sessions.size >= sessionsMax) this.#listener.pause();
     session.begin();
-    if (session.waitingSinceMs !== undefined) this.#sweep ??= setInterval(() => this.#abandonLate(), sweepMs);
+    if (this.#sessions.has(session)) this.#sweep ??= setInterval(() => this.#sweepLate(), sweepMs);
   }
 
   #end(session: Session): void {
@@ -41,12 +76,14 @@ export class Endpoint implements AsyncDisposable {
     if (this.#sessions.size === 0) this.#onIdle?.();
   }
 
-  #abandonLate(): void {
-    const before = performance.now() - requestTimeoutMs;
+  #sweepLate(): void {
+    const nowMs = performance.now();
+    const before = nowMs - requestTimeoutMs;
     for (const session of this.#sessions) {
       if ((session.waitingSinceMs ?? Number.POSITIVE_INFINITY) < before) session.abandon();
+      else session.answerLate(nowMs);
     }
-    if ([...this.#sessions].some(({ waitingSinceMs }) => waitingSinceMs !== undefined)) return;
+    if (this.#sessions.size > 0) return;
     clearInterval(this.#sweep);
     this.#sweep = undefined;
   }
@@ -57,9 +94,11 @@ export class Endpoint implements AsyncDisposable {
     this.#listener[Symbol.dispose]();
     clearInterval(this.#sweep);
     for (const session of [...this.#sessions]) session.abandon();
-    if (this.#sessions.size === 0) return;
-    await new Promise<void>((resolve) => {
-      this.#onIdle = resolve;
-    });
+    if (this.#sessions.size > 0) {
+      await new Promise<void>((resolve) => {
+        this.#onIdle = resolve;
+      });
+    }
+    await this.#queue[Symbol.asyncDispose]();
   }
 }

@@ -7,6 +7,7 @@ export const cniCode = {
   invalidConfig: 7,
   invalidNamespace: 8,
   tryAgain: 11,
+  notAvailable: 50,
   internal: 999,
 } as const;
 

@@ -29,6 +29,20 @@ export function parseFrameHeader(bytes: Uint8Array): FrameHeader | string {
   return { envBytes, stdinBytes };
 }
 
+/** Reads a frame that is there as a whole, or says what is wrong with it. */
+export function parseFrame(bytes: Uint8Array): RequestFrame | string {
+  if (bytes.length < frameHeaderBytes) return `${bytes.length} bytes are no request`;
+  const header = parseFrameHeader(bytes);
+  if (typeof header === 'string') return header;
+  const stdinAt = frameHeaderBytes + header.envBytes;
+  const end = stdinAt + header.stdinBytes;
+  if (bytes.length !== end) return `a request of ${end} bytes has ${bytes.length}`;
+  return {
+    env: parseEnvironment(bytes.subarray(frameHeaderBytes, stdinAt)),
+    stdin: bytes.subarray(stdinAt),
+  };
+}
+
 const decoder = new TextDecoder();
 
 /** `NAME=value\0` one after the other; of equal names the first counts, as for getenv(3). */

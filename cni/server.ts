@@ -10,7 +10,7 @@ import { Endpoint } from './endpoint.ts';
 import { Leases } from './leases.ts';
 import { lockDirectory } from './lock.ts';
 import type { NodeNetwork } from './node-network.ts';
-import { Plugin } from './plugin.ts';
+import { type Call, Plugin } from './plugin.ts';
 
 export type { NodeNetwork } from './node-network.ts';
 
@@ -59,7 +59,8 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   });
   const { network, onFaultPoint: pass = () => {} } = options;
   const plugin = new Plugin({ table, bridges, leases, network, pass });
-  stack.use(new Endpoint(options.socketPath, (call) => plugin.serve(call)));
+  const serve = (call: Call) => plugin.serve(call);
+  stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, log }));
   log.info({ socket: options.socketPath, leases: leases.size }, 'serving the CNI plugin');
   const running = stack.move();
   return { [Symbol.asyncDispose]: () => running.disposeAsync() };

@@ -27,6 +27,12 @@ export interface SessionOptions {
 }
 
 const readBytes = 64 << 10;
+/**
+ * So long a verb may take until it is answered, a little less than the shim waits: the caller hears what is the
+ * matter, and an ADD whose result comes later is undone, as one whose caller has gone.
+ */
+export const answerTimeoutMs = 25_000;
+export const statusTimeoutMs = 4_000;
 /** The shim's own namespace and the pod's. */
 const descriptorsMax = 2;
 const rootUid = 0;
@@ -40,6 +46,10 @@ export class Session {
   #length = 0;
   #header: FrameHeader | undefined;
   #isReading = true;
+  #isAnswered = false;
+  /** Until when the call that is served is to be answered. */
+  #deadlineMs = Number.POSITIVE_INFINITY;
+  #lateCode: number = cniCode.tryAgain;
 
   constructor(options: SessionOptions, nowMs: number) {
     this.#options = options;
@@ -55,6 +65,13 @@ export class Session {
   /** Since when the request is awaited; undefined once it is complete. */
   get waitingSinceMs(): number | undefined {
     return this.#isReading ? this.#startedMs : undefined;
+  }
+
+  /** Answers a call that has taken too long; it is served to its end nevertheless. */
+  answerLate(nowMs: number): void {
+    if (nowMs < this.#deadlineMs) return;
+    const error = new CniError(this.#lateCode, 'the fairlead node daemon could not do this in time');
+    this.#answer(1, renderError(error, newestVersion));
   }
 
   /** Ends a session that still waits for its request. */
@@ -119,9 +136,11 @@ export class Session {
     const bytes = this.#joined();
     const stdinAt = frameHeaderBytes + envBytes;
     const [ownNamespaceFd, podNamespaceFd] = this.#fds;
+    const env = parseEnvironment(bytes.subarray(frameHeaderBytes, stdinAt));
+    this.#setDeadline(env.get('CNI_COMMAND') === 'STATUS');
     try {
       await this.#options.serve({
-        env: parseEnvironment(bytes.subarray(frameHeaderBytes, stdinAt)),
+        env,
         stdin: bytes.subarray(stdinAt, stdinAt + stdinBytes),
         ownNamespaceFd,
         podNamespaceFd,
@@ -132,7 +151,16 @@ export class Session {
     }
   }
 
+  #setDeadline(isStatus: boolean): void {
+    if (isStatus) this.#lateCode = cniCode.notAvailable;
+    this.#deadlineMs = performance.now() + (isStatus ? statusTimeoutMs : answerTimeoutMs);
+  }
+
+  /** One answer for one call: false for a second one, as when nobody is there any more. */
   #answer(exitCode: number, stdout: string): boolean {
+    if (this.#isAnswered) return false;
+    this.#isAnswered = true;
+    this.#deadlineMs = Number.POSITIVE_INFINITY;
     return this.#options.connection.send(encodeReply(exitCode, stdout));
   }
 

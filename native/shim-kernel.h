@@ -7,8 +7,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { EINTR = 4, EAGAIN = 11, EPIPE = 32, ETIMEDOUT = 110 };
-enum { AT_FDCWD = -100, O_NONBLOCK = 04000, O_CLOEXEC = 02000000 };
+enum { EINTR = 4, EIO = 5, EAGAIN = 11, EEXIST = 17, EPIPE = 32, ETIMEDOUT = 110 };
+enum { AT_FDCWD = -100, O_WRONLY = 01, O_CREAT = 0100, O_TRUNC = 01000, O_NONBLOCK = 04000, O_CLOEXEC = 02000000 };
+#if defined(__x86_64__)
+enum { O_DIRECTORY = 0200000, O_NOFOLLOW = 0400000 };
+#else
+enum { O_DIRECTORY = 040000, O_NOFOLLOW = 0100000 };
+#endif
 enum { AF_UNIX = 1, SOCK_STREAM = 1, SOCK_CLOEXEC = 02000000, SOL_SOCKET = 1, SO_SNDTIMEO = 21, SCM_RIGHTS = 1 };
 enum { MSG_DONTWAIT = 0x40, MSG_NOSIGNAL = 0x4000 };
 enum { POLLIN = 1, POLLOUT = 4 };
@@ -25,6 +30,7 @@ struct message {
   uint32_t flags;
 };
 struct control { size_t length; int level, type; int descriptors[2]; };
+struct entry { uint64_t inode; int64_t offset; uint16_t length; uint8_t type; };
 struct action { void *handler; unsigned long flags; void *restorer; uint64_t mask; };
 
 #if defined(__x86_64__)

@@ -3,19 +3,23 @@
 // much as the kernel's own part of it.
 //
 // Request: u32 magic "FLD1", u32 bytes of environment, u32 bytes of input (little endian), the environment as
-// NAME=value\0…, the input. With the first byte come descriptors: our own network namespace, then CNI_NETNS if it
-// could be opened. Reply: u32 exit code, u32 bytes of output, the output. A reply is read whole before any of it is
-// printed, so the runtime never sees half an answer.
-#include "shim-kernel.h"
+// NAME=value\0…, the input. FAIRLEAD_PLUGIN is the name that we were called by: the type that we stand for. With the
+// first byte come descriptors: our own network namespace, then CNI_NETNS if it could be opened. Reply: u32 exit code,
+// u32 bytes of output, the output. A reply is read whole before any of it is printed, so the runtime never sees half
+// an answer. A DEL that the daemon does not answer is kept for it (shim-queue.h), because a pod whose DEL fails can
+// never end.
+#include "shim-queue.h"
 
 #define REQUEST_MAGIC 0x464c4431u
 #define DEFAULT_SOCKET "/run/fairlead/cni.sock"
 #define MAX_ENVIRONMENT_BYTES (256u << 10)
 #define MAX_INPUT_BYTES (1u << 20)
 #define MAX_OUTPUT_BYTES (4u << 20)
-#define CONNECT_TIMEOUT_S 5
+#define INPUT_TIMEOUT_MS 30000
+#define CONNECT_TIMEOUT_MS 5000
 #define CALL_TIMEOUT_MS 30000
 #define STATUS_TIMEOUT_MS 5000  // runtimes ask every few seconds
+#define DEL_TIMEOUT_MS 2000     // nothing is lost by an early end: the DEL is done later
 
 #define VERSION_RESULT                                                                                              \
   "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\"," \
@@ -24,163 +28,35 @@
   "Fairlead CNI plugin: passes each call to the fairlead node daemon\n" \
   "CNI protocol versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"
 
-// Error codes of the CNI specification.
-enum { CODE_ENVIRONMENT = 4, CODE_IO = 5, CODE_TRY_AGAIN = 11, CODE_NOT_AVAILABLE = 50 };
-
-// gcc may call these even where the source does not.
-void *memcpy(void *restrict to, const void *restrict from, size_t length) {
-  for (size_t i = 0; i < length; i++) ((char *)to)[i] = ((const char *)from)[i];
-  return to;
-}
-
-void *memset(void *to, int value, size_t length) {
-  for (size_t i = 0; i < length; i++) ((char *)to)[i] = (char)value;
-  return to;
-}
-
-static __attribute__((noreturn)) void leave(int code) {
-  for (;;) call(__NR_exit_group, code, 0, 0, 0, 0);
-}
-
-// --- text ---
-
-static size_t length_of(const char *text) {
-  size_t length = 0;
-  while (text[length] != 0) length++;
-  return length;
-}
-
-static int begins_with(const char *text, const char *prefix) {
-  while (*prefix != 0) {
-    if (*text++ != *prefix++) return 0;
-  }
-  return 1;
-}
-
-static int same_text(const char *a, const char *b) { return begins_with(a, b) && length_of(a) == length_of(b); }
-
-// The value of a variable, or NULL. `name` ends in "=".
-static const char *variable(char **environment, const char *name) {
-  for (; *environment != NULL; environment++) {
-    if (begins_with(*environment, name)) return *environment + length_of(name);
-  }
-  return NULL;
-}
-
-static char text[4096];
-static size_t text_length;
-
-static void add(const char *part) {
-  while (*part != 0 && text_length < sizeof text) text[text_length++] = *part++;
-}
-
-static void add_number(unsigned long number) {
-  char digits[24];
-  size_t at = sizeof digits - 1;
-  digits[at] = 0;
-  do {
-    digits[--at] = (char)('0' + number % 10);
-    number /= 10;
-  } while (number > 0);
-  add(digits + at);
-}
-
-// A part of a JSON string. Bytes that are not printable ASCII become "?": they come from a path.
-static void add_quoted(const char *part) {
-  char one[3] = {0};
-  for (size_t count = 0; *part != 0 && count < 1024; part++, count++) {
-    one[0] = *part >= ' ' && *part < 127 ? *part : '?';
-    one[1] = 0;
-    if (*part == '"' || *part == '\\') {
-      one[0] = '\\';
-      one[1] = *part;
-    }
-    add(one);
-  }
-}
-
-static void add_errno(long error) {
-  switch (error) {
-    case 1: add("EPERM"); return;
-    case 2: add("ENOENT"); return;
-    case 5: add("EIO"); return;
-    case 9: add("EBADF"); return;
-    case EAGAIN: add("EAGAIN"); return;
-    case 13: add("EACCES"); return;
-    case 20: add("ENOTDIR"); return;
-    case 21: add("EISDIR"); return;
-    case 22: add("EINVAL"); return;
-    case 23: add("ENFILE"); return;
-    case 24: add("EMFILE"); return;
-    case EPIPE: add("EPIPE"); return;
-    case 88: add("ENOTSOCK"); return;
-    case 91: add("EPROTOTYPE"); return;
-    case 104: add("ECONNRESET"); return;
-    case ETIMEDOUT: add("ETIMEDOUT"); return;
-    case 111: add("ECONNREFUSED"); return;
-    default: add("errno "); add_number((unsigned long)error);
-  }
-}
-
-// --- waiting, all of it before one deadline ---
-
-static int64_t deadline_ms;
-static unsigned long limit_ms;
-
-static int64_t now_ms(void) {
-  struct timespec now = {0, 0};
-  call(__NR_clock_gettime, CLOCK_MONOTONIC, P(&now), 0, 0, 0);
-  return now.seconds * 1000 + now.nanoseconds / 1000000;
-}
-
-// 0 when ready, else a positive errno.
-static long wait_for(int fd, int16_t events) {
-  for (;;) {
-    int64_t left = deadline_ms - now_ms();
-    if (left <= 0) return ETIMEDOUT;
-    struct timespec timeout = {left / 1000, left % 1000 * 1000000};
-    struct pollfd waited = {fd, events, 0};
-    long ready = call(__NR_ppoll, P(&waited), 1, P(&timeout), 0, 8);
-    if (ready > 0) return 0;
-    if (ready == 0) return ETIMEDOUT;
-    if (ready != -EINTR) return -ready;
-  }
-}
-
-static int print(int fd, const char *bytes, size_t length) {
-  while (length > 0) {
-    long written = call(__NR_write, fd, P(bytes), L(length), 0, 0);
-    if (written == -EINTR) continue;
-    if (written == -EAGAIN && wait_for(fd, POLLOUT) == 0) continue;
-    if (written <= 0) return 0;
-    bytes += written;
-    length -= (size_t)written;
-  }
-  return 1;
-}
-
-// --- errors, the only thing the shim says itself ---
-
-static void begin_error(unsigned long code, const char *message) {
-  text_length = 0;
-  add("{\"cniVersion\":\"1.1.0\",\"code\":");
-  add_number(code);
-  add(",\"msg\":\"");
-  add(message);
-  add("\",\"details\":\"");
-}
-
-static __attribute__((noreturn)) void end_error(void) {
-  add("\"}\n");
-  print(1, text, text_length);
-  leave(1);
-}
-
 // Set in start(): a program without initialised data has no second page in its file.
 static const char *socket_path;
+static const char *plugin_name;
 static unsigned long unavailable_code;
+static int is_deletion;
+
+#define HEADER_BYTES 12
+
+static char frame[HEADER_BYTES + MAX_ENVIRONMENT_BYTES + MAX_INPUT_BYTES + 1];
+static size_t frame_length;
+static size_t input_begin;
+
+// Only with a complete frame.
+static __attribute__((noreturn)) void keep_deletion(void) {
+  struct deletion deletion = {
+      .socket_path = socket_path,
+      .plugin = plugin_name,
+      .variables = frame + HEADER_BYTES,
+      .variables_end = frame + input_begin,
+      .frame = frame,
+      .frame_length = frame_length,
+      .input = frame + input_begin,
+  };
+  queue_deletion(&deletion);
+  leave(0);
+}
 
 static __attribute__((noreturn)) void unavailable(const char *what, long error, const char *next_step) {
+  if (is_deletion) keep_deletion();
   begin_error(unavailable_code, "the fairlead node daemon is not available");
   add(what);
   add(" ");
@@ -203,35 +79,34 @@ static __attribute__((noreturn)) void unavailable(const char *what, long error, 
 
 // --- the request ---
 
-#define HEADER_BYTES 12
-
-static char frame[HEADER_BYTES + MAX_ENVIRONMENT_BYTES + MAX_INPUT_BYTES + 1];
-static size_t frame_length;
-
 static int is_passed_on(const char *entry) {
   return begins_with(entry, "CNI_") || begins_with(entry, "TRACEPARENT=") || begins_with(entry, "TRACESTATE=") ||
          begins_with(entry, "BAGGAGE=");
 }
 
+static void add_bytes(const char *bytes, size_t length) {
+  if (frame_length - HEADER_BYTES + length > MAX_ENVIRONMENT_BYTES) {
+    begin_error(CODE_ENVIRONMENT, "the CNI environment variables are too long");
+    add("more than ");
+    add_number(MAX_ENVIRONMENT_BYTES);
+    add(" bytes");
+    end_error();
+  }
+  memcpy(frame + frame_length, bytes, length);
+  frame_length += length;
+}
+
 static size_t add_environment(char **environment) {
   for (; *environment != NULL; environment++) {
-    if (!is_passed_on(*environment)) continue;
-    size_t length = length_of(*environment) + 1;
-    if (frame_length - HEADER_BYTES + length > MAX_ENVIRONMENT_BYTES) {
-      begin_error(CODE_ENVIRONMENT, "the CNI environment variables are too long");
-      add("more than ");
-      add_number(MAX_ENVIRONMENT_BYTES);
-      add(" bytes");
-      end_error();
-    }
-    memcpy(frame + frame_length, *environment, length);
-    frame_length += length;
+    if (is_passed_on(*environment)) add_bytes(*environment, length_of(*environment) + 1);
   }
+  add_bytes("FAIRLEAD_PLUGIN=", 16);
+  add_bytes(plugin_name, length_of(plugin_name) + 1);
   return frame_length - HEADER_BYTES;
 }
 
 static size_t add_input(void) {
-  size_t begin = frame_length;
+  size_t begin = input_begin = frame_length;
   for (;;) {
     long error = wait_for(0, POLLIN);
     size_t room = begin + MAX_INPUT_BYTES + 1 - frame_length;
@@ -275,16 +150,14 @@ static int connect_to_daemon(void) {
   long fd = call(__NR_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, 0, 0);
   if (fd < 0) unavailable("cannot open a socket for", -fd, LOOK_AT_IT);
   // A full backlog makes connect wait, for no longer than the timeout of sending.
-  int64_t limit[2] = {CONNECT_TIMEOUT_S, 0};
+  if (limit_ms > CONNECT_TIMEOUT_MS) limit_ms = CONNECT_TIMEOUT_MS;
+  int64_t limit[2] = {(int64_t)limit_ms / 1000, 0};
   call(__NR_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, P(limit), sizeof limit);
   long result;
   do {
     result = call(__NR_connect, fd, P(&address), sizeof address, 0, 0);
   } while (result == -EINTR);
-  if (result == -EAGAIN) {
-    limit_ms = CONNECT_TIMEOUT_S * 1000;
-    unavailable("cannot connect to", ETIMEDOUT, LOOK_AT_IT);
-  }
+  if (result == -EAGAIN) unavailable("cannot connect to", ETIMEDOUT, LOOK_AT_IT);
   if (result < 0) unavailable("cannot connect to", -result, START_IT);
   return (int)fd;
 }
@@ -355,6 +228,24 @@ static __attribute__((noreturn)) void pass_reply(int fd) {
   leave(printed && code < 256 ? (int)code : 1);
 }
 
+static const char *base_name(const char *path) {
+  const char *name = path;
+  for (; *path != 0; path++) {
+    if (*path == '/') name = path + 1;
+  }
+  return name;
+}
+
+static unsigned long limit_of(const char *command) {
+  if (same_text(command, "DEL")) return DEL_TIMEOUT_MS;
+  return same_text(command, "STATUS") ? STATUS_TIMEOUT_MS : CALL_TIMEOUT_MS;
+}
+
+static void set_limit(unsigned long ms) {
+  limit_ms = ms;
+  deadline_ms = now_ms() + (int64_t)ms;
+}
+
 __attribute__((used, noreturn)) void start(long *stack) {
   char **environment = (char **)(stack + 1 + stack[0] + 1);
   const char *command = variable(environment, "CNI_COMMAND=");
@@ -362,22 +253,21 @@ __attribute__((used, noreturn)) void start(long *stack) {
   static const struct action ignore = {.handler = (void *)1};
   call(__NR_rt_sigaction, SIGPIPE, P(&ignore), 0, 8, 0);
   socket_path = path != NULL && *path != 0 ? path : DEFAULT_SOCKET;
-  unavailable_code = CODE_TRY_AGAIN;
-  limit_ms = CALL_TIMEOUT_MS;
-  if (command != NULL && same_text(command, "STATUS")) {
-    limit_ms = STATUS_TIMEOUT_MS;
-    unavailable_code = CODE_NOT_AVAILABLE;
-  }
-  deadline_ms = now_ms() + (int64_t)limit_ms;
+  plugin_name = stack[0] > 0 ? base_name((const char *)stack[1]) : "";
+  set_limit(INPUT_TIMEOUT_MS);
   if (command == NULL || *command == 0) leave(print(2, ABOUT, sizeof ABOUT - 1) ? 0 : 1);
   if (same_text(command, "VERSION")) leave(print(1, VERSION_RESULT, sizeof VERSION_RESULT - 1) ? 0 : 1);
+  is_deletion = same_text(command, "DEL");
+  unavailable_code = same_text(command, "STATUS") ? CODE_NOT_AVAILABLE : CODE_TRY_AGAIN;
   frame_length = HEADER_BYTES;
   put_u32(frame, REQUEST_MAGIC);
   put_u32(frame + 4, (uint32_t)add_environment(environment));
   put_u32(frame + 8, (uint32_t)add_input());
+  set_limit(limit_of(command));
   // Before connecting: the daemon wakes up at the connection, and should find the request there.
   open_namespaces(environment);
   int fd = connect_to_daemon();
+  limit_ms = limit_of(command);
   send_request(fd);
   pass_reply(fd);
 }

@@ -2,7 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { envBytesMax, frameMagic, stdinBytesMax } from '../../cni/frame.ts';
 import type { Call } from '../../cni/plugin.ts';
-import { Session } from '../../cni/session.ts';
+import { answerTimeoutMs, Session, statusTimeoutMs } from '../../cni/session.ts';
 
 interface Delivery {
   readonly data: Uint8Array;
@@ -150,3 +150,30 @@ test('a session that waits for its request can be abandoned, one that is served 
   busy.session.abandon();
   t.is(busy.state().ends, 0);
 });
+
+for (const [verb, limitMs, code] of [
+  ['ADD', answerTimeoutMs, 11],
+  ['STATUS', statusTimeoutMs, 50],
+] as const) {
+  test(`${verb} that takes too long is answered with code ${code}, once, and served to its end`, async (t) => {
+    const late = Promise.withResolvers<void>();
+    const taken: boolean[] = [];
+    const { session, deliver, sent, state } = setUp(async (call) => {
+      await late.promise;
+      taken.push(call.answer(0, 'result'));
+    });
+    const before = performance.now();
+    await deliver({ data: frame(`CNI_COMMAND=${verb}\0`, '{}') });
+    session.answerLate(before + limitMs - 1);
+    t.is(sent.length, 0);
+    for (const _ of [1, 2]) session.answerLate(performance.now() + limitMs);
+    t.is(sent.length, 1);
+    t.regex(JSON.stringify(reply(sent[0])), new RegExp(`code.":${code}.*could not do this in time`));
+    t.is(state().ends, 0);
+    late.resolve();
+    await new Promise((resolve) => setImmediate(resolve));
+    t.deepEqual(taken, [false]);
+    t.is(sent.length, 1);
+    t.is(state().ends, 1);
+  });
+}

@@ -25,13 +25,16 @@ interface Call {
   readonly input?: string | Uint8Array;
   /** Keeps stdin open for as long as the shim runs. */
   readonly holdInput?: boolean;
+  /** argv[0]. */
+  readonly name?: string;
 }
 
 function callShim(
   socketPath: string,
-  { environment = {}, input = '{}', holdInput }: Call = {},
+  { environment = {}, input = '{}', holdInput, name = shimPath }: Call = {},
 ): Promise<Outcome> {
   const child = spawn(shimPath, [], {
+    argv0: name,
     env: { FAIRLEAD_SOCKET: socketPath, CNI_COMMAND: 'ADD', ...environment },
     stdio: ['pipe', 'pipe', 'pipe'],
   });
@@ -122,10 +125,27 @@ test('the request carries the environment of CNI and of tracing, and the input',
   const outcome = await callShim(path, { environment, input });
   t.like(outcome, { code: 0, stdout: '{"ok":true}', stderr: '' });
   const { PATH: _path, XCNI_NO: _no, ...passed } = environment;
-  const wanted = Object.entries({ CNI_COMMAND: 'ADD', ...passed }).map(([name, value]) => `${name}=${value}`);
+  const added = { CNI_COMMAND: 'ADD', FAIRLEAD_PLUGIN: 'fairlead-cni' };
+  const wanted = Object.entries({ ...added, ...passed }).map(([name, value]) => `${name}=${value}`);
   t.is(daemon.requests[0]?.magic, 0x464c4431);
   t.is(daemon.requests[0]?.input, input);
   t.deepEqual(daemon.requests[0]?.environment.toSorted(), wanted.toSorted());
+});
+
+test('the name that the plugin is called by goes with the request, and nobody else can give one', async (t) => {
+  using directory = temporaryDirectory();
+  const path = join(directory.path, 's');
+  await using daemon = await serve(path, () => reply(0, ''));
+  for (const [name, passed] of [
+    ['/opt/cni/bin/host-local', 'host-local'],
+    ['portmap', 'portmap'],
+    ['./bin/', ''],
+    ['', ''],
+  ] as const) {
+    await callShim(path, { name, environment: { FAIRLEAD_PLUGIN: 'other' } });
+    const sent = daemon.requests.at(-1)?.environment.filter((entry) => entry.startsWith('FAIRLEAD_'));
+    t.deepEqual(sent, [`FAIRLEAD_PLUGIN=${passed}`]);
+  }
 });
 
 test('the output and the exit code of the daemon are those of the plugin', async (t) => {
@@ -251,10 +271,10 @@ test('without a command the plugin says what it is', async (t) => {
   t.regex(outcome.stderr, /^CNI protocol versions supported: 0\.1\.0, .*1\.1\.0$/m);
 });
 
-test('without the daemon every command is an error with a next step', async (t) => {
+test('without the daemon every command but DEL is an error with a next step', async (t) => {
   using directory = temporaryDirectory();
   const missing = join(directory.path, 'missing');
-  for (const command of ['ADD', 'DEL', 'CHECK', 'GC', 'BOGUS']) {
+  for (const command of ['ADD', 'CHECK', 'GC', 'BOGUS']) {
     const outcome = await callShim(missing, { environment: { CNI_COMMAND: command } });
     assertError(t, outcome, 11, /missing: ENOENT; check that `fairlead node` runs/);
   }
@@ -350,5 +370,5 @@ test('a daemon that does not accept costs five seconds', async (t) => {
 });
 
 test('the plugin is small and needs no library', (t) => {
-  t.true(statSync(shimPath).size < 12 << 10);
+  t.true(statSync(shimPath).size < 16 << 10);
 });
