@@ -1,6 +1,5 @@
 import {
   type Cidr,
-  type Family,
   type Ip,
   type Mac,
   networkOf,
@@ -11,7 +10,8 @@ import {
 import type { Problem } from '../core/errors.ts';
 import { CniError, cniCode } from './error.ts';
 import { FieldReader, type Fields } from './fields.ts';
-import { type RangeSet, rangeSetFamily, readRangeSets } from './ranges.ts';
+import { checkFamilies, type RangeSet, readRangeSets } from './ranges.ts';
+import { defaultVersion } from './version.ts';
 
 /** A route as configurations and results write it. */
 export interface CniRoute {
@@ -64,26 +64,34 @@ export function parseNetworkConfig(config: Fields): NetworkConfig | CniError {
   const ipam = reader.object('ipam');
   const runtime = reader.object('runtimeConfig');
   const fields = {
-    bridge: readBridge(reader),
+    bridge: readLinkName(reader, 'bridge'),
     mtuBytes: readMtu(reader),
     hairpin: reader.flag('hairpinMode') ?? true,
     mac: readMac(runtime) ?? readMac(reader.object('args').object('cni')),
-    rangeSets: readIpam(ipam),
+    rangeSets: readIpam(ipam, runtime, reader.text('cniVersion') ?? defaultVersion),
     routes: readRoutes(ipam),
     dns: readDns(reader.object('dns')),
   };
-  if (problems.length === 0) return fields;
-  const text = problems.map(({ path, message }) => `${path}: ${message}`).join('; ');
-  return new CniError(cniCode.invalidConfig, `invalid network config: ${text}`);
+  return refuseConfig(problems) ?? fields;
 }
 
-function readBridge(reader: FieldReader): string | undefined {
+/** All problems of a configuration as one error; undefined without any. What has no path stands as it is. */
+export function refuseConfig(problems: readonly Problem[]): CniError | undefined {
+  if (problems.length === 0) return undefined;
+  const texts = problems.map(({ path, message }) => (path === '' ? message : `${path}: ${message}`));
+  const text = texts.join('; ');
+  const isPlain = problems.every(({ path }) => path === '');
+  return new CniError(cniCode.invalidConfig, isPlain ? text : `invalid network config: ${text}`);
+}
+
+/** Empty text is absent. */
+export function readLinkName(reader: FieldReader, key: string): string | undefined {
   const isName = (text: string) => (/^[^/:\s]{1,15}$/.test(text) && !/^\.\.?$/.test(text) ? text : undefined);
-  return reader.parsed('bridge', 'a link name of at most 15 characters', isName);
+  return reader.parsed(key, 'a link name of at most 15 characters', isName);
 }
 
 /** 0 is the same as absent. */
-function readMtu(reader: FieldReader): number | undefined {
+export function readMtu(reader: FieldReader): number | undefined {
   const mtuBytes = reader.integer('mtu', 0, mtuBytesMost);
   if (mtuBytes === undefined || mtuBytes === 0) return undefined;
   return mtuBytes >= mtuBytesLeast
@@ -95,12 +103,12 @@ function readMac(reader: FieldReader): Mac | undefined {
   return reader.parsed('mac', 'a MAC address', parseMac);
 }
 
-function readIpam(ipam: FieldReader): readonly RangeSet[] {
+function readIpam(ipam: FieldReader, runtime: FieldReader, cniVersion: string): readonly RangeSet[] {
   const type = ipam.text('type') ?? '';
   if (!ipamTypes.includes(type)) ipam.problem('type', `${JSON.stringify(type)} is not supported`);
-  const sets = readRangeSets(ipam);
-  const families = new Set<Family>(sets.map(rangeSetFamily));
-  if (families.size < sets.length) ipam.problem('ranges', 'more than one range set of one address family');
+  const sets = readRangeSets(ipam, runtime);
+  const wrong = checkFamilies(sets, cniVersion);
+  if (wrong !== undefined) ipam.problem('ranges', wrong);
   return sets;
 }
 
@@ -110,7 +118,8 @@ function parseDestination(text: string): Cidr | undefined {
   return host === undefined ? undefined : networkOf(host);
 }
 
-function readRoutes(ipam: FieldReader): CniRoute[] {
+/** `routes` of an `ipam` object. */
+export function readRoutes(ipam: FieldReader): CniRoute[] {
   const routes: CniRoute[] = [];
   ipam.list('routes').forEach((entry, index) => {
     const reader = ipam.entry(`routes[${index}]`, entry);
@@ -134,7 +143,8 @@ function readRoute(reader: FieldReader): CniRoute | undefined {
   return reader.has('dst') ? undefined : reader.problem('dst', 'missing');
 }
 
-function readDns(reader: FieldReader): Dns {
+/** Nameservers and so on, of a configuration or of a result. */
+export function readDns(reader: FieldReader): Dns {
   return {
     nameservers: reader.texts('nameservers'),
     domain: reader.text('domain'),

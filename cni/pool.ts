@@ -1,8 +1,10 @@
 import { familyOf, type Ip, ipFromBigInt, ipToBigInt } from '../core/address.ts';
 import type { AddressRange, RangeSet } from './ranges.ts';
 
-/** Above this many released addresses they are used again before new ones: the memory of a /64 stays bounded. */
+/** With this many released addresses the rested ones are used before new ones: the memory of a /64 stays bounded. */
 export const releasedMax = 65_536;
+/** How long a released address rests before it is given again, where others are left. */
+export const defaultCoolDownMs = 60_000;
 /** No node runs this many pods in its life; keeps counting in plain numbers. */
 const rangeAddressesMax = 2 ** 48;
 /** The queue is written anew when it has this many entries that no longer count, and more of them than others. */
@@ -30,12 +32,29 @@ export interface PoolState {
   readonly cursor: readonly [range: number, offset: number];
   /** Given back, longest ago first. */
   readonly released: readonly Ip[];
+  /** When each of them was, by the clock of {@link Pool.pick}; absent: long ago. */
+  readonly releasedAtMs?: readonly number[];
+}
+
+/** What {@link Pool.pick} proposes. */
+export interface Picked {
+  readonly ip: Ip;
+  readonly range: AddressRange;
+  /** Since its release; undefined when it was never given before. */
+  readonly restedMs?: number | undefined;
+}
+
+export interface PickOptions {
+  readonly isHeld: (ip: Ip) => boolean;
+  readonly nowMs: number;
+  readonly coolDownMs: number;
 }
 
 /**
  * The order in which the addresses of one range set are given: first those never given, in ascending order,
- * then the ones given back longest ago. No order keeps an address unused for longer after its release, so the
- * cool-down is as long as the size of the pool allows, without a clock. Every operation is O(1).
+ * then the ones given back longest ago. No order keeps an address unused for longer after its release: it rests
+ * for the whole cool-down if any other could, and as long as possible if the pool is too small for that. Every
+ * operation is O(1).
  *
  * Who holds an address is not known here: pools may overlap, and {@link Ipam} keeps one list for all.
  */
@@ -49,6 +68,8 @@ export class Pool {
   #cursorIp: Ip | undefined;
   /** Released addresses in order; an entry counts only if `#places` still says its place. */
   #queue: Ip[] = [];
+  /** When the entries of the queue were released. */
+  #times: number[] = [];
   #head = 0;
   /** Place of an address in the queue. */
   readonly #places = new Map<Ip, number>();
@@ -59,29 +80,36 @@ export class Pool {
     this.#gateways = new Set(set.map(({ gateway }) => gateway));
     if (state === undefined) return;
     [this.#range, this.#offset] = state.cursor;
-    for (const ip of state.released) this.#enqueue(ip);
+    state.released.forEach((ip, index) => {
+      this.#enqueue(ip, state.releasedAtMs?.[index] ?? 0);
+    });
   }
 
-  /** The next address that is not `held`, with its range; undefined when there is none. Gives nothing away yet. */
-  pick(held: (ip: Ip) => boolean): { readonly ip: Ip; readonly range: AddressRange } | undefined {
-    const ip =
-      this.#places.size >= releasedMax
-        ? (this.#oldest(held) ?? this.#fresh(held))
-        : (this.#fresh(held) ?? this.#oldest(held));
-    const range = ip === undefined ? undefined : this.rangeOf(ip);
-    return ip === undefined || range === undefined ? undefined : { ip, range };
+  /** The next address that is not held; undefined when there is none. Gives nothing away yet. */
+  pick({ isHeld, nowMs, coolDownMs }: PickOptions): Picked | undefined {
+    if (this.#places.size >= releasedMax) {
+      const rested = this.#oldest(isHeld, nowMs);
+      if (rested !== undefined && rested.restedMs >= coolDownMs) return rested;
+    }
+    const ip = this.#fresh(isHeld);
+    const range = this.#spans[this.#range]?.range;
+    return ip === undefined || range === undefined ? this.#oldest(isHeld, nowMs) : { ip, range };
   }
 
-  /** Notes that the address was given. */
+  /** Notes that the address was given. One of another pool is no matter. */
   take(ip: Ip): void {
-    if (this.rangeOf(ip) === undefined) return;
     this.#places.delete(ip);
     if (this.#fresh(nobody) === ip) this.#advance();
   }
 
-  /** Notes that the address came back: it is the last to be given again. */
-  release(ip: Ip): void {
-    if (this.rangeOf(ip) !== undefined && !this.#gateways.has(ip)) this.#enqueue(ip);
+  /** Notes that the address came back: it is the last to be given again. One of another pool is no matter. */
+  release(ip: Ip, atMs: number): void {
+    if (this.rangeOf(ip) !== undefined && !this.#gateways.has(ip)) this.#enqueue(ip, atMs);
+  }
+
+  /** Whether it was given back and not given again. */
+  isReleased(ip: Ip): boolean {
+    return this.#places.has(ip);
   }
 
   rangeOf(ip: Ip): AddressRange | undefined {
@@ -92,8 +120,10 @@ export class Pool {
 
   state(): PoolState {
     this.#fresh(nobody);
-    const released = this.#queue.filter((ip, at) => at >= this.#head && this.#places.get(ip) === at);
-    return { cursor: [this.#range, this.#offset], released };
+    const counts = (ip: Ip, at: number) => at >= this.#head && this.#places.get(ip) === at;
+    const released = this.#queue.filter(counts);
+    const releasedAtMs = this.#times.filter((_, at) => counts(this.#queue[at] as Ip, at));
+    return { cursor: [this.#range, this.#offset], released, releasedAtMs };
   }
 
   #freshAddress(): Ip | undefined {
@@ -112,19 +142,22 @@ export class Pool {
   }
 
   /** Passes over what cannot be given new: gateways, addresses held through another pool, released ones. */
-  #fresh(held: (ip: Ip) => boolean): Ip | undefined {
+  #fresh(isHeld: (ip: Ip) => boolean): Ip | undefined {
     for (;;) {
       const ip = this.#freshAddress();
-      if (ip === undefined || !(this.#gateways.has(ip) || this.#places.has(ip) || held(ip))) return ip;
+      if (ip === undefined || !(this.#gateways.has(ip) || this.#places.has(ip) || isHeld(ip))) return ip;
       this.#advance();
     }
   }
 
-  #oldest(held: (ip: Ip) => boolean): Ip | undefined {
+  #oldest(isHeld: (ip: Ip) => boolean, nowMs: number): (Picked & { restedMs: number }) | undefined {
     while (this.#head < this.#queue.length) {
       const ip = this.#queue[this.#head] as Ip;
       const counts = this.#places.get(ip) === this.#head;
-      if (counts && !held(ip)) return ip;
+      const range = counts && !isHeld(ip) ? this.rangeOf(ip) : undefined;
+      if (range !== undefined) {
+        return { ip, range, restedMs: Math.max(0, nowMs - (this.#times[this.#head] ?? 0)) };
+      }
       if (counts) this.#places.delete(ip);
       this.#head += 1;
     }
@@ -132,19 +165,48 @@ export class Pool {
     return undefined;
   }
 
-  #enqueue(ip: Ip): void {
+  #enqueue(ip: Ip, atMs: number): void {
     this.#places.set(ip, this.#queue.length);
     this.#queue.push(ip);
+    this.#times.push(atMs);
     this.#trim();
   }
 
   #trim(): void {
     const useless = this.#queue.length - this.#places.size;
     if (useless < queueSlackMax || useless * 2 < this.#queue.length) return;
-    const { released } = this.state();
-    this.#queue = [];
+    const { released, releasedAtMs = [] } = this.state();
+    this.#queue = [...released];
+    this.#times = [...releasedAtMs];
     this.#head = 0;
     this.#places.clear();
-    for (const ip of released) this.#places.set(ip, this.#queue.push(ip) - 1);
+    this.#queue.forEach((ip, place) => {
+      this.#places.set(ip, place);
+    });
   }
+}
+
+/**
+ * The state of a pool that gave its addresses in ascending order up to `last`, as host-local did: what lies before
+ * comes after the rest. Undefined when `last` is not in the set or too far in to be worth a list.
+ */
+export function poolStateAfter(set: RangeSet, last: Ip): PoolState | undefined {
+  const spans = set.map(spanOf);
+  const value = ipToBigInt(last);
+  const family = familyOf(last);
+  const at = spans.findIndex(
+    ({ range, first, last: end }) => familyOf(range.subnet) === family && value >= first && value <= end,
+  );
+  const span = spans[at];
+  if (span === undefined) return undefined;
+  const offset = Number(value - span.first) + 1;
+  const sizes = [...spans.slice(0, at).map(({ size }) => size), offset];
+  if (sizes.reduce((sum, size) => sum + size, 0) > releasedMax) return undefined;
+  const gateways = new Set(set.map(({ gateway }) => gateway));
+  const released = sizes.flatMap((size, index) => {
+    const first = spans[index]?.first ?? 0n;
+    return Array.from({ length: size }, (_, place) => ipFromBigInt(first + BigInt(place), family));
+  });
+  const cursor = offset === span.size ? ([at + 1, 0] as const) : ([at, offset] as const);
+  return { cursor, released: released.filter((ip) => !gateways.has(ip)) };
 }

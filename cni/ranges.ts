@@ -15,6 +15,7 @@ import {
   prefixLengthOf,
 } from '../core/address.ts';
 import type { FieldReader } from './fields.ts';
+import { isAtLeast } from './version.ts';
 
 /** Consecutive addresses of one subnet that pods may get, both ends included. The gateway is never given. */
 export interface AddressRange {
@@ -56,7 +57,7 @@ export function makeRange({ subnet, rangeStart, rangeEnd, gateway }: RangeText):
   const end = addressIn(network, 'RangeEnd', rangeEnd, bounds.last);
   if (typeof end === 'string') return end;
   if (start > end) return `RangeStart ${rangeStart} not in network ${subnet}`;
-  const router = addressIn(network, 'Gateway', gateway, bounds.first);
+  const router = readGateway(network, gateway, bounds.first);
   if (typeof router === 'string') return router;
   const family = familyOf(network);
   const least = inside(start, bounds);
@@ -90,6 +91,23 @@ function addressIn(network: Cidr, what: string, text: string | undefined, absent
   return cidrContains(network, ip) ? ipToBigInt(ip) : `${what} ${text} not in network ${network}`;
 }
 
+/** A gateway may lie outside of the subnet: a routed pod reaches any by a route of its own (type ptp). */
+function readGateway(network: Cidr, text: string | undefined, absent: bigint): bigint | string {
+  if (text === undefined || text === '') return absent;
+  const ip = parseIp(text);
+  if (ip === undefined) return `Gateway ${text} is not an IP address`;
+  return familyOf(ip) === familyOf(network)
+    ? ipToBigInt(ip)
+    : `Gateway ${text} is not of the family of ${network}`;
+}
+
+/** The range of the set that the address lies in. */
+export function rangeFor(set: RangeSet, ip: Ip): AddressRange | undefined {
+  if (familyOf(ip) !== rangeSetFamily(set)) return undefined;
+  const value = ipToBigInt(ip);
+  return set.find(({ first, last }) => value >= ipToBigInt(first) && value <= ipToBigInt(last));
+}
+
 export function rangeSetFamily(set: RangeSet): Family {
   return familyOf(set[0].subnet);
 }
@@ -100,21 +118,29 @@ export function formatRangeSet(set: RangeSet): string {
 }
 
 /**
- * Reads `ranges` and the older `subnet`, `rangeStart`, `rangeEnd`, `gateway` beside it (which become the first
- * set) of an `ipam` object. What is wrong is noted with the reader.
+ * Reads the range sets of a configuration: `ipRanges` of its `runtimeConfig`, then the older `subnet`,
+ * `rangeStart`, `rangeEnd`, `gateway` of its `ipam` object as one set, then the `ranges` of that. What is wrong
+ * is noted with the readers.
  */
-export function readRangeSets(ipam: FieldReader): RangeSet[] {
-  const sets: RangeSet[] = [];
-  if (ipam.has('subnet')) {
-    const range = readRange(ipam);
-    if (range !== undefined) sets.push([range]);
-  }
-  ipam.list('ranges').forEach((entry, index) => {
-    const set = readSet(ipam, `ranges[${index}]`, entry);
-    if (set !== undefined) sets.push(set);
-  });
+export function readRangeSets(ipam: FieldReader, runtime?: FieldReader): RangeSet[] {
+  const entries: (() => RangeSet | undefined)[] = [];
+  const addList = (reader: FieldReader, key: string) => {
+    reader.list(key).forEach((entry, place) => {
+      const index = entries.length;
+      entries.push(() => readSet(reader, `${key}[${place}]`, entry, index));
+    });
+  };
+  if (runtime !== undefined) addList(runtime, 'ipRanges');
+  if (ipam.has('subnet')) entries.push(() => readLegacySet(ipam));
+  addList(ipam, 'ranges');
+  const sets = entries.map((read) => read());
   checkOverlaps(ipam, sets);
-  return sets;
+  return sets.filter((set) => set !== undefined);
+}
+
+function readLegacySet(ipam: FieldReader): RangeSet | undefined {
+  const range = readRange(ipam);
+  return range === undefined ? undefined : [range];
 }
 
 function readRange(fields: FieldReader): AddressRange | undefined {
@@ -129,18 +155,23 @@ function readRange(fields: FieldReader): AddressRange | undefined {
   return typeof range === 'string' ? fields.problem('subnet', range) : range;
 }
 
-function readSet(ipam: FieldReader, path: string, entry: unknown): RangeSet | undefined {
-  if (!Array.isArray(entry)) return ipam.problem(path, `must be a list, not ${JSON.stringify(entry)}`);
+function readSet(reader: FieldReader, path: string, entry: unknown, index: number): RangeSet | undefined {
+  if (!Array.isArray(entry)) return reader.problem(path, `must be a list, not ${JSON.stringify(entry)}`);
   const ranges: AddressRange[] = [];
-  entry.forEach((value, index) => {
-    const fields = ipam.entry(`${path}[${index}]`, value);
+  entry.forEach((value, place) => {
+    const fields = reader.entry(`${path}[${place}]`, value);
     const range = fields === undefined ? undefined : readRange(fields);
     if (range !== undefined) ranges.push(range);
   });
+  const refuse = (message: string) => reader.problem(path, `invalid range set ${index}: ${message}`);
   const [first, ...rest] = ranges;
-  if (first === undefined) return entry.length === 0 ? ipam.problem(path, 'empty range set') : undefined;
+  if (first === undefined) return entry.length === 0 ? refuse('empty range set') : undefined;
   if (rest.some(({ subnet }) => familyOf(subnet) !== familyOf(first.subnet))) {
-    return ipam.problem(path, 'mixed address families in one range set');
+    return refuse('mixed address families');
+  }
+  const [one, other] = findOverlap(ranges) ?? [];
+  if (one !== undefined && other !== undefined) {
+    return refuse(`subnets ${formatRangeSet([one])} and ${formatRangeSet([other])} overlap`);
   }
   return [first, ...rest];
 }
@@ -150,10 +181,26 @@ function rangesOverlap(a: AddressRange, b: AddressRange): boolean {
   return ipToBigInt(a.first) <= ipToBigInt(b.last) && ipToBigInt(b.first) <= ipToBigInt(a.last);
 }
 
-function checkOverlaps(ipam: FieldReader, sets: readonly RangeSet[]): void {
-  const all = sets.flatMap((set, index) => set.map((range) => ({ range, index })));
-  all.forEach(({ range, index }, at) => {
-    const other = all.slice(at + 1).find((later) => rangesOverlap(range, later.range));
-    if (other !== undefined) ipam.problem('ranges', `range set ${index} overlaps with ${other.index}`);
+function findOverlap(ranges: readonly AddressRange[]): [AddressRange, AddressRange] | undefined {
+  for (const [index, one] of ranges.entries()) {
+    const other = ranges.slice(index + 1).find((later) => rangesOverlap(one, later));
+    if (other !== undefined) return [one, other];
+  }
+  return undefined;
+}
+
+function checkOverlaps(ipam: FieldReader, sets: readonly (RangeSet | undefined)[]): void {
+  sets.forEach((set, index) => {
+    const overlaps = (other: RangeSet | undefined) =>
+      set?.some((range) => other?.some((later) => rangesOverlap(range, later)));
+    const place = sets.findIndex((other, at) => at > index && overlaps(other));
+    if (place >= 0) ipam.problem('ranges', `range set ${index} overlaps with ${place}`);
   });
+}
+
+/** Results before 0.3.0 have room for one address of each family: what is wrong with more, in host-local's words. */
+export function checkFamilies(sets: readonly RangeSet[], cniVersion: string): string | undefined {
+  const isDouble = new Set(sets.map(rangeSetFamily)).size < sets.length;
+  if (!isDouble || isAtLeast(cniVersion, '0.3.0') === true) return undefined;
+  return `CNI version ${cniVersion} does not support more than 1 address per family`;
 }

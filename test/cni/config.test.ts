@@ -63,7 +63,8 @@ for (const [range, problem] of [
     { subnet: '10.1.0.0/24', rangeStart: '10.1.0.9', rangeEnd: '10.1.0.5' },
     'RangeStart 10.1.0.9 not in network 10.1.0.0/24',
   ],
-  [{ subnet: '10.1.0.0/24', gateway: '10.2.0.1' }, 'Gateway 10.2.0.1 not in network 10.1.0.0/24'],
+  [{ subnet: '10.1.0.0/24', gateway: 'fd00::1' }, 'Gateway fd00::1 is not of the family of 10.1.0.0/24'],
+  [{ subnet: '10.1.0.0/24', gateway: 'x' }, 'Gateway x is not an IP address'],
   [{ subnet: 'x' }, 'invalid CIDR address: x'],
 ] as const) {
   test(`the range ${JSON.stringify(range)} is refused`, (t) => {
@@ -71,18 +72,47 @@ for (const [range, problem] of [
   });
 }
 
-test('ranges must not overlap, mix families in a set, or be two of one family', (t) => {
+test('ranges must not overlap, mix families in a set, or before 0.3.0 be two of one family', (t) => {
   const a = { subnet: '10.1.0.0/24' };
   t.regex(
     String(parse({ ipam: { ranges: [[a], [{ subnet: '10.1.0.0/16' }]] } })),
     /range set 0 overlaps with 1/,
   );
-  t.regex(String(parse({ ipam: { ranges: [[a, { subnet: 'fd00::/64' }]] } })), /mixed address families/);
+  t.regex(
+    String(parse({ ipam: { ranges: [[a, { subnet: 'fd00::/64' }]] } })),
+    /ranges\[0\]: invalid range set 0: mixed address families/,
+  );
   t.regex(
     String(parse({ ipam: { ranges: [[a], [{ subnet: '10.2.0.0/24' }]] } })),
-    /more than one range set of one/,
+    /CNI version 0.1.0 does not support more than 1 address per family/,
   );
-  t.regex(String(parse({ ipam: { ranges: [[]] } })), /ipam.ranges\[0\]: empty range set/);
+  t.regex(
+    String(parse({ ipam: { ranges: [[]] } })),
+    /ipam.ranges\[0\]: invalid range set 0: empty range set/,
+  );
+});
+
+test('the ranges of one set must not overlap either', (t) => {
+  const ranges = [[{ subnet: '10.9.0.0/24' }], [{ subnet: '10.1.0.0/24' }, { subnet: '10.1.0.0/25' }]];
+  t.is(
+    parse({ ipam: { ranges } }),
+    '7 invalid network config: ipam.ranges[1]: invalid range set 1: ' +
+      'subnets 10.1.0.1-10.1.0.254 and 10.1.0.1-10.1.0.126 overlap',
+  );
+});
+
+test('ranges of the runtime come first, then the older subnet, then the list', (t) => {
+  const parsed = parse({
+    cniVersion: '0.3.0',
+    ipam: { subnet: '10.2.0.0/24', ranges: [[{ subnet: '10.3.0.0/24' }], [{ subnet: 'fd00::/64' }]] },
+    runtimeConfig: { ipRanges: [[{ subnet: '10.1.0.0/24', rangeStart: '10.1.0.9' }]] },
+  });
+  t.deepEqual(typeof parsed === 'string' ? parsed : parsed.rangeSets.map(formatRangeSet), [
+    '10.1.0.9-10.1.0.254',
+    '10.2.0.1-10.2.0.254',
+    '10.3.0.1-10.3.0.254',
+    'fd00::1-fd00::ffff:ffff:ffff:ffff',
+  ]);
 });
 
 test('alternatives of one set may be apart', (t) => {

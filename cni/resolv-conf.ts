@@ -1,0 +1,17 @@
+import type { Dns } from './config.ts';
+
+/** Reads a resolv.conf(5) as host-local does: lists of several lines are joined, of several domains the last counts. */
+export function parseResolvConf(text: string): Dns {
+  const dns = { nameservers: [] as string[], search: [] as string[], options: [] as string[] };
+  let domain: string | undefined;
+  for (const line of text.split('\n')) {
+    const [keyword = '', ...words] = line.trim().split(/\s+/);
+    const [first] = words;
+    if (first === undefined) continue;
+    if (keyword === 'nameserver') dns.nameservers.push(first);
+    else if (keyword === 'domain') domain = first;
+    else if (keyword === 'search') dns.search.push(...words);
+    else if (keyword === 'options') dns.options.push(...words);
+  }
+  return { ...dns, domain };
+}
