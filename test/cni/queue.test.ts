@@ -75,13 +75,14 @@ function frame(env: string, stdin: string): Buffer {
   return Buffer.concat([header, Buffer.from(env), Buffer.from(stdin)]);
 }
 
-test('what is queued is done at the start, the oldest first, and the queue is empty', async (t) => {
+test('what is queued is done at the start, and the queue is empty', async (t) => {
   const setting = new Setting(t);
   setting.put('third', { atMs: 3000 });
   setting.put('first', { atMs: 1000 });
   setting.put('second', { atMs: 2000 });
   await using _queue = await setting.open();
-  t.deepEqual(setting.calls, ['DEL first', 'DEL second', 'DEL third']);
+  // Several at a time: they are begun in the order of their age, but end as they like.
+  t.deepEqual(setting.calls.toSorted(), ['DEL first', 'DEL second', 'DEL third']);
   t.deepEqual(setting.entries, []);
   t.deepEqual(setting.log, {
     info: ['DELs done that were queued while no daemon answered {"done":3}'],
