@@ -10,6 +10,9 @@ const rangeAddressesMax = 2 ** 48;
 /** The queue is written anew when it has this many entries that no longer count, and more of them than others. */
 const queueSlackMax = 1024;
 
+/** {@link poolStateAfter} makes no list longer than this: it costs some milliseconds. */
+const passedMax = 4096;
+
 const nobody = () => false;
 
 interface Span {
@@ -201,7 +204,7 @@ export function poolStateAfter(set: RangeSet, last: Ip): PoolState | undefined {
   if (span === undefined) return undefined;
   const offset = Number(value - span.first) + 1;
   const sizes = [...spans.slice(0, at).map(({ size }) => size), offset];
-  if (sizes.reduce((sum, size) => sum + size, 0) > releasedMax) return undefined;
+  if (sizes.reduce((sum, size) => sum + size, 0) > passedMax) return undefined;
   const gateways = new Set(set.map(({ gateway }) => gateway));
   const released = sizes.flatMap((size, index) => {
     const first = spans[index]?.first ?? 0n;
