@@ -1,4 +1,5 @@
 import { constants } from 'node:os';
+import { familyOf } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import type { Descriptor } from '../native/index.ts';
 import {
@@ -9,9 +10,11 @@ import {
   podIndexUsual,
   podMessages,
   quiesceMessage,
+  updateMessages,
 } from './attachment.ts';
+import { detectDuplicates, settleAddresses } from './duplicates.ts';
 import { isMissing, KernelError } from './errors.ts';
-import { JobRunner, type Refusal } from './job.ts';
+import { JobRunner, type JobStep, type Refusal } from './job.ts';
 import { decodeLink, encodeLink, getLinkMessage, IFF_UP, type Link } from './netlink/route/link.ts';
 import { RTM_DELLINK } from './netlink/route/rtnetlink.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from './netlink/socket.ts';
@@ -25,7 +28,7 @@ const indexBase = 1 << 20;
 const indexSpread = 1 << 29;
 
 export interface AttachmentTableOptions {
-  /** The node's network namespace; else that of the process. Not kept. */
+  /** The node's network namespace; else that of the process. Open as long as the table is used. */
   readonly namespaceFd?: Descriptor | undefined;
   /** A batch of links could not be deleted. They are down and marked, and found again at the next start. */
   readonly onReapFailure: (error: KernelError) => void;
@@ -44,10 +47,12 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   readonly #slowJobs: JobRunner;
   readonly #socket: NetlinkSocket;
   readonly #reaper: LinkReaper;
+  readonly #namespaceFd: Descriptor;
   readonly #bridges = new Map<string, number>();
   #index = indexBase;
 
   constructor({ namespaceFd, onReapFailure }: AttachmentTableOptions) {
+    this.#namespaceFd = namespaceFd ?? -1;
     this.#jobs = new JobRunner(NETLINK_ROUTE, namespaceFd);
     this.#slowJobs = new JobRunner(NETLINK_ROUTE, namespaceFd);
     this.#socket = NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd, lane: this.#slowJobs.lane });
@@ -55,7 +60,13 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   }
 
   same(wanted: AttachmentRow, actual: AttachmentRow): boolean {
-    return wanted.bridge === actual.bridge && (wanted.mtuBytes ?? actual.mtuBytes) === actual.mtuBytes;
+    return (
+      wanted.bridge === actual.bridge &&
+      (wanted.mtuBytes ?? actual.mtuBytes) === actual.mtuBytes &&
+      (wanted.hairpin ?? false) === (actual.hairpin ?? false) &&
+      (wanted.isolated ?? false) === (actual.isolated ?? false) &&
+      actual.isQuiesced !== true
+    );
   }
 
   async read(): Promise<Map<string, AttachmentRow>> {
@@ -85,7 +96,25 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   }
 
   #apply(change: Change<string, AttachmentRow>): Promise<Error | undefined> {
-    return change.kind === 'delete' ? this.#remove(change.key) : this.#make(change.wanted);
+    switch (change.kind) {
+      case 'create':
+        return this.#make(change.wanted);
+      case 'update':
+        return this.#update(change.wanted);
+      case 'delete':
+        return this.#remove(change.key);
+    }
+  }
+
+  /** The container keeps its interface: only the end on the host is brought in line. */
+  async #update(row: AttachmentRow): Promise<Error | undefined> {
+    if (this.#reaper.isReaping(row.hostName)) return this.#make(row);
+    const master = await this.#masterOf(row);
+    const index = (await this.#link(row.hostName))?.index;
+    if (index === undefined) return new KernelError(`RTM_SETLINK ${row.hostName}`, constants.errno.ENODEV);
+    if (master === undefined) return missingBridge(row);
+    const outcomes = await this.#socket.submit(updateMessages(row, index, master));
+    return outcomes.find((error) => error !== undefined);
   }
 
   async #remove(hostName: string): Promise<Error | undefined> {
@@ -105,14 +134,16 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     let podIndex = podIndexUsual;
     for (let attempt = 1; ; attempt += 1) {
       // Nothing is awaited on the usual way: the job has begun when `write` returns its promise.
-      const master = this.#bridges.get(row.bridge ?? '') ?? (await this.#lookUpBridge(row.bridge ?? ''));
+      const known = this.#knownMaster(row);
+      const master = known ?? (await this.#masterOf(row));
       if (master === undefined) return missingBridge(row);
       const host = this.#index++;
-      const inside = podMessages(pod, podIndex);
-      const refused = await this.#jobs.run([
+      const steps: [JobStep, JobStep] = [
         { messages: hostMessages(row, pod, { master, host, pod: podIndex }) },
-        { namespaceFd, messages: inside },
-      ]);
+        { namespaceFd, messages: podMessages(pod, podIndex) },
+      ];
+      const refused = await (isPlain(row) ? this.#jobs.run(steps) : this.#runGuarded(row, pod, steps));
+      if (refused instanceof Error) return (await this.#deleteNow(row.hostName)) ?? refused;
       if (refused === undefined) return undefined;
       const final = await this.#clearWay(row, pod, refused);
       if (final === 'made') return undefined;
@@ -122,6 +153,34 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
       // The usual number may be what was in the way inside the container; nobody there has one of ours.
       podIndex = this.#index;
     }
+  }
+
+  /** With parameters set before the first packet, or with a wait after the last step. */
+  async #runGuarded(
+    row: AttachmentRow,
+    pod: AttachmentPod,
+    [first, second]: readonly [JobStep, JobStep],
+  ): Promise<Refusal | Error | undefined> {
+    const refused = await this.#jobs.run([first]);
+    if (refused !== undefined) return refused;
+    const unset = (await this.#ignoreAdvertisements(row)) ?? (await detectDuplicates(pod));
+    if (unset !== undefined) return unset;
+    const later = await this.#jobs.run([second]);
+    if (later !== undefined) return { ...later, step: 1 };
+    return pod.detectsDuplicates ? settleAddresses(pod) : undefined;
+  }
+
+  /**
+   * Where the node forwards no IPv6 it would believe a pod that says it is a router (CVE-2020-10749). A port of a
+   * bridge takes nothing in, and a node that forwards believes nobody.
+   */
+  async #ignoreAdvertisements({ hostName, host }: AttachmentRow): Promise<Error | undefined> {
+    if (host === undefined) return undefined;
+    const key = `net/ipv6/conf/${hostName}/accept_ra`;
+    const sysctls = new SysctlTable({ keys: [key], namespaceFd: this.#namespaceFd });
+    const [failure] = await sysctls.write([{ kind: 'create', key, wanted: '0' }]);
+    // Without IPv6 in the kernel there is no such parameter.
+    return isMissing(failure?.error) ? undefined : failure?.error;
   }
 
   /** After a refusal: removes what was made so far and what is in the way, or says why there is no way. */
@@ -136,7 +195,7 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     }
     if (refused.error.code === 'EBUSY') return 'again';
     if (refused.error.code === 'EEXIST') return this.#clearNames(row, pod, refused.error);
-    if (await this.#isBridgeGone(row.bridge ?? '')) return missingBridge(row);
+    if (row.bridge !== undefined && (await this.#isBridgeGone(row.bridge))) return missingBridge(row);
     return refused.error;
   }
 
@@ -176,6 +235,15 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     return isMissing(error) ? undefined : error;
   }
 
+  #knownMaster({ bridge }: AttachmentRow): number | undefined {
+    return bridge === undefined ? 0 : this.#bridges.get(bridge);
+  }
+
+  /** Index of the bridge, 0 for none; undefined when it is not there. */
+  async #masterOf(row: AttachmentRow): Promise<number | undefined> {
+    return this.#knownMaster(row) ?? (await this.#lookUpBridge(row.bridge ?? ''));
+  }
+
   async #lookUpBridge(name: string): Promise<number | undefined> {
     const index = (await this.#link(name))?.index;
     if (index !== undefined) this.#bridges.set(name, index);
@@ -206,6 +274,12 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   }
 }
 
+/** Whether the two steps follow each other without anything between or after them. */
+function isPlain({ host, pod }: AttachmentRow): boolean {
+  const isRouterless = host === undefined || host.addresses.some((address) => familyOf(address) === 6);
+  return isRouterless && pod?.detectsDuplicates !== true;
+}
+
 function missingBridge({ bridge }: AttachmentRow): KernelError {
   return new KernelError(`RTM_GETLINK ${bridge}`, constants.errno.ENODEV);
 }
@@ -221,9 +295,11 @@ function attachmentOf(
   link: Link,
   names: ReadonlyMap<number | undefined, string | undefined>,
 ): AttachmentRow | undefined {
-  const { name, alias, kind, masterIndex, mtuBytes, flags = 0 } = link;
+  const { name, alias, kind, masterIndex, mtuBytes, bridgePort, flags = 0 } = link;
   if (kind !== 'veth' || name === undefined || !alias?.startsWith(attachmentAliasPrefix)) return undefined;
   // An end that is down was taken out of service: it belongs to no bridge any more.
-  const bridge = (flags & IFF_UP) === 0 ? undefined : names.get(masterIndex);
-  return { hostName: name, alias, bridge, mtuBytes };
+  const isQuiesced = (flags & IFF_UP) === 0;
+  const bridge = isQuiesced ? undefined : names.get(masterIndex);
+  const { hairpin, isolated } = bridgePort ?? {};
+  return { hostName: name, alias, bridge, mtuBytes, hairpin, isolated, isQuiesced };
 }

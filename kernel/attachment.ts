@@ -7,9 +7,10 @@ import {
   type Mac,
   prefixLengthOf,
 } from '../core/address.ts';
-import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL } from './netlink/message.ts';
+import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from './netlink/message.ts';
 import { encodeAddress, IFA_F_NODAD } from './netlink/route/address.ts';
 import { encodeLink, encodeVethPair, IFF_UP } from './netlink/route/link.ts';
+import { encodeNeighbor, NUD_PERMANENT } from './netlink/route/neighbor.ts';
 import {
   encodeRoute,
   RT_SCOPE_LINK,
@@ -17,17 +18,42 @@ import {
   RT_TABLE_MAIN,
   RTN_UNICAST,
 } from './netlink/route/route.ts';
-import { RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_SETLINK } from './netlink/route/rtnetlink.ts';
+import {
+  AF_INET,
+  FAIRLEAD_PROTOCOL,
+  RTM_NEWADDR,
+  RTM_NEWLINK,
+  RTM_NEWNEIGH,
+  RTM_NEWROUTE,
+  RTM_SETLINK,
+} from './netlink/route/rtnetlink.ts';
+import { Writer } from './netlink/wire.ts';
 
 /** One way out of the container. */
 export interface AttachmentRoute {
   readonly destination: Cidr;
   /** Without it the destination is on the link. */
   readonly gateway?: Ip | undefined;
+  /** Source address of packets that begin in the container; an address of this interface. */
+  readonly source?: Ip | undefined;
   readonly priority?: number | undefined;
   readonly table?: number | undefined;
   /** RT_SCOPE_… */
   readonly scope?: number | undefined;
+}
+
+/** Whose MAC is known without asking: neither ARP nor neighbour discovery is ever sent for it. */
+export interface AttachmentNeighbor {
+  readonly ip: Ip;
+  readonly mac: Mac;
+}
+
+/** What the end on the host has when it is no port of a bridge: the host is the pod's first router. */
+export interface AttachmentHost {
+  /** The pod's gateways, one address each (/32, /128). */
+  readonly addresses: readonly HostCidr[];
+  /** The pod's addresses. */
+  readonly neighbors: readonly AttachmentNeighbor[];
 }
 
 /** The end in the container's namespace. */
@@ -41,20 +67,34 @@ export interface AttachmentPod {
   readonly hostMac: Mac;
   readonly addresses: readonly HostCidr[];
   readonly routes: readonly AttachmentRoute[];
+  readonly neighbors?: readonly AttachmentNeighbor[] | undefined;
+  /** Nothing but the addresses themselves is on the link: the kernel makes no routes to their subnets. */
+  readonly isRouted?: boolean | undefined;
+  /** The interface stays down; then there are neither addresses nor routes. */
+  readonly isDown?: boolean | undefined;
+  /** IPv6 addresses are looked for on the link before they are used (RFC 4862 §5.4): one to two seconds. */
+  readonly detectsDuplicates?: boolean | undefined;
 }
 
 /**
- * One interface of one container: a veth pair from a bridge of this node into the container's namespace, with
- * everything in it. The key of the row is the name of the end on the host.
+ * One interface of one container: a veth pair from a bridge of this node, or from the node itself, into the
+ * container's namespace, with everything in it. The key of the row is the name of the end on the host.
  */
 export interface AttachmentRow {
   readonly hostName: string;
   /** Ours begin with "fairlead "; what follows is for people. */
   readonly alias: string;
-  /** Name of the bridge; undefined when read back from a port without one. */
+  /** Name of the bridge; undefined when the pod is routed, and when read back from a port without one. */
   readonly bridge?: string | undefined;
   readonly mtuBytes?: number | undefined;
+  /** Frames may leave by the port they came in by. Only with a bridge. */
   readonly hairpin?: boolean | undefined;
+  /** No frames to other isolated ports. Only with a bridge. */
+  readonly isolated?: boolean | undefined;
+  /** Only without a bridge. */
+  readonly host?: AttachmentHost | undefined;
+  /** Only in rows that were read back, and true: the end on the host is down, taken out of service. */
+  readonly isQuiesced?: boolean | undefined;
   /** Undefined in rows that were read back: the node's namespace does not see it. */
   readonly pod?: AttachmentPod | undefined;
 }
@@ -69,6 +109,7 @@ const LOOPBACK_INDEX = 1;
 
 /** Numbers that the kernel must not be asked for first: they are part of the messages. */
 export interface AttachmentIndexes {
+  /** Of the bridge; 0 = none. */
   readonly master: number;
   readonly host: number;
   readonly pod: number;
@@ -76,7 +117,7 @@ export interface AttachmentIndexes {
 
 /**
  * What makes a row, from the node's side: the pair (both ends born where they belong), and the mark, which the
- * kernel ignores while it makes a link. One datagram.
+ * kernel ignores while it makes a link. One datagram. A routed pod's end has the gateways' addresses as well.
  */
 export function hostMessages(
   row: AttachmentRow,
@@ -87,57 +128,131 @@ export function hostMessages(
   const { ifname, mac, hostMac, namespaceFd = -1 } = pod;
   return [
     encodeVethPair({
-      host: { name, index: indexes.host, mac: hostMac, mtuBytes, masterIndex: indexes.master },
+      host: { name, index: indexes.host, mac: hostMac, mtuBytes, masterIndex: indexes.master || undefined },
       peer: { name: ifname, index: indexes.pod, mac, mtuBytes, namespaceFd },
     }),
-    markMessage(name, indexes.host, alias, row.hairpin ?? false),
+    markMessage(name, indexes.host, alias, row),
+    ...hostEndMessages(row, indexes.host),
   ];
 }
 
 /** A port's flags can only be changed on a link that is there: they go with the alias. */
-function markMessage(name: string, index: number, alias: string, hairpin: boolean): NetlinkMessage {
-  const port = hairpin ? { portKind: 'bridge', bridgePort: { hairpin } } : {};
+function markMessage(
+  name: string,
+  index: number,
+  alias: string,
+  { hairpin = false, isolated = false }: Pick<AttachmentRow, 'hairpin' | 'isolated'>,
+): NetlinkMessage {
+  const isPlain = !hairpin && !isolated;
+  const bridgePort = { hairpin, isolated: isolated || undefined };
   return {
-    type: hairpin ? RTM_NEWLINK : RTM_SETLINK,
+    type: isPlain ? RTM_SETLINK : RTM_NEWLINK,
     flags: 0,
-    payload: encodeLink({ index, alias, ...port }),
+    payload: encodeLink({ index, alias, ...(isPlain ? {} : { portKind: 'bridge', bridgePort }) }),
     operation: `RTM_SETLINK ${name} alias`,
   };
 }
 
+function hostEndMessages({ host }: AttachmentRow, index: number): NetlinkMessage[] {
+  if (host === undefined) return [];
+  return [
+    ...host.addresses.map((address) =>
+      addressMessage(address, index, {
+        flags: NLM_F_CREATE | NLM_F_REPLACE,
+        addressFlags: IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+        protocol: FAIRLEAD_PROTOCOL,
+      }),
+    ),
+    ...host.neighbors.map((neighbor) => neighborMessage(neighbor, index)),
+  ];
+}
+
+/** The end on the host as the row says, of a pair that is there: nothing changes inside the container. */
+export function updateMessages(row: AttachmentRow, index: number, master: number): NetlinkMessage[] {
+  const { hostName, mtuBytes, alias, hairpin = false, isolated = false } = row;
+  const operation = `RTM_SETLINK ${hostName}`;
+  const link = { index, alias, mtuBytes, group: 0, masterIndex: master, flags: IFF_UP, changeMask: IFF_UP };
+  const port = { index, portKind: 'bridge', bridgePort: { hairpin, isolated } };
+  return [
+    { type: RTM_SETLINK, flags: 0, payload: encodeLink(link), operation },
+    ...(master === 0
+      ? []
+      : [{ type: RTM_NEWLINK, flags: 0, payload: encodeLink(port), operation: `${operation} port` }]),
+    ...hostEndMessages(row, index),
+  ];
+}
+
 /** What makes a row inside the container's namespace, once the pair is there. One datagram, in this order. */
 export function podMessages(pod: AttachmentPod, podIndex: number): NetlinkMessage[] {
+  const lo = upMessage('lo', LOOPBACK_INDEX, false);
+  if (pod.isDown) return [lo];
+  // Duplicate detection would keep an IPv6 address from working for a second; the address is ours alone.
+  const addressFlags = (pod.detectsDuplicates ? 0 : IFA_F_NODAD) | (pod.isRouted ? IFA_F_NOPREFIXROUTE : 0);
+  const flags = NLM_F_CREATE | NLM_F_EXCL;
   return [
-    upMessage('lo', LOOPBACK_INDEX),
-    upMessage(pod.ifname, podIndex),
-    ...pod.addresses.map((address) => addressMessage(address, podIndex)),
+    lo,
+    upMessage(pod.ifname, podIndex, true),
+    ...pod.addresses.map((address) => addressMessage(address, podIndex, { flags, addressFlags })),
+    ...(pod.neighbors ?? []).map((neighbor) => neighborMessage(neighbor, podIndex)),
     ...pod.routes.map((route) => routeMessage(route, podIndex)),
   ];
 }
 
-function upMessage(name: string, index: number): NetlinkMessage {
-  return {
-    type: RTM_SETLINK,
-    flags: 0,
-    payload: encodeLink({ index, flags: IFF_UP, changeMask: IFF_UP }),
-    operation: `RTM_SETLINK ${name} up`,
-  };
+const IFLA_AF_SPEC = 26;
+const IFLA_INET_CONF = 1;
+const IPV4_DEVCONF_ARP_NOTIFY = 22;
+/** Only the addresses themselves: no route to their subnet. */
+const IFA_F_NOPREFIXROUTE = 0x200;
+
+/** With arp_notify: who changes the interface's MAC later (type tuning) has its neighbours told. */
+function upMessage(name: string, index: number, tellsNeighbors: boolean): NetlinkMessage {
+  const writer = new Writer(64).bytes(encodeLink({ index, flags: IFF_UP, changeMask: IFF_UP }));
+  if (tellsNeighbors) {
+    writer.nest(IFLA_AF_SPEC, () => {
+      writer.nest(AF_INET, () => {
+        writer.nest(IFLA_INET_CONF, () => writer.attrU32(IPV4_DEVCONF_ARP_NOTIFY, 1));
+      });
+    });
+  }
+  const payload = writer.finish();
+  return { type: RTM_SETLINK, flags: 0, payload, operation: `RTM_SETLINK ${name} up` };
 }
 
-function addressMessage(address: HostCidr, index: number): NetlinkMessage {
+interface AddressHow {
+  /** NLM_F_… */
+  readonly flags: number;
+  /** IFA_F_… */
+  readonly addressFlags: number;
+  readonly protocol?: number;
+}
+
+function addressMessage(
+  address: HostCidr,
+  index: number,
+  { flags, addressFlags, protocol }: AddressHow,
+): NetlinkMessage {
   const ip = ipOf(address);
-  // Duplicate detection would keep an IPv6 address from working for a second; the address is ours alone.
-  const flags = familyOf(address) === 6 ? IFA_F_NODAD : 0;
+  const isV4 = familyOf(address) === 4;
+  const row = { ip, prefixLength: prefixLengthOf(address), index, protocol };
   return {
     type: RTM_NEWADDR,
-    flags: NLM_F_CREATE | NLM_F_EXCL,
-    payload: encodeAddress({ ip, prefixLength: prefixLengthOf(address), index, flags }),
+    flags,
+    payload: encodeAddress({ ...row, flags: isV4 ? addressFlags & ~IFA_F_NODAD : addressFlags }),
     operation: `RTM_NEWADDR ${address}`,
   };
 }
 
+function neighborMessage({ ip, mac }: AttachmentNeighbor, index: number): NetlinkMessage {
+  return {
+    type: RTM_NEWNEIGH,
+    flags: NLM_F_CREATE | NLM_F_REPLACE,
+    payload: encodeNeighbor({ index, ip, mac, state: NUD_PERMANENT, protocol: FAIRLEAD_PROTOCOL }),
+    operation: `RTM_NEWNEIGH ${ip}`,
+  };
+}
+
 function routeMessage(route: AttachmentRoute, index: number): NetlinkMessage {
-  const { destination, gateway, priority } = route;
+  const { destination, gateway, source, priority } = route;
   const scope = route.scope ?? (gateway === undefined ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE);
   const table = route.table ?? RT_TABLE_MAIN;
   return {
@@ -147,6 +262,7 @@ function routeMessage(route: AttachmentRoute, index: number): NetlinkMessage {
     payload: encodeRoute({
       destination,
       gateway,
+      source,
       index,
       priority,
       table,
