@@ -1,19 +1,14 @@
-import { applyChanges } from '../core/reconcile.ts';
-import { type Change, layer, type Table } from '../core/rows.ts';
-import type { AttachmentRow } from '../kernel/attachment.ts';
+import { applyChanges, type Report } from '../core/reconcile.ts';
+import type { Change, Table } from '../core/rows.ts';
 import { KernelError } from '../kernel/errors.ts';
-import {
-  type Attachment,
-  type AttachmentId,
-  type AttachmentNetwork,
-  attachmentKey,
-  planAttachment,
-} from './attachment.ts';
 import type { Bridges } from './bridge.ts';
 import { CniError, cniCode } from './error.ts';
-import type { GivenAddress } from './ipam.ts';
 import type { Leases } from './leases.ts';
-import { formatRangeSet } from './ranges.ts';
+import type { Log } from './log.ts';
+import { attachmentKey, type Part, type PartRows, type RowKind, rowKinds, rowsOf } from './part.ts';
+import type { PartTables } from './part-tables.ts';
+import { hostPortConflict, hostPortsOf } from './types/hostport.ts';
+import type { WantedRows } from './wanted.ts';
 
 /** Places where a test may stop the process, in the order in which ADD and DEL pass them. */
 export const faultPoints = [
@@ -21,9 +16,11 @@ export const faultPoints = [
   'add:allocated',
   'add:begun',
   'add:recorded',
+  ...rowKinds.map((kind) => `add:${kind}` as const),
   'add:made',
   'add:answered',
   'del:begin',
+  ...rowKinds.map((kind) => `del:${kind}` as const).reverse(),
   'del:quiesced',
   'del:released',
   'del:answered',
@@ -31,21 +28,20 @@ export const faultPoints = [
 export type FaultPoint = (typeof faultPoints)[number];
 
 export interface AttacherOptions {
-  readonly table: Table<string, AttachmentRow>;
+  readonly tables: PartTables;
   readonly bridges: Pick<Bridges, 'ensure' | 'forget'>;
   readonly leases: Leases;
+  readonly wanted: WantedRows;
+  readonly log: Log;
   readonly pass: (point: FaultPoint) => void;
 }
 
-/** What {@link Attacher.attach} made. */
-export interface Attached {
-  readonly attachment: Attachment;
-  readonly addresses: readonly GivenAddress[];
-}
+type Way = 'create' | 'delete';
+type Failed = Report['failures'][number] & { readonly kind: string };
 
 /**
- * Makes and removes attachments: the row in the kernel together with the lease that says it is wanted. What fails
- * leaves neither behind. One call at a time for one key; the caller sees to that.
+ * Makes and removes parts: their rows in the kernel together with the record that says they are wanted. What fails
+ * leaves neither behind. One call at a time for one attachment; the caller sees to that.
  */
 export class Attacher {
   readonly #options: AttacherOptions;
@@ -54,107 +50,160 @@ export class Attacher {
     this.#options = options;
   }
 
-  /** Throws CniError. */
-  async attach(
-    id: AttachmentId,
-    sandbox: { readonly path: string; readonly fd: number },
-    network: AttachmentNetwork,
-  ): Promise<Attached> {
-    const { bridges, leases } = this.#options;
-    const key = attachmentKey(id);
-    if (leases.get(key) !== undefined) await this.#makeWay(key);
-    const ready = bridges.ensure(network);
-    if (ready !== true) await ready;
-    const addresses = this.#allocate(key, network);
-    const attachment = planAttachment({ id, sandbox: sandbox.path }, network, addresses);
-    await this.#makeAndRecord(attachment, network, sandbox.fd);
-    return { attachment, addresses };
-  }
-
-  /** The addresses come back only when no packet can reach the pod by them any more. Throws CniError. */
-  async detach(attachment: Attachment): Promise<void> {
-    const { row } = attachment;
-    const error = await this.#write({ kind: 'delete', key: row.hostName, actual: row });
-    if (error !== undefined) throw new CniError(cniCode.ioFailure, `failed to detach: ${error.message}`);
-    this.#options.pass('del:quiesced');
-    this.#options.leases.release(attachmentKey(attachment));
-    this.#options.pass('del:released');
-  }
-
-  /** A lease of that key may be left from a runtime that forgot it; where the pair still works, ADD is refused. */
-  async #makeWay(key: string): Promise<void> {
-    const { leases, table } = this.#options;
-    const there = leases.get(key);
-    if (there === undefined) return;
-    const actual = (await table.read()).get(there.row.hostName);
-    if (actual?.bridge !== undefined) throw interfaceExists(there);
-    await this.detach(there);
-  }
-
-  #allocate(key: string, { rangeSets }: AttachmentNetwork): readonly GivenAddress[] {
-    const addresses = this.#options.leases.allocate(key, rangeSets);
-    if ('exhausted' in addresses) {
-      const range = formatRangeSet(addresses.exhausted);
-      throw new CniError(cniCode.tryAgain, `no IP addresses available in range set: ${range}`);
-    }
-    this.#options.pass('add:allocated');
-    return addresses;
-  }
-
-  /** The journal is written while the kernel works: a pair without a lease is removed by the next daemon. */
-  async #makeAndRecord(attachment: Attachment, network: AttachmentNetwork, fd: number): Promise<void> {
-    const { leases, bridges, pass } = this.#options;
-    const making = this.#make(attachment, fd);
+  /**
+   * Makes the rows in the order of their tables. The record is written while the kernel works on the first of them: a
+   * row without a part is removed by the next daemon. Throws CniError.
+   */
+  async make(part: Part, namespaceFd: number): Promise<void> {
+    const { leases, wanted, pass } = this.#options;
+    this.#checkHostPorts(part);
+    wanted.add(part);
+    const making = this.#write(part.rows, 'create', namespaceFd);
     pass('add:begun');
-    const unrecorded = attempt(() => leases.record(attachment));
+    const unrecorded = attempt(() => leases.record(part));
     pass('add:recorded');
-    let error = await making;
-    if (error instanceof KernelError && error.code === 'ENODEV') {
-      bridges.forget(network.bridge);
-      error = await this.#makeAgain(attachment, network, fd);
+    let failures = await making;
+    if (part.bridge !== undefined && failures.some(isBridgeGone)) {
+      failures = await this.#makeAgain(part, namespaceFd);
     }
-    if (error !== undefined) {
-      leases.release(attachmentKey(attachment));
-      throw attachError(error, attachment);
+    const [failure] = failures;
+    if (failure !== undefined || unrecorded !== undefined) {
+      await this.#undo(part, namespaceFd, failures);
+      throw failure === undefined
+        ? new CniError(cniCode.ioFailure, `failed to record the lease: ${unrecorded?.message}`)
+        : attachError(failure, part);
     }
-    if (unrecorded !== undefined) {
-      await this.detach(attachment);
-      throw new CniError(cniCode.ioFailure, `failed to record the lease: ${unrecorded.message}`);
-    }
+    await this.#forgetFlows(part);
     pass('add:made');
   }
 
-  async #makeAgain(
-    attachment: Attachment,
-    network: AttachmentNetwork,
-    fd: number,
-  ): Promise<Error | undefined> {
+  /** Takes the rows away, last made first. The addresses come back when no packet can reach the pod any more. */
+  async remove(part: Part, namespaceFd: number | undefined): Promise<void> {
+    const { leases, wanted, pass } = this.#options;
+    wanted.remove(part);
+    const [failure] = await this.#write(part.rows, 'delete', namespaceFd);
+    if (failure !== undefined) {
+      wanted.add(part);
+      throw new CniError(cniCode.ioFailure, `failed to detach: ${failure.error.message}`);
+    }
+    await this.#forgetFlows(part);
+    pass('del:quiesced');
+    leases.release(part);
+    pass('del:released');
+  }
+
+  #checkHostPorts(part: Part): void {
+    const ports = hostPortsOf(part.rows);
+    if (ports.length === 0) return;
+    const key = attachmentKey(part);
+    const conflict = hostPortConflict(part.rows, holdersBut(key, this.#options.leases));
+    if (conflict !== undefined) throw conflict;
+  }
+
+  async #makeAgain(part: Part, namespaceFd: number): Promise<readonly Failed[]> {
+    const { bridges } = this.#options;
+    if (part.bridge === undefined) return [];
+    bridges.forget(part.bridge.bridge);
     try {
-      await this.#options.bridges.ensure(network);
-      return await this.#make(attachment, fd);
+      await bridges.ensure(part.bridge);
+      return await this.#write(part.rows, 'create', namespaceFd);
     } catch (error) {
-      return error as Error;
+      return [{ key: part.bridge.bridge, kind: 'create', table: 'bridge', error: error as Error }];
     }
   }
 
-  #make({ row }: Attachment, namespaceFd: number): Promise<Error | undefined> {
-    const pod = row.pod === undefined ? undefined : { ...row.pod, namespaceFd };
-    return this.#write({ kind: 'create', key: row.hostName, wanted: { ...row, pod } });
+  /** A row that could not be made may be somebody else's: only the others are taken back. */
+  async #undo(part: Part, namespaceFd: number, failures: readonly Failed[]): Promise<void> {
+    const { leases, wanted, log } = this.#options;
+    wanted.remove(part);
+    const left = await this.#write(part.rows, 'delete', namespaceFd, failures);
+    for (const { table, key, error } of left)
+      log.error({ table, key, error: error.message }, 'row of a failed ADD not removed');
+    leases.release(part);
   }
 
-  async #write(change: Change<string, AttachmentRow>): Promise<Error | undefined> {
+  async #forgetFlows({ rows }: Part): Promise<void> {
+    const ports = hostPortsOf(rows);
+    if (ports.length === 0) return;
     try {
-      const { failures } = await applyChanges([
-        { layer: layer(this.#options.table, noRows), changes: [change] },
-      ]);
-      return failures[0]?.error;
+      await this.#options.tables.forgetFlows(ports);
     } catch (error) {
-      return error as Error;
+      this.#options.log.warn({ error: (error as Error).message }, 'flows of host ports not forgotten');
     }
+  }
+
+  async #write(
+    rows: PartRows,
+    way: Way,
+    namespaceFd: number | undefined,
+    but: readonly Failed[] = [],
+  ): Promise<readonly Failed[]> {
+    const layers = rowKinds.flatMap((kind) => this.#layer(rows, kind, way, namespaceFd, but) ?? []);
+    try {
+      return (await applyChanges(layers)).failures;
+    } catch (error) {
+      return [{ key: '', kind: way, table: '', error: error as Error }];
+    }
+  }
+
+  #layer(rows: PartRows, kind: RowKind, way: Way, namespaceFd: number | undefined, but: readonly Failed[]) {
+    if (rows[kind] === undefined) return undefined;
+    const { wanted, pass } = this.#options;
+    const own = inNamespace(rowsOf(rows, kind), kind, way, namespaceFd);
+    const table = this.#table(kind, rows, namespaceFd);
+    if (table === undefined) return undefined;
+    const isFailed = (key: string) => but.some((one) => one.table === table.name && one.key === key);
+    const changes = [...own].flatMap(([key, row]): Change<unknown, unknown>[] => {
+      if (way === 'create') return [{ kind: 'create', key, wanted: row }];
+      return wanted.has(kind, key) || isFailed(key) ? [] : [{ kind: 'delete', key, actual: row }];
+    });
+    if (changes.length === 0) return undefined;
+    const write: Table<unknown, unknown>['write'] = async (some) => {
+      const failures = await table.write(some);
+      pass(`${way === 'create' ? 'add' : 'del'}:${kind}`);
+      return failures;
+    };
+    // Not as one transaction, which could not take its turn backwards: all changes here go one way.
+    return { layer: { table: { ...noTable, name: table.name, write } }, changes };
+  }
+
+  #table(
+    kind: RowKind,
+    rows: PartRows,
+    namespaceFd: number | undefined,
+  ): Table<unknown, unknown> | undefined {
+    const { tables } = this.#options;
+    if (kind !== 'pod') return tables.node[kind] as unknown as Table<unknown, unknown>;
+    // The settings have gone with the namespace.
+    if (namespaceFd === undefined) return undefined;
+    return tables.pod(namespaceFd, rows.pod ?? []) as unknown as Table<unknown, unknown>;
   }
 }
 
-const noRows: ReadonlyMap<string, AttachmentRow> = new Map();
+const noTable: Pick<Table<unknown, unknown>, 'same' | 'read'> = {
+  same: () => false,
+  read: async () => new Map(),
+};
+
+/** Only making the pair needs the namespace, and nobody else may keep its descriptor. */
+function inNamespace(
+  own: ReadonlyMap<string, unknown>,
+  kind: RowKind,
+  way: Way,
+  namespaceFd: number | undefined,
+): ReadonlyMap<string, unknown> {
+  if (kind !== 'attachment' || way === 'delete') return own;
+  const rows = own as ReturnType<typeof rowsOf<'attachment'>>;
+  return new Map(
+    [...rows].map(([key, row]) => [key, { ...row, pod: row.pod && { ...row.pod, namespaceFd } }]),
+  );
+}
+
+function* holdersBut(key: string, leases: Leases) {
+  for (const part of leases.values()) {
+    if (attachmentKey(part) !== key) yield part;
+  }
+}
 
 function attempt(action: () => void): Error | undefined {
   try {
@@ -165,18 +214,21 @@ function attempt(action: () => void): Error | undefined {
   }
 }
 
-function attachError(error: Error, attachment: Attachment): CniError {
-  if (error instanceof CniError) return error;
-  if (error instanceof KernelError && error.code === 'EEXIST') return interfaceExists(attachment);
-  const { ifname, row } = attachment;
-  return new CniError(
-    cniCode.internal,
-    `failed to attach ${ifname} in ${row.pod?.sandbox}: ${error.message}`,
-  );
+function isBridgeGone({ table, error }: Failed): boolean {
+  return table === 'attachment' && error instanceof KernelError && error.code === 'ENODEV';
 }
 
-function interfaceExists({ ifname, row }: Attachment): CniError {
-  const place = JSON.stringify(row.pod?.sandbox ?? '');
-  const message = `CNI_IFNAME: interface ${JSON.stringify(ifname)} already exists in ${place}`;
+function attachError({ table, error }: Failed, part: Part): CniError {
+  if (error instanceof CniError) return error;
+  const sandbox = part.rows.attachment?.pod?.sandbox;
+  if (table === 'attachment' && error instanceof KernelError && error.code === 'EEXIST') {
+    return interfaceExists(part.ifname, sandbox ?? '');
+  }
+  const place = sandbox === undefined ? '' : ` in ${sandbox}`;
+  return new CniError(cniCode.internal, `failed to attach ${part.ifname}${place}: ${error.message}`);
+}
+
+export function interfaceExists(ifname: string, sandbox: string): CniError {
+  const message = `CNI_IFNAME: interface ${JSON.stringify(ifname)} already exists in ${JSON.stringify(sandbox)}`;
   return new CniError(cniCode.invalidEnvironment, message, ifname);
 }

@@ -7,6 +7,7 @@ import {
   type HostCidr,
   hostCidr,
   type Ip,
+  ipOf,
   ipToBytes,
   type Mac,
   macFromBytes,
@@ -21,21 +22,19 @@ import {
 import { RT_SCOPE_LINK } from '../kernel/netlink/route/route.ts';
 import type { CniRoute, Dns, NetworkConfig } from './config.ts';
 import { CniError, cniCode } from './error.ts';
-import type { GivenAddress } from './ipam.ts';
+import type { IpamResult } from './ipam-result.ts';
 import type { NodeNetwork } from './node-network.ts';
+import { type AttachmentId, attachmentKey, type BridgeNeed } from './part.ts';
 import { type RangeSet, subnetRange } from './ranges.ts';
 import type { Result } from './result.ts';
 
+export { type AttachmentId, attachmentKey } from './part.ts';
+
 /** A network configuration together with what the node adds to it: everything but the pod. */
-export interface AttachmentNetwork {
-  readonly bridge: string;
-  /** Undefined: the kernel's 1500. */
-  readonly mtuBytes?: number | undefined;
+export interface AttachmentNetwork extends BridgeNeed {
   readonly hairpin: boolean;
   readonly mac?: Mac | undefined;
   readonly rangeSets: readonly RangeSet[];
-  /** The address that the bridge has in the subnet of each range. */
-  readonly gateways: readonly HostCidr[];
   readonly routes: readonly CniRoute[];
   readonly dns: Dns;
 }
@@ -76,24 +75,17 @@ function nodeRangeSets(node: NodeNetwork | undefined): readonly RangeSet[] | Cni
   return sets;
 }
 
-/** What identifies an attachment: the specification's (network name, CNI_CONTAINERID, CNI_IFNAME). */
-export interface AttachmentId {
-  readonly network: string;
-  readonly containerId: string;
-  readonly ifname: string;
-}
-
-/** None of the three can contain a slash. */
-export function attachmentKey({ network, containerId, ifname }: AttachmentId): string {
-  return `${network}/${containerId}/${ifname}`;
-}
-
 const hostNamePrefix = 'fl';
 const hostNameDigits = 13;
 
 /** The same for the same attachment, whoever asks and whenever. 52 bits of SHA-256. */
 export function hostNameOf(key: string): string {
   return hostNamePrefix + hash('sha256', key, 'hex').slice(0, hostNameDigits);
+}
+
+/** Whether {@link hostNameOf} could have made it. */
+export function isHostName(name: string): boolean {
+  return /^fl[0-9a-f]{13}$/.test(name);
 }
 
 /** Locally administered; the last four bytes are those of the address, so neighbours' caches stay right. */
@@ -117,13 +109,6 @@ function gatewaysOf(sets: readonly RangeSet[]): HostCidr[] {
   return sets.flatMap((set) => set.map(({ gateway, subnet }) => hostCidr(gateway, prefixLengthOf(subnet))));
 }
 
-/** One interface of one container as it was granted: all that DEL, CHECK and a second daemon need to know. */
-export interface Attachment extends AttachmentId {
-  readonly row: AttachmentRow;
-  /** Addresses that the bridge must have as long as this is there. */
-  readonly gateways: readonly HostCidr[];
-}
-
 export interface Pod {
   readonly id: AttachmentId;
   /** CNI_NETNS as given. */
@@ -138,11 +123,12 @@ export interface Pod {
 export function planAttachment(
   pod: Pod,
   network: AttachmentNetwork,
-  addresses: readonly GivenAddress[],
-): Attachment {
+  { ips, routes }: Pick<IpamResult, 'ips' | 'routes'>,
+): AttachmentRow {
   const key = attachmentKey(pod.id);
-  const first = addresses[0]?.ip ?? ('0.0.0.0' as Ip);
-  const row: AttachmentRow = {
+  const [address] = ips;
+  const first = address === undefined ? ('0.0.0.0' as Ip) : ipOf(address.address);
+  return {
     hostName: hostNameOf(key),
     alias: aliasOf(key),
     bridge: network.bridge,
@@ -153,12 +139,10 @@ export function planAttachment(
       ifname: pod.id.ifname,
       mac: network.mac ?? macOf(podMacByte, first),
       hostMac: macOf(hostMacByte, first),
-      addresses: addresses.map(({ ip, range }) => hostCidr(ip, prefixLengthOf(range.subnet))),
-      routes: planRoutes(network.routes, addresses),
+      addresses: ips.map(({ address }) => address),
+      routes: planRoutes(routes, ips),
     },
   };
-  const { network: name, containerId, ifname } = pod.id;
-  return { network: name, containerId, ifname, row, gateways: network.gateways };
 }
 
 /** Identifiers are ASCII: one byte a character. */
@@ -167,9 +151,11 @@ function aliasOf(key: string): string {
 }
 
 /** The configured routes, and a default route for each family that has an address and no default route yet. */
-function planRoutes(routes: readonly CniRoute[], addresses: readonly GivenAddress[]): AttachmentRoute[] {
+function planRoutes(routes: readonly CniRoute[], ips: IpamResult['ips']): AttachmentRoute[] {
   const gateways = new Map<Family, Ip>();
-  for (const { ip, range } of addresses) gateways.set(familyOf(ip), range.gateway);
+  for (const { address, gateway } of ips) {
+    if (gateway !== undefined && !gateways.has(familyOf(address))) gateways.set(familyOf(address), gateway);
+  }
   const planned = routes
     .filter(({ destination }) => gateways.has(familyOf(destination)))
     .map((route) => ({ ...route, gateway: route.gateway ?? implied(route, gateways) }));
@@ -190,8 +176,8 @@ function implied({ destination, scope }: CniRoute, gateways: ReadonlyMap<Family,
 
 /** What ADD answers: the bridge, the end on the host, and the end in the container, which has the addresses. */
 export function planResult(
-  { row }: Attachment,
-  addresses: readonly GivenAddress[],
+  row: AttachmentRow,
+  { ips, dns }: Pick<IpamResult, 'ips' | 'dns'>,
   network: AttachmentNetwork,
 ): Result {
   const { hostName, mtuBytes, pod } = row;
@@ -201,12 +187,13 @@ export function planResult(
       { name: hostName, mac: pod?.hostMac, mtuBytes },
       { name: pod?.ifname ?? '', mac: pod?.mac, mtuBytes, sandbox: pod?.sandbox },
     ],
-    ips: addresses.map(({ ip, range }) => ({
-      address: hostCidr(ip, prefixLengthOf(range.subnet)),
-      gateway: range.gateway,
-      interface: 2,
-    })),
+    ips: ips.map((ip) => ({ ...ip, interface: 2 })),
     routes: pod?.routes ?? [],
-    dns: network.dns,
+    dns: isEmptyDns(network.dns) ? dns : network.dns,
   };
+}
+
+/** What the configuration says goes before what the addresses came with, as a whole. */
+function isEmptyDns({ nameservers, domain = '', search, options }: Dns): boolean {
+  return domain === '' && nameservers.length + search.length + options.length === 0;
 }

@@ -8,8 +8,9 @@ import { decodeLink, encodeLink, getLinkMessage } from '../kernel/netlink/route/
 import { RTM_SETLINK } from '../kernel/netlink/route/rtnetlink.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
-import { type AttachmentNetwork, bridgeMac } from './attachment.ts';
+import { bridgeMac } from './attachment.ts';
 import { CniError, cniCode } from './error.ts';
+import type { BridgeNeed } from './part.ts';
 
 /** A bridge as it must be for pods to be on it. */
 export interface BridgeRows {
@@ -76,7 +77,7 @@ export class Bridges {
   }
 
   /** True at once when the bridge is known to be there; else when it is. Throws CniError. */
-  ensure({ bridge, mtuBytes, gateways }: AttachmentNetwork): true | Promise<void> {
+  ensure({ bridge, mtuBytes, gateways }: BridgeNeed): true | Promise<void> {
     const known = this.#known.get(bridge);
     if (known !== undefined && gateways.every((gateway) => known.gateways.has(gateway))) return known.ready;
     const all = new Set([...gateways, ...(known?.gateways ?? []), ...this.#options.gatewaysInUse(bridge)]);

@@ -11,12 +11,22 @@ import {
 /** Nothing is compacted before the file has this many bytes more than after the last time. */
 export const journalSlackBytes = 1 << 20;
 
+export type JournalVersion = 1 | 2;
+/** What is written; the one before is read too. */
+const newestVersion: JournalVersion = 2;
+
 /** What the file must begin with to be read at all. */
 interface Header {
   readonly journal: 'fairlead-leases';
-  readonly version: 1;
+  /** 1: one attachment a record. 2: one part of an attachment a record. */
+  readonly version: JournalVersion;
   /** The kernel's boot id: pods, links and leases of another boot are gone. */
   readonly boot: string;
+}
+
+export interface JournalContent {
+  readonly version: JournalVersion;
+  readonly records: readonly unknown[];
 }
 
 /** The file is not what this program writes; nothing in it was touched. */
@@ -28,17 +38,19 @@ export class JournalError extends Error {
  * The lines that are to be replayed: none when the file is missing, empty or of another boot. A last line that
  * was cut short by the end of the writer does not count; a bad line before it throws {@link JournalError}.
  */
-export function parseJournal(text: string, boot: string, path: string): unknown[] {
+export function parseJournal(text: string, boot: string, path: string): JournalContent {
   const end = text.lastIndexOf('\n');
-  if (end < 0) return [];
+  if (end < 0) return { version: newestVersion, records: [] };
   const [header, ...records] = text
     .slice(0, end)
     .split('\n')
     .map((line, index) => parseLine(line, index, path));
   const { journal, version, boot: then } = (header ?? {}) as Partial<Header>;
-  if (journal !== 'fairlead-leases' || version !== 1)
-    throw new JournalError(`${path}:1: no journal of leases`);
-  return then === boot ? records : [];
+  if (journal !== 'fairlead-leases') throw new JournalError(`${path}:1: no journal of leases`);
+  if (version !== 1 && version !== 2) {
+    throw new JournalError(`${path}:1: version ${JSON.stringify(version)} of the journal is not known`);
+  }
+  return { version, records: then === boot ? records : [] };
 }
 
 function parseLine(line: string, index: number, path: string): unknown {
@@ -62,15 +74,12 @@ export class Journal implements Disposable {
 
   private constructor(path: string, boot: string) {
     this.#path = path;
-    this.#header = { journal: 'fairlead-leases', version: 1, boot };
+    this.#header = { journal: 'fairlead-leases', version: newestVersion, boot };
   }
 
   /** Reads what there is. Call {@link compact} before the first {@link append}. */
-  static open(
-    path: string,
-    boot: string,
-  ): { readonly journal: Journal; readonly records: readonly unknown[] } {
-    return { journal: new Journal(path, boot), records: parseJournal(readIfThere(path), boot, path) };
+  static open(path: string, boot: string): JournalContent & { readonly journal: Journal } {
+    return { journal: new Journal(path, boot), ...parseJournal(readIfThere(path), boot, path) };
   }
 
   /** Whether so much was appended that {@link compact} is worth its time. */

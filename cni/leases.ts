@@ -1,27 +1,38 @@
 import { join } from 'node:path';
-import { type Ip, ipOf } from '../core/address.ts';
-import { type Attachment, attachmentKey } from './attachment.ts';
+import { type HostCidr, type Ip, ipOf } from '../core/address.ts';
+import type { AttachmentRow } from '../kernel/attachment.ts';
 import { isObject } from './fields.ts';
-import { type Exhausted, type GivenAddress, Ipam } from './ipam.ts';
+import { type GivenAddress, Ipam, monotonicMs } from './ipam.ts';
 import { Journal, JournalError } from './journal.ts';
+import { type AttachmentId, attachmentKey, type Part } from './part.ts';
 import type { PoolState } from './pool.ts';
 import type { RangeSet } from './ranges.ts';
+import type { Refusal } from './refusal.ts';
 
 /** One line of the journal. */
 type LeaseRecord =
   | { readonly pool: RangeSet; readonly state?: PoolState | undefined }
-  | { readonly add: Attachment }
-  | { readonly del: string }
+  /** In the place of an earlier part of the same plugin. */
+  | { readonly part: Part }
+  | { readonly del: string; readonly type: string; readonly atMs: number }
   /** Given to an ADD that is not recorded yet: to be given again if it never will be. */
   | { readonly free: readonly Ip[] };
 
+/** Version 1 had these in the place of parts: all that there was of an attachment. */
+type FirstRecord =
+  | { readonly add: AttachmentId & { readonly row: AttachmentRow; readonly gateways: readonly HostCidr[] } }
+  | { readonly del: string };
+/** Of the parts that they become. */
+const firstType = 'fairlead';
+
 /**
- * Every attachment of the node with the addresses it holds: the rows that are wanted. In memory, and in a journal
- * that a next daemon reads.
+ * Every attachment of the node with the addresses it holds, plugin by plugin: the rows that are wanted. In memory, and
+ * in a journal that a next daemon reads.
  */
 export class Leases implements Disposable {
   readonly #ipam = new Ipam();
-  readonly #attachments = new Map<string, Attachment>();
+  /** By key of the attachment, in the order in which the chain made them. */
+  readonly #parts = new Map<string, readonly Part[]>();
   readonly #journal: Journal;
 
   private constructor(journal: Journal) {
@@ -31,51 +42,104 @@ export class Leases implements Disposable {
   /** `boot` is the kernel's boot id: leases of another boot are gone with their pods. */
   static open(directory: string, boot: string): Leases {
     const path = join(directory, 'leases.journal');
-    const { journal, records } = Journal.open(path, boot);
+    const { journal, version, records } = Journal.open(path, boot);
     const leases = new Leases(journal);
-    for (const record of records) leases.#replay(record as LeaseRecord, path);
+    for (const record of records) {
+      if (!isObject(record))
+        throw new JournalError(`${path}: no record of a lease: ${JSON.stringify(record)}`);
+      leases.#replay(version === 1 ? fromFirst(record as FirstRecord) : (record as LeaseRecord));
+    }
     journal.compact(leases.#records());
     return leases;
   }
 
+  /** Attachments. */
   get size(): number {
-    return this.#attachments.size;
+    return this.#parts.size;
   }
 
-  get(key: string): Attachment | undefined {
-    return this.#attachments.get(key);
+  /** What the plugins of a chain made, in order; empty for an attachment that is not there. */
+  get(key: string): readonly Part[] {
+    return this.#parts.get(key) ?? noParts;
   }
 
-  values(): IterableIterator<Attachment> {
-    return this.#attachments.values();
+  /** Every part of every attachment. */
+  *values(): Generator<Part> {
+    for (const parts of this.#parts.values()) yield* parts;
   }
 
-  /** Takes an address of each set for the key, in memory only: {@link record} or {@link release} must follow. */
-  allocate(key: string, sets: readonly RangeSet[]): readonly GivenAddress[] | Exhausted {
-    for (const set of sets) {
-      if (!this.#ipam.hasPool(set)) this.#journal.append({ pool: set } satisfies LeaseRecord);
-      this.#ipam.openPool(set);
-    }
-    return this.#ipam.allocate(key, sets);
+  /** Takes an address of each set for the key, in memory only: {@link record} or {@link giveBack} must follow. */
+  allocate(
+    key: string,
+    sets: readonly RangeSet[],
+    requested: readonly Ip[] = [],
+  ): readonly GivenAddress[] | Refusal {
+    for (const set of sets) this.openPool(set);
+    return this.#ipam.grant(key, sets, requested);
   }
 
-  /** Keeps the attachment beyond the end of this process. Throws when the journal cannot be written. */
-  record(attachment: Attachment): void {
-    this.#journal.append({ add: attachment } satisfies LeaseRecord);
-    this.#attachments.set(attachmentKey(attachment), attachment);
+  /** As {@link allocate}, of exactly these addresses; throws when the key or one of them is taken. */
+  hold(key: string, ips: readonly Ip[]): void {
+    this.#ipam.hold(key, ips);
+  }
+
+  /** Key of the attachment that has the address. */
+  holderOf(ip: Ip): string | undefined {
+    return this.#ipam.holderOf(ip);
+  }
+
+  /** Makes sure that there is a pool for the set; a new one begins in this state. */
+  openPool(set: RangeSet, state?: PoolState): void {
+    if (this.#ipam.hasPool(set)) return;
+    this.#journal.append({ pool: set, state } satisfies LeaseRecord);
+    this.#ipam.openPool(set, state);
+  }
+
+  /** The first set that has nothing left. */
+  exhausted(sets: readonly RangeSet[]): RangeSet | undefined {
+    return this.#ipam.exhausted(sets);
+  }
+
+  /** Takes back what was allocated and not recorded. */
+  giveBack(key: string): void {
+    this.#ipam.release(key);
+  }
+
+  /** Keeps the part beyond the end of this process. Throws when the journal cannot be written. */
+  record(part: Part): void {
+    this.#journal.append({ part } satisfies LeaseRecord);
+    this.#put(part);
     this.#compactIfLong();
   }
 
-  /** Forgets the attachment and takes its addresses back. */
-  release(key: string): void {
-    if (this.#attachments.has(key)) this.#journal.append({ del: key } satisfies LeaseRecord);
-    this.#attachments.delete(key);
-    this.#ipam.release(key);
+  /** Forgets the part and takes its addresses back. */
+  release(part: Part): void {
+    const key = attachmentKey(part);
+    const atMs = monotonicMs();
+    if (this.get(key).some(({ type }) => type === part.type)) {
+      this.#journal.append({ del: key, type: part.type, atMs } satisfies LeaseRecord);
+    }
+    this.#remove(key, part.type);
+    if (part.addresses !== undefined) this.#ipam.release(key, atMs);
     this.#compactIfLong();
   }
 
   [Symbol.dispose](): void {
     this.#journal[Symbol.dispose]();
+  }
+
+  #put(part: Part): void {
+    const key = attachmentKey(part);
+    const others = this.get(key).filter(({ type }) => type !== part.type);
+    this.#parts.set(key, [...others, part]);
+  }
+
+  #remove(key: string, type: string): Part | undefined {
+    const parts = this.get(key);
+    const rest = parts.filter((part) => part.type !== type);
+    if (rest.length > 0) this.#parts.set(key, rest);
+    else this.#parts.delete(key);
+    return parts.find((part) => part.type === type);
   }
 
   #compactIfLong(): void {
@@ -87,31 +151,53 @@ export class Leases implements Disposable {
     }
   }
 
-  #replay(record: LeaseRecord, path: string): void {
-    if (!isObject(record)) throw new JournalError(`${path}: no record of a lease: ${JSON.stringify(record)}`);
+  #replay(record: LeaseRecord): void {
     if ('pool' in record) this.#ipam.openPool(record.pool, record.state);
-    else if ('add' in record) {
-      const key = attachmentKey(record.add);
-      this.#attachments.set(key, record.add);
-      this.#ipam.hold(key, addressesOf(record.add));
-    } else if ('del' in record) {
-      this.#attachments.delete(record.del);
-      this.#ipam.release(record.del);
+    else if ('part' in record) this.#replayPart(record.part);
+    else if ('del' in record) {
+      const removed = this.#remove(record.del, record.type);
+      if (removed?.addresses !== undefined) this.#ipam.release(record.del, record.atMs);
     } else {
       this.#ipam.hold('', record.free);
-      this.#ipam.release('');
+      this.#ipam.release('', 0);
     }
+  }
+
+  #replayPart(part: Part): void {
+    const key = attachmentKey(part);
+    if (this.#remove(key, part.type)?.addresses !== undefined) this.#ipam.release(key);
+    this.#put(part);
+    if (part.addresses !== undefined) this.#ipam.hold(key, part.addresses);
   }
 
   *#records(): Generator<LeaseRecord> {
     for (const { set, state } of this.#ipam.pools()) yield { pool: set, state };
-    for (const attachment of this.#attachments.values()) yield { add: attachment };
+    for (const part of this.values()) yield { part };
     for (const holder of this.#ipam.holders()) {
-      if (!this.#attachments.has(holder)) yield { free: this.#ipam.addressesOf(holder) };
+      if (!this.#isRecorded(holder)) yield { free: this.#ipam.addressesOf(holder) };
     }
+  }
+
+  #isRecorded(holder: string): boolean {
+    return this.get(holder).some(({ addresses }) => addresses !== undefined);
   }
 }
 
-function addressesOf({ row }: Attachment): Ip[] {
-  return (row.pod?.addresses ?? []).map(ipOf);
+const noParts: readonly Part[] = [];
+
+function fromFirst(record: FirstRecord): LeaseRecord {
+  if ('add' in record) return { part: partOfFirst(record.add) };
+  // Pools and free addresses were the same.
+  return 'del' in record ? { ...record, type: firstType, atMs: 0 } : (record as LeaseRecord);
+}
+
+function partOfFirst({ row, gateways, ...id }: Extract<FirstRecord, { add: unknown }>['add']): Part {
+  const { bridge = '', mtuBytes, pod } = row;
+  return {
+    ...id,
+    type: firstType,
+    rows: { attachment: row },
+    addresses: (pod?.addresses ?? []).map(ipOf),
+    bridge: { bridge, mtuBytes, gateways },
+  };
 }

@@ -1,16 +1,18 @@
 import { fstatSync } from 'node:fs';
-import { Attacher, type AttacherOptions } from './attacher.ts';
-import { type AttachmentNetwork, attachmentKey, planNetwork, planResult } from './attachment.ts';
-import { type NetworkConfig, parseNetworkConfig } from './config.ts';
+import { Chain, type ChainOptions, type Made } from './chain.ts';
 import { CniError, cniCode } from './error.ts';
 import type { RequestFrame } from './frame.ts';
+import { HostLocal } from './host-local.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import type { NodeNetwork } from './node-network.ts';
-import { type AttachmentRequest, parseRequest, type Request } from './request.ts';
+import { attachmentKey, type Part } from './part.ts';
+import type { InterfaceNetwork, InterfacePlugin, ParsedPlugin } from './plugin-type.ts';
+import { findPluginType, pluginTypes } from './plugin-types.ts';
+import { type AttachmentRequest, ipamPlugin, parseRequest, type Request } from './request.ts';
 import { renderError, renderResult, renderVersions } from './result.ts';
 import { newestVersion } from './version.ts';
 
-export interface PluginOptions extends AttacherOptions {
+export interface PluginOptions extends ChainOptions {
   /** Undefined: not ready. */
   readonly network: () => NodeNetwork | undefined;
 }
@@ -29,21 +31,23 @@ export interface Call extends RequestFrame {
 const configsMax = 64;
 
 interface KnownConfig {
-  readonly config: NetworkConfig;
+  readonly plugin: ParsedPlugin;
   node: NodeNetwork | undefined;
-  network: AttachmentNetwork | undefined;
+  network: InterfaceNetwork | undefined;
 }
 
 /** The verbs. Calls for one attachment are served one after the other, all others at the same time. */
 export class Plugin {
   readonly #options: PluginOptions;
-  readonly #attacher: Attacher;
+  readonly #chain: Chain;
+  readonly #hostLocal: HostLocal;
   readonly #queue = new KeyedQueue();
   readonly #configs = new Map<string, KnownConfig>();
 
   constructor(options: PluginOptions) {
     this.#options = options;
-    this.#attacher = new Attacher(options);
+    this.#chain = new Chain(options);
+    this.#hostLocal = new HostLocal(options);
   }
 
   /** Serves one call to its end, with its answer. */
@@ -74,45 +78,81 @@ export class Plugin {
     }
   }
 
-  /** An answer that nobody takes is as good as no interface: the runtime will not know about it. */
   async #add(request: AttachmentRequest, call: Call): Promise<void> {
-    const { pass } = this.#options;
-    pass('add:begin');
-    const network = this.#network(request);
-    const sandbox = { path: request.netns, fd: call.podNamespaceFd ?? -1 };
-    const { attachment, addresses } = await this.#attacher.attach(request, sandbox, network);
-    const stdout = renderResult(planResult(attachment, addresses, network), request.cniVersion);
-    if (stdout instanceof CniError || !call.answer(0, stdout)) await this.#attacher.detach(attachment);
-    pass('add:answered');
+    this.#options.pass('add:begin');
+    if (request.type === ipamPlugin) return this.#addAddresses(request, call);
+    const { part, result } = await this.#make(request, call.podNamespaceFd ?? -1);
+    const stdout = renderResult(result, request.cniVersion);
+    // An answer that nobody takes is as good as no interface: the runtime will not know about it.
+    if (stdout instanceof CniError || !call.answer(0, stdout)) {
+      await this.#chain.remove([part], call.podNamespaceFd, request.env);
+    }
+    this.#options.pass('add:answered');
     if (stdout instanceof CniError) throw stdout;
   }
 
-  async #del(request: AttachmentRequest, call: Call): Promise<void> {
-    const { pass, leases } = this.#options;
-    pass('del:begin');
-    const attachment = leases.get(attachmentKey(request));
-    if (attachment !== undefined) await this.#attacher.detach(attachment);
-    call.answer(0, '');
-    pass('del:answered');
+  #make(request: AttachmentRequest, namespaceFd: number): Promise<Made> {
+    const known = this.#known(request);
+    const { plugin } = known;
+    return plugin.kind === 'interface'
+      ? this.#chain.addInterface(request, namespaceFd, this.#network(known, plugin))
+      : this.#chain.addChained(request, namespaceFd, plugin);
   }
 
-  #network({ config, configText }: AttachmentRequest): AttachmentNetwork {
+  async #addAddresses(request: AttachmentRequest, call: Call): Promise<void> {
+    const ipam = await this.#hostLocal.add(request);
+    const stdout = renderResult({ interfaces: [], ...ipam }, request.cniVersion);
+    if (stdout instanceof CniError || !call.answer(0, stdout)) await this.#hostLocal.del(request);
+    if (stdout instanceof CniError) throw stdout;
+  }
+
+  /** Undoes what is recorded, whatever the configuration says now. */
+  async #del(request: AttachmentRequest, call: Call): Promise<void> {
+    this.#options.pass('del:begin');
+    if (request.type === ipamPlugin) await this.#hostLocal.del(request);
+    else await this.#chain.remove(this.#partsToRemove(request), call.podNamespaceFd, request.env);
+    call.answer(0, '');
+    this.#options.pass('del:answered');
+  }
+
+  /** With the interface goes all that lies on it, such as the part of a plugin that has left the configuration. */
+  #partsToRemove(request: AttachmentRequest): readonly Part[] {
+    const parts = this.#options.leases.get(attachmentKey(request));
+    const own = parts.filter(({ type }) => type === request.type);
+    const isInterface = pluginTypes.get(request.type)?.kind === 'interface';
+    return isInterface || own.some(({ rows }) => rows.attachment !== undefined) ? parts : own;
+  }
+
+  #network(known: KnownConfig, plugin: InterfacePlugin): InterfaceNetwork {
     const node = this.#options.network();
-    const known =
-      this.#configs.get(configText) ?? this.#learn(configText, orThrow(parseNetworkConfig(config)));
     if (known.network === undefined || known.node !== node) {
-      known.network = orThrow(planNetwork(known.config, node));
+      known.network = orThrow(plugin.network(node));
       known.node = node;
     }
     return known.network;
   }
 
-  #learn(text: string, config: NetworkConfig): KnownConfig {
-    const known = { config, node: undefined, network: undefined };
+  #known(request: AttachmentRequest): KnownConfig {
+    const { type, config, configText, cniVersion, args } = request;
+    // What is different for each container is not worth keeping.
+    const isOwn =
+      config.has('prevresult') ||
+      config.has('runtimeconfig') ||
+      args.ip !== undefined ||
+      args.mac !== undefined;
+    const key = `${type} ${configText}`;
+    const there = isOwn ? undefined : this.#configs.get(key);
+    if (there !== undefined) return there;
+    const plugin = orThrow(orThrow(findPluginType(type)).parse(config, { cniVersion, args, configText }));
+    const known = { plugin, node: undefined, network: undefined };
+    if (!isOwn) this.#keep(key, known);
+    return known;
+  }
+
+  #keep(key: string, known: KnownConfig): void {
     const [oldest] = this.#configs.keys();
     if (this.#configs.size >= configsMax && oldest !== undefined) this.#configs.delete(oldest);
-    this.#configs.set(text, known);
-    return known;
+    this.#configs.set(key, known);
   }
 }
 

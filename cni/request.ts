@@ -21,10 +21,13 @@ interface NetworkPart {
   readonly cniVersion: CniVersion;
   /** Name of the network. */
   readonly network: string;
+  /** Which plugin is called; empty when nothing says so. */
+  readonly type: string;
   /** The configuration on standard input, keys in lower case, values not yet looked at. */
   readonly config: Fields;
   /** The same as text. */
   readonly configText: string;
+  readonly env: Environment;
 }
 
 /** A verb about one interface of one container. */
@@ -96,7 +99,7 @@ export function parseRequest(env: Environment, stdin: Uint8Array): Request | Cni
   const refused = checkVariables(env, verb);
   if (refused !== undefined) return refused;
   if (verb === 'VERSION') return { verb };
-  const network = parseNetwork(stdin, verb);
+  const network = parseNetwork(stdin, verb, env);
   if (network instanceof CniError) return network;
   if (verb === 'GC' || verb === 'STATUS') return { verb, ...network };
   return parseAttachment(verb as AttachmentVerb, env, network);
@@ -117,7 +120,7 @@ function checkVariables(env: Environment, verb: string): CniError | undefined {
   return new CniError(cniCode.invalidEnvironment, `required env variables [${missing.join(',')}] missing`);
 }
 
-function parseNetwork(stdin: Uint8Array, verb: string): NetworkPart | CniError {
+function parseNetwork(stdin: Uint8Array, verb: string, env: Environment): NetworkPart | CniError {
   const configText = decoder.decode(stdin);
   const config = decodeConfig(configText);
   if (config instanceof CniError) return config;
@@ -128,8 +131,23 @@ function parseNetwork(stdin: Uint8Array, verb: string): NetworkPart | CniError {
     return new CniError(cniCode.invalidConfig, 'invalid characters found in network name', network);
   }
   const cniVersion = checkVersion(config, verb);
-  return cniVersion instanceof CniError ? cniVersion : { cniVersion, network, config, configText };
+  if (cniVersion instanceof CniError) return cniVersion;
+  const type = calledType(config, env);
+  return type instanceof CniError ? type : { cniVersion, network, type, config, configText, env };
 }
+
+/**
+ * `type` names the plugin, except where another one calls us for addresses: then it is that other one, and only the
+ * name of our program, which the shim sends, says what is meant.
+ */
+function calledType(config: Fields, env: Environment): string | CniError {
+  const type = textOf(config, 'type', '');
+  const called = env.get('FAIRLEAD_PLUGIN') ?? '';
+  return called === ipamPlugin || type === '' ? called : type;
+}
+
+/** The one plugin of ours that others call. */
+export const ipamPlugin = 'host-local';
 
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 

@@ -1,4 +1,4 @@
-import { familyOf, type HostCidr, type Ip, type Mac } from '../core/address.ts';
+import { familyOf, type HostCidr, type Ip } from '../core/address.ts';
 import type { AttachmentRoute } from '../kernel/attachment.ts';
 import type { Dns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
@@ -6,10 +6,13 @@ import { type CniVersion, isAtLeast, supportedVersions } from './version.ts';
 
 export interface ResultInterface {
   readonly name: string;
-  readonly mac?: Mac | undefined;
+  /** As the plugin that made it wrote it: not every link's address is one of Ethernet. */
+  readonly mac?: string | undefined;
   readonly mtuBytes?: number | undefined;
   /** CNI_NETNS exactly as given; undefined on the host. */
   readonly sandbox?: string | undefined;
+  readonly socketPath?: string | undefined;
+  readonly pciId?: string | undefined;
 }
 
 export interface ResultAddress {
@@ -53,8 +56,9 @@ function nonEmpty<T>(list: readonly T[]): readonly T[] | undefined {
   return list.length === 0 ? undefined : list;
 }
 
-function renderInterface({ name, mac, mtuBytes, sandbox }: ResultInterface, isNewest: boolean) {
-  return { name, mac, mtu: isNewest ? mtuBytes : undefined, sandbox };
+function renderInterface(one: ResultInterface, isNewest: boolean) {
+  const { name, mac, mtuBytes: mtu, sandbox, socketPath, pciId: pciID } = one;
+  return isNewest ? { name, mac, mtu, sandbox, socketPath, pciID } : { name, mac, sandbox };
 }
 
 function renderAddress({ address, gateway, interface: index }: ResultAddress, isV1: boolean) {

@@ -1,25 +1,21 @@
 import { mkdirSync, readFileSync } from 'node:fs';
-import { reconcile } from '../core/reconcile.ts';
-import { layer } from '../core/rows.ts';
-import { AttachmentTable } from '../kernel/attachment-table.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import type { FaultPoint } from './attacher.ts';
-import { attachmentKey } from './attachment.ts';
 import { Bridges } from './bridge.ts';
 import { Endpoint } from './endpoint.ts';
+import { HostLocalImport } from './host-local-import.ts';
 import { Leases } from './leases.ts';
 import { lockDirectory } from './lock.ts';
+import type { Log } from './log.ts';
+import { NodeLinks } from './node-links.ts';
 import type { NodeNetwork } from './node-network.ts';
+import { KernelTables } from './part-tables.ts';
 import { type Call, Plugin } from './plugin.ts';
+import { RowKeeper } from './row-keeper.ts';
+import { WantedRows } from './wanted.ts';
 
+export type { Log } from './log.ts';
 export type { NodeNetwork } from './node-network.ts';
-
-/** The few methods of a logger that are used here: pino's, fields first. */
-export interface Log {
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
 
 export interface CniServerOptions {
   readonly socketPath: string;
@@ -47,18 +43,25 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   stack.use(lockDirectory(stateDir));
   const leases = stack.use(Leases.open(stateDir, bootId()));
-  const onReapFailure = (error: Error) => log.error({ error: error.message }, 'links could not be deleted');
-  const table = stack.use(new AttachmentTable({ namespaceFd, onReapFailure }));
-  stack.defer(() => table.flush());
-  await restore(leases, table, log);
+  const tables = stack.use(openTables(options));
+  stack.defer(() => tables.flush());
+  const wanted = new WantedRows();
+  const keeper = new RowKeeper({ tables, leases, wanted, log });
+  await keeper.restore();
   const socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd }));
   const bridges = new Bridges({
     socket,
     namespaceFd,
     gatewaysInUse: (bridge) => gatewaysInUse(leases, bridge),
   });
+  const imports = new HostLocalImport({
+    leases,
+    onReport: (report) => log.info({ ...report }, 'files of host-local taken over'),
+  });
   const { network, onFaultPoint: pass = () => {} } = options;
-  const plugin = new Plugin({ table, bridges, leases, network, pass });
+  const node = new NodeLinks(socket);
+  const plugin = new Plugin({ tables, bridges, leases, wanted, imports, node, network, log, pass });
+  keepRunning(stack, (signal) => keeper.run(signal));
   const serve = (call: Call) => plugin.serve(call);
   stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, log }));
   log.info({ socket: options.socketPath, leases: leases.size }, 'serving the CNI plugin');
@@ -66,27 +69,28 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   return { [Symbol.asyncDispose]: () => running.disposeAsync() };
 }
 
+function openTables({ namespaceFd, log }: CniServerOptions): KernelTables {
+  return new KernelTables({
+    namespaceFd,
+    onReapFailure: (error) => log.error({ error: error.message }, 'links could not be deleted'),
+    onRefused: (error) => log.warn({ error: error.message }, 'nftables refused a change; table made anew'),
+  });
+}
+
+/** Until the stack is disposed of, which waits for the end. */
+function keepRunning(stack: AsyncDisposableStack, run: (signal: AbortSignal) => Promise<void>): void {
+  const stop = new AbortController();
+  const ended = run(stop.signal);
+  stack.defer(async () => {
+    stop.abort();
+    await ended;
+  });
+}
+
 function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
-/** Pairs without a lease go, and leases without a pair: whoever made them ended in the middle. */
-async function restore(leases: Leases, table: AttachmentTable, log: Log): Promise<void> {
-  const actual = await table.read();
-  for (const attachment of [...leases.values()]) {
-    if (actual.get(attachment.row.hostName)?.bridge !== undefined) continue;
-    log.warn({ attachment: attachmentKey(attachment) }, 'lease without an interface released');
-    leases.release(attachmentKey(attachment));
-  }
-  const names = new Set([...leases.values()].map(({ row }) => row.hostName));
-  const wanted = new Map([...actual].filter(([name]) => names.has(name)));
-  const { writes, failures } = await reconcile([layer(table, wanted)]);
-  for (const { key, error } of failures)
-    log.error({ link: key, error: error.message }, 'interface not removed');
-  if (writes > 0) log.warn({ links: writes }, 'interfaces without a lease removed');
-  await table.flush();
-}
-
-function* gatewaysInUse(leases: Leases, bridge: string) {
-  for (const { row, gateways } of leases.values()) if (row.bridge === bridge) yield* gateways;
+function* gatewaysInUse(leases: Leases, name: string) {
+  for (const { bridge } of leases.values()) if (bridge?.bridge === name) yield* bridge.gateways;
 }

@@ -11,9 +11,9 @@ import { planBridge } from '../../cni/bridge.ts';
 import { parseNetworkConfig } from '../../cni/config.ts';
 import { CniError } from '../../cni/error.ts';
 import { foldKeys } from '../../cni/fields.ts';
-import type { GivenAddress } from '../../cni/ipam.ts';
+import type { IpamResult } from '../../cni/ipam-result.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
-import type { Cidr, Ip } from '../../core/address.ts';
+import { type Cidr, type HostCidr, type Ip, ipOf, type Mac } from '../../core/address.ts';
 
 const node: NodeNetwork = {
   name: 'cni0',
@@ -32,38 +32,32 @@ function network(config: Record<string, unknown>, of: NodeNetwork | null = node)
 function plan(config: Record<string, unknown>) {
   const planned = network(config);
   if (typeof planned === 'string') throw new Error(planned);
-  const addresses = planned.rangeSets.map(([range], index): GivenAddress => {
-    return { ip: (index === 0 ? '10.1.2.9' : 'fd00:2::9') as Ip, range };
+  const ips = planned.gateways.map((gateway, index) => {
+    const address = index === 0 ? '10.1.2.9/24' : 'fd00:2::9/64';
+    return { address: address as HostCidr, gateway: ipOf(gateway) };
   });
-  return {
-    planned,
-    addresses,
-    attachment: planAttachment({ id, sandbox: '/run/netns/x' }, planned, addresses),
-  };
+  const ipam: IpamResult = { ips, routes: planned.routes, dns: { nameservers: [], search: [], options: [] } };
+  return { planned, ipam, row: planAttachment({ id, sandbox: '/run/netns/x' }, planned, ipam) };
 }
 
 test('a pod on the node network: pair, both addresses, default routes by the bridge', (t) => {
-  const { attachment } = plan({});
-  t.deepEqual(attachment, {
-    ...id,
-    gateways: ['10.1.2.1/24', 'fd00:2::1/64'],
-    row: {
-      hostName: hostNameOf('net/c1/eth0'),
-      alias: 'fairlead net/c1/eth0',
-      bridge: 'cni0',
-      mtuBytes: 1450,
-      hairpin: true,
-      pod: {
-        sandbox: '/run/netns/x',
-        ifname: 'eth0',
-        mac: '0a:58:0a:01:02:09',
-        hostMac: '0e:58:0a:01:02:09',
-        addresses: ['10.1.2.9/24', 'fd00:2::9/64'],
-        routes: [
-          { destination: '0.0.0.0/0', gateway: '10.1.2.1' },
-          { destination: '::/0', gateway: 'fd00:2::1' },
-        ],
-      },
+  const { row } = plan({});
+  t.deepEqual(row, {
+    hostName: hostNameOf('net/c1/eth0'),
+    alias: 'fairlead net/c1/eth0',
+    bridge: 'cni0',
+    mtuBytes: 1450,
+    hairpin: true,
+    pod: {
+      sandbox: '/run/netns/x',
+      ifname: 'eth0',
+      mac: '0a:58:0a:01:02:09' as Mac,
+      hostMac: '0e:58:0a:01:02:09' as Mac,
+      addresses: ['10.1.2.9/24' as HostCidr, 'fd00:2::9/64' as HostCidr],
+      routes: [
+        { destination: '0.0.0.0/0' as Cidr, gateway: '10.1.2.1' as Ip },
+        { destination: '::/0' as Cidr, gateway: 'fd00:2::1' as Ip },
+      ],
     },
   });
 });
@@ -76,9 +70,9 @@ test('the name on the host is the same for the same attachment and fits the kern
 });
 
 test('an alias longer than the kernel takes is cut', (t) => {
-  const { planned, addresses } = plan({});
+  const { planned, ipam } = plan({});
   const long = { ...id, containerId: 'c'.repeat(300) };
-  t.is(planAttachment({ id: long, sandbox: '' }, planned, addresses).row.alias.length, 255);
+  t.is(planAttachment({ id: long, sandbox: '' }, planned, ipam).alias.length, 255);
 });
 
 test('configured ranges go before the subnets of the node', (t) => {
@@ -98,9 +92,9 @@ test('configured routes go by the gateway of their family, and replace the defau
     { dst: 'fd00::/8', gw: 'fd00:2::7' },
     { dst: '10.3.0.0/16', scope: 253 },
   ];
-  const { attachment } = plan({ ipam: { routes } });
+  const { row } = plan({ ipam: { routes } });
   t.deepEqual(
-    attachment.row.pod?.routes.map(({ destination, gateway }) => `${destination} ${gateway}`),
+    row.pod?.routes.map(({ destination, gateway }) => `${destination} ${gateway}`),
     [
       '10.0.0.0/8 10.1.2.1',
       '0.0.0.0/0 10.1.2.1',
@@ -112,16 +106,16 @@ test('configured routes go by the gateway of their family, and replace the defau
 });
 
 test('a route of a family without an address is left out', (t) => {
-  const { attachment } = plan({ ipam: { subnet: '10.1.2.0/24', routes: [{ dst: '::/0' }] } });
-  t.deepEqual(attachment.row.pod?.routes, [{ destination: '0.0.0.0/0' as Cidr, gateway: '10.1.2.1' as Ip }]);
+  const { row } = plan({ ipam: { subnet: '10.1.2.0/24', routes: [{ dst: '::/0' }] } });
+  t.deepEqual(row.pod?.routes, [{ destination: '0.0.0.0/0' as Cidr, gateway: '10.1.2.1' as Ip }]);
 });
 
 test('the result has bridge, host end and container end, which has the addresses', (t) => {
-  const { planned, addresses, attachment } = plan({});
-  const result = planResult(attachment, addresses, planned);
+  const { planned, ipam, row } = plan({});
+  const result = planResult(row, ipam, planned);
   t.deepEqual(result.interfaces, [
     { name: 'cni0', mac: '0a:58:0a:01:02:01' as never, mtuBytes: 1450 },
-    { name: attachment.row.hostName, mac: '0e:58:0a:01:02:09' as never, mtuBytes: 1450 },
+    { name: row.hostName, mac: '0e:58:0a:01:02:09' as never, mtuBytes: 1450 },
     { name: 'eth0', mac: '0a:58:0a:01:02:09' as never, mtuBytes: 1450, sandbox: '/run/netns/x' },
   ]);
   t.deepEqual(

@@ -175,13 +175,13 @@ export class CniNode implements AsyncDisposable {
     return (await this.links()).filter((name) => name.startsWith('fl'));
   }
 
-  /** Lines of the journal that are in force: the keys of the leases. */
+  /** Lines of the journal that are in force: attachment and type of each part. */
   leases(): string[] {
     const keys = new Set<string>();
     for (const line of readFileSync(join(this.stateDir, 'leases.journal'), 'utf8').trim().split('\n')) {
-      const { add, del } = JSON.parse(line);
-      if (add !== undefined) keys.add(`${add.network}/${add.containerId}/${add.ifname}`);
-      if (del !== undefined) keys.delete(del);
+      const { part, del, type } = JSON.parse(line);
+      if (part !== undefined) keys.add(`${part.network}/${part.containerId}/${part.ifname} ${part.type}`);
+      if (del !== undefined) keys.delete(`${del} ${type}`);
     }
     return [...keys];
   }

@@ -3,7 +3,9 @@ import test, { type ExecutionContext } from 'ava';
 import { hostNameOf } from '../../cni/attachment.ts';
 import { Leases } from '../../cni/leases.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
+import type { PartTables } from '../../cni/part-tables.ts';
 import { Plugin } from '../../cni/plugin.ts';
+import { WantedRows } from '../../cni/wanted.ts';
 import type { Cidr } from '../../core/address.ts';
 import type { AttachmentRow } from '../../kernel/attachment.ts';
 import { FakeKernel, FakeTable } from '../fake/table.ts';
@@ -39,7 +41,24 @@ function setUp(t: ExecutionContext) {
     network: undefined,
     listening: true,
   };
-  const plugin = new Plugin({ table, bridges, leases, network: () => state.network, pass: () => {} });
+  const wanted = new WantedRows();
+  const node = {
+    hasLink: async (_: number, name: string) =>
+      [...table.rows().values()].some(({ pod }) => pod?.ifname === name),
+    peerOf: async () => undefined,
+    deviceTo: async () => undefined,
+  };
+  const plugin = new Plugin({
+    tables: fakeTables(kernel, table),
+    bridges,
+    leases,
+    wanted,
+    imports: { ensure: () => true },
+    node,
+    log: { info: () => {}, warn: () => {}, error: () => {} },
+    network: () => state.network,
+    pass: () => {},
+  });
   /** "ok", or the code and message of the refusal. */
   const call = async (verb: string, containerId: string, config: object = testConfig()): Promise<string> => {
     const answers: string[] = [];
@@ -66,6 +85,26 @@ function setUp(t: ExecutionContext) {
   };
   const addresses = () => [...table.rows().values()].flatMap(({ pod }) => pod?.addresses ?? []);
   return { call, table, links, leases, forgotten, state, addresses };
+}
+
+/** Every table of a node in memory. */
+function fakeTables(kernel: FakeKernel, attachment: FakeTable<AttachmentRow>): PartTables {
+  const table = <V>(name: string) => new FakeTable<V>({ name, kernel });
+  return {
+    node: {
+      bridgeElements: table('bridgeElements'),
+      attachment,
+      vlans: table('vlans'),
+      ports: table('ports'),
+      routes: table('routes'),
+      qdiscs: table('qdiscs'),
+      sysctls: table('sysctls'),
+      elements: table('elements'),
+      iptables: table('iptables'),
+    },
+    pod: () => table('pod'),
+    forgetFlows: async () => {},
+  };
 }
 
 function rowOf(containerId: string): string {

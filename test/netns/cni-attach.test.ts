@@ -89,7 +89,7 @@ test('a second interface of a pod is an attachment of its own', async (t) => {
   t.is(second.exitCode, 0, second.stdout);
   t.is((await node.pairs()).length, 2);
   t.is((await node.call('DEL', { ...pod, ifname: 'net1' })).exitCode, 0);
-  t.deepEqual(node.leases(), [`testnet/${pod.containerId}/eth0`]);
+  t.deepEqual(node.leases(), [`testnet/${pod.containerId}/eth0 fairlead`]);
 });
 
 test('a container in which IPv6 was switched off gets its IPv6 address all the same', async (t) => {

@@ -1,0 +1,107 @@
+import { hostCidr, type Ip, prefixLengthOf } from '../core/address.ts';
+import { CniError, cniCode } from './error.ts';
+import { addForeignIpam, callForeignIpam } from './foreign-ipam.ts';
+import type { HostLocalImport } from './host-local-import.ts';
+import type { GivenAddress } from './ipam.ts';
+import type { IpamResult } from './ipam-result.ts';
+import type { Leases } from './leases.ts';
+import type { Log } from './log.ts';
+import { attachmentKey, type ForeignIpam, type Part } from './part.ts';
+import type { IpamChoice } from './plugin-type.ts';
+import { refusalError } from './refusal.ts';
+import type { AttachmentRequest, Environment } from './request.ts';
+
+export interface AddressingOptions {
+  readonly leases: Leases;
+  readonly imports: Pick<HostLocalImport, 'ensure'>;
+  readonly log: Log;
+}
+
+/** Addresses for one attachment, and what is to be kept so that they come back. */
+export interface Acquired {
+  readonly ipam: IpamResult;
+  readonly kept: Pick<Part, 'addresses' | 'foreignIpam'>;
+}
+
+/** Gets the addresses of interfaces, from whomever the configuration says. */
+export class Addressing {
+  readonly #options: AddressingOptions;
+
+  constructor(options: AddressingOptions) {
+    this.#options = options;
+  }
+
+  /** What the caller may await: own addresses are there at once. Throws CniError. */
+  acquire(request: AttachmentRequest, choice: IpamChoice): Acquired | Promise<Acquired> {
+    switch (choice.kind) {
+      case 'none':
+        return { ipam: { ips: [], routes: [], dns: noDns }, kept: {} };
+      case 'foreign':
+        return this.#acquireForeign(request, choice.type);
+      case 'own': {
+        const imported = !choice.imports || this.#options.imports.ensure(request.network, request.config);
+        return imported === true
+          ? this.#acquireOwn(request, choice)
+          : imported.then(() => this.#acquireOwn(request, choice));
+      }
+    }
+  }
+
+  #acquireOwn(request: AttachmentRequest, choice: Extract<IpamChoice, { kind: 'own' }>): Acquired {
+    const { rangeSets, requested } = choice;
+    const given = this.#allocate(request, () =>
+      this.#options.leases.allocate(attachmentKey(request), rangeSets, requested),
+    );
+    return { ipam: ipamResult(given), kept: { addresses: given.map(({ ip }) => ip) } };
+  }
+
+  #allocate(
+    request: AttachmentRequest,
+    allocate: () => ReturnType<Leases['allocate']>,
+  ): readonly GivenAddress[] {
+    let given: ReturnType<Leases['allocate']>;
+    try {
+      given = allocate();
+    } catch (error) {
+      throw new CniError(cniCode.ioFailure, `failed to record the lease: ${(error as Error).message}`);
+    }
+    if ('kind' in given) throw refusalError(given, request.containerId);
+    return given;
+  }
+
+  async #acquireForeign(request: AttachmentRequest, type: string): Promise<Acquired> {
+    const { configText } = request;
+    const env = request.env;
+    const ipam = await addForeignIpam({ type, env, configText, onLog: this.#onLog });
+    return { ipam, kept: { foreignIpam: { type, env: Object.fromEntries(env), configText } } };
+  }
+
+  /** Undoes {@link acquire} of which nothing was recorded. */
+  async giveBack(request: AttachmentRequest, { kept }: Acquired): Promise<void> {
+    if (kept.addresses !== undefined) this.#options.leases.giveBack(attachmentKey(request));
+    if (kept.foreignIpam !== undefined) await this.releaseForeign(kept.foreignIpam).catch(() => {});
+  }
+
+  /** Tells a foreign plugin that its addresses are free, with the configuration of the ADD. Throws CniError. */
+  async releaseForeign(
+    { type, env, configText }: ForeignIpam,
+    now: Environment = noVariables,
+  ): Promise<void> {
+    const call = { type, env: new Map([...Object.entries(env), ...now]), configText, onLog: this.#onLog };
+    await callForeignIpam('DEL', call);
+  }
+
+  readonly #onLog = (text: string) => this.#options.log.warn({ ipam: text }, 'foreign IPAM plugin');
+}
+
+const noDns = { nameservers: [], search: [], options: [] };
+const noVariables: Environment = new Map();
+
+function ipamResult(given: readonly GivenAddress[]): IpamResult {
+  const ips = given.map(({ ip, range }) => ({ address: addressIn(ip, range), gateway: range.gateway }));
+  return { ips, routes: [], dns: noDns };
+}
+
+function addressIn(ip: Ip, { subnet }: GivenAddress['range']) {
+  return hostCidr(ip, prefixLengthOf(subnet));
+}

@@ -1,0 +1,133 @@
+import { Addressing, type AddressingOptions } from './addressing.ts';
+import { Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
+import { CniError } from './error.ts';
+import { attachmentKey, joinRows, type Part } from './part.ts';
+import type { ChainedNode, ChainedPlugin, InterfaceNetwork } from './plugin-type.ts';
+import { parsePrevResult } from './prev-result.ts';
+import type { AttachmentRequest, Environment } from './request.ts';
+import type { Result } from './result.ts';
+
+export interface ChainOptions extends AttacherOptions, AddressingOptions {
+  readonly node: ChainedNode & {
+    /** Whether the namespace has a link of this name. */
+    hasLink(namespaceFd: number, name: string): Promise<boolean>;
+  };
+}
+
+/** What an ADD has made. */
+export interface Made {
+  readonly part: Part;
+  readonly result: Result;
+}
+
+/**
+ * What the plugins of a chain do one after the other for one attachment. One call at a time for one attachment; the
+ * caller sees to that. Everything here throws CniError.
+ */
+export class Chain {
+  readonly #options: ChainOptions;
+  readonly #attacher: Attacher;
+  readonly #addressing: Addressing;
+
+  constructor(options: ChainOptions) {
+    this.#options = options;
+    this.#attacher = new Attacher(options);
+    this.#addressing = new Addressing(options);
+  }
+
+  async addInterface(
+    request: AttachmentRequest,
+    namespaceFd: number,
+    network: InterfaceNetwork,
+  ): Promise<Made> {
+    const { leases, bridges, pass } = this.#options;
+    const { args, netns: sandbox } = request;
+    const id = idOf(request);
+    if (leases.get(attachmentKey(id)).length > 0) await this.#makeWay(request, namespaceFd);
+    const acquiring = this.#addressing.acquire(request, network.ipam);
+    const acquired = acquiring instanceof Promise ? await acquiring : acquiring;
+    pass('add:allocated');
+    let isMaking = false;
+    try {
+      const planned = network.plan({ id, sandbox, args, ipam: acquired.ipam });
+      if (planned instanceof CniError) throw planned;
+      const { rows, bridge, result } = planned;
+      const ready = bridge === undefined || bridges.ensure(bridge);
+      if (ready !== true) await ready;
+      const part: Part = { ...id, type: request.type, rows, ...acquired.kept, bridge };
+      isMaking = true;
+      await this.#attacher.make(part, namespaceFd);
+      return { part, result };
+    } catch (error) {
+      // What was begun gives its addresses back itself; a foreign plugin is always told.
+      const { foreignIpam } = acquired.kept;
+      await this.#addressing.giveBack(request, {
+        ...acquired,
+        kept: isMaking ? { foreignIpam } : acquired.kept,
+      });
+      throw error;
+    }
+  }
+
+  async addChained(request: AttachmentRequest, namespaceFd: number, plugin: ChainedPlugin): Promise<Made> {
+    const { leases, node } = this.#options;
+    const previous = parsePrevResult(request.config, request.cniVersion);
+    if (previous instanceof CniError) throw previous;
+    const id = idOf(request);
+    const parts = leases.get(attachmentKey(id));
+    const earlier = parts.map(({ rows }) => rows);
+    const planned = await plugin.plan({ id, namespaceFd, previous, earlier, node });
+    if (planned instanceof CniError) throw planned;
+    const there = parts.find(({ type }) => type === request.type);
+    const rows = await this.#rowsAfter(there, parts, planned.rows, namespaceFd);
+    const part: Part = { ...id, type: request.type, rows };
+    await this.#attacher.make(part, namespaceFd);
+    return { part, result: planned.result };
+  }
+
+  /**
+   * A second plugin of the same type in one chain adds to what the first made. Where we cannot tell, because the
+   * interface is not ours, what is there is of an ADD that failed.
+   */
+  async #rowsAfter(
+    there: Part | undefined,
+    parts: readonly Part[],
+    rows: Part['rows'],
+    namespaceFd: number,
+  ): Promise<Part['rows']> {
+    if (there === undefined) return rows;
+    if (parts.some((part) => part.rows.attachment !== undefined)) return joinRows(there.rows, rows);
+    await this.#attacher.remove(there, namespaceFd);
+    return rows;
+  }
+
+  /** Something may be left from a runtime that forgot it; where the interface is still there, ADD is refused. */
+  async #makeWay(request: AttachmentRequest, namespaceFd: number): Promise<void> {
+    const { ifname, netns } = request;
+    if (await this.#options.node.hasLink(namespaceFd, ifname)) throw interfaceExists(ifname, netns);
+    // Their settings are of another namespace, or gone with the interface.
+    await this.remove(this.#options.leases.get(attachmentKey(request)), undefined, request.env);
+  }
+
+  /** Takes parts of one attachment away, the last made first. All are tried; the first failure is thrown. */
+  async remove(
+    parts: readonly Part[],
+    namespaceFd: number | undefined,
+    env: Environment | undefined,
+  ): Promise<void> {
+    const errors: unknown[] = [];
+    for (const part of parts.toReversed()) {
+      await this.#removeOne(part, namespaceFd, env).catch((error: unknown) => errors.push(error));
+    }
+    if (errors.length > 0) throw errors[0];
+  }
+
+  async #removeOne(part: Part, namespaceFd: number | undefined, env: Environment | undefined): Promise<void> {
+    if (part.foreignIpam !== undefined) await this.#addressing.releaseForeign(part.foreignIpam, env);
+    await this.#attacher.remove(part, namespaceFd);
+  }
+}
+
+function idOf({ network, containerId, ifname }: AttachmentRequest) {
+  return { network, containerId, ifname };
+}

@@ -1,0 +1,147 @@
+import type { Change, Failure, Table } from '../core/rows.ts';
+import { AttachmentTable } from '../kernel/attachment-table.ts';
+import { BridgePortTable } from '../kernel/bridge-port.ts';
+import { BridgeVlanTable } from '../kernel/bridge-vlan.ts';
+import { deleteFlows, openConntrackSocket } from '../kernel/conntrack.ts';
+import type { KernelError } from '../kernel/errors.ts';
+import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
+import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
+import { type PodSetting, PodSettings } from '../kernel/pod-setting.ts';
+import { QdiscTable } from '../kernel/qdisc.ts';
+import { type RouteRow, RouteTable } from '../kernel/route.ts';
+import { SysctlTable } from '../kernel/sysctl.ts';
+import { type Descriptor, native } from '../native/index.ts';
+import { isHostName } from './attachment.ts';
+import { ElementTable } from './element-table.ts';
+import { IptablesTable } from './iptables/table.ts';
+import { bridgeLayout } from './nft-bridge-layout.ts';
+import { cniLayout } from './nft-layout.ts';
+import type { KindRows, RowKind, SysctlSettingRow } from './part.ts';
+import { type HostPort, staleFlows } from './types/hostport.ts';
+
+/** The kernel's tables by the kind of rows in them. */
+export type NodeTables = { readonly [K in Exclude<RowKind, 'pod'>]: Table<string, KindRows[K]> };
+
+export interface PartTables {
+  readonly node: NodeTables;
+  /** The settings of one container; its namespace stays open as long as the table is used. */
+  pod(namespaceFd: Descriptor, settings: readonly PodSetting[]): Table<string, PodSetting>;
+  /** Flows to these host ports begin anew. Throws KernelError. */
+  forgetFlows(ports: readonly HostPort[]): Promise<void>;
+}
+
+export interface PartTablesOptions {
+  /** The node's network namespace; else that of the process. */
+  readonly namespaceFd?: Descriptor | undefined;
+  readonly onReapFailure: (error: KernelError) => void;
+  /** nftables refused a change, and its table was made anew. */
+  readonly onRefused: (error: KernelError) => void;
+}
+
+/** The tables of one node. What many pods have is written on threads beside the loop. */
+export class KernelTables implements PartTables, Disposable {
+  readonly node: NodeTables & {
+    readonly attachment: AttachmentTable;
+    readonly elements: ElementTable;
+    readonly bridgeElements: ElementTable;
+  };
+  readonly #namespaceFd: Descriptor | undefined;
+  readonly #stack: DisposableStack;
+  readonly #nftSocket: NetlinkSocket;
+
+  constructor({ namespaceFd, onReapFailure, onRefused }: PartTablesOptions) {
+    using stack = new DisposableStack();
+    const attachment = stack.use(new AttachmentTable({ namespaceFd, onReapFailure }));
+    const lane = native.lane();
+    stack.defer(() => lane.close());
+    const inside = namespaceFd === undefined ? {} : { namespaceFd };
+    const socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd, lane }));
+    this.#nftSocket = stack.use(openNftSocket({ ...inside, lane }));
+    const elements = (layout: typeof cniLayout) =>
+      new ElementTable(new NftTable({ socket: this.#nftSocket, layout, onRefused }));
+    this.node = {
+      bridgeElements: elements(bridgeLayout),
+      attachment,
+      vlans: new BridgeVlanTable({ socket }),
+      ports: new BridgePortTable({ socket }),
+      routes: podRoutes(new RouteTable({ socket })),
+      qdiscs: new QdiscTable({ socket }),
+      sysctls: new NodeSysctls(namespaceFd),
+      elements: elements(cniLayout),
+      iptables: new IptablesTable({ enter: enterWords(namespaceFd) }),
+    };
+    this.#namespaceFd = namespaceFd;
+    this.#stack = stack.move();
+  }
+
+  pod(namespaceFd: Descriptor, settings: readonly PodSetting[]): Table<string, PodSetting> {
+    return new PodSettings({ namespaceFd, settings });
+  }
+
+  async forgetFlows(ports: readonly HostPort[]): Promise<void> {
+    const filters = staleFlows(ports);
+    if (filters.length === 0) return;
+    const lane = native.lane();
+    using stack = new DisposableStack();
+    stack.defer(() => lane.close());
+    const socket = stack.use(openConntrackSocket({ namespaceFd: this.#namespaceFd, lane }));
+    await deleteFlows(socket, filters);
+  }
+
+  /** Counts the transactions of nftables, everybody's. */
+  readGeneration(): Promise<number> {
+    return readGeneration(this.#nftSocket);
+  }
+
+  /** Resolves when every pair removed so far is gone from the kernel. */
+  flush(): Promise<void> {
+    return this.node.attachment.flush();
+  }
+
+  /** Await {@link flush} first. */
+  [Symbol.dispose](): void {
+    this.#stack[Symbol.dispose]();
+  }
+}
+
+/** The daemon's own routes carry the same mark; those to pods are the ones by pods' links. */
+function podRoutes(table: Table<string, RouteRow>): Table<string, RouteRow> {
+  return {
+    name: table.name,
+    same: (wanted, actual) => table.same(wanted, actual),
+    read: async () => new Map([...(await table.read())].filter(([, { device }]) => isHostName(device))),
+    write: (changes) => table.write(changes),
+  };
+}
+
+/** Parameters of the kernel as rows: there is nothing to be read that nobody asks for, and nothing to be removed. */
+class NodeSysctls implements Table<string, SysctlSettingRow> {
+  readonly name = 'sysctl';
+  readonly #namespaceFd: Descriptor | undefined;
+
+  constructor(namespaceFd: Descriptor | undefined) {
+    this.#namespaceFd = namespaceFd;
+  }
+
+  same(wanted: SysctlSettingRow, actual: SysctlSettingRow): boolean {
+    return wanted.value === actual.value;
+  }
+
+  async read(): Promise<Map<string, SysctlSettingRow>> {
+    return new Map();
+  }
+
+  write(changes: readonly Change<string, SysctlSettingRow>[]): Promise<Failure<string>[]> {
+    const made = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted]));
+    const table = new SysctlTable({
+      keys: made.map(({ key }) => key),
+      ...(this.#namespaceFd === undefined ? {} : { namespaceFd: this.#namespaceFd }),
+    });
+    return table.write(made.map(({ key, value }) => ({ kind: 'create', key, wanted: value })));
+  }
+}
+
+/** Programs of the host run in the namespace of the process, unless they are led into another. */
+function enterWords(namespaceFd: Descriptor | undefined): string[] {
+  return namespaceFd === undefined ? [] : ['nsenter', `--net=/proc/${process.pid}/fd/${namespaceFd}`, '--'];
+}

@@ -1,0 +1,105 @@
+import type { Ip } from '../core/address.ts';
+import type { CniArgs } from './args.ts';
+import type { CniError } from './error.ts';
+import type { Fields } from './fields.ts';
+import type { IpamResult } from './ipam-result.ts';
+import type { NodeNetwork } from './node-network.ts';
+import type { AttachmentId, BridgeNeed, PartRows } from './part.ts';
+import type { RangeSet } from './ranges.ts';
+import type { Result } from './result.ts';
+import type { CniVersion } from './version.ts';
+
+/** What a configuration is read with. */
+export interface ParseInput {
+  readonly cniVersion: CniVersion;
+  readonly args: CniArgs;
+  /** The configuration as it came, where only the text tells. */
+  readonly configText: string;
+}
+
+/** What ADD is to make, and to answer. */
+export interface Planned {
+  readonly rows: PartRows;
+  /** What the rows lie on. */
+  readonly bridge?: BridgeNeed | undefined;
+  readonly result: Result;
+}
+
+/** Whom the addresses come from. */
+export type IpamChoice =
+  /** Out of the node's own book: one of each set. */
+  | {
+      readonly kind: 'own';
+      readonly rangeSets: readonly RangeSet[];
+      /** Asked for by the runtime. */
+      readonly requested: readonly Ip[];
+      /** Files of host-local count, too. */
+      readonly imports: boolean;
+    }
+  /** A program found in CNI_PATH. */
+  | { readonly kind: 'foreign'; readonly type: string }
+  | { readonly kind: 'none' };
+
+/** What a container's end is planned with. */
+export interface InterfaceCall {
+  readonly id: AttachmentId;
+  /** CNI_NETNS as given. */
+  readonly sandbox: string;
+  readonly args: CniArgs;
+  readonly ipam: IpamResult;
+}
+
+/** A network as a container is to be attached to it. */
+export interface InterfaceNetwork {
+  readonly ipam: IpamChoice;
+  plan(call: InterfaceCall): Planned | CniError;
+}
+
+/** A plugin that makes the interface: the first of a chain. */
+export interface InterfacePlugin {
+  readonly kind: 'interface';
+  /** What the configuration means on this node, of which only the subnets may be unknown. */
+  network(node: NodeNetwork | undefined): InterfaceNetwork | CniError;
+}
+
+/** What is known about an interface that another plugin of the chain made. */
+export interface ChainedCall {
+  readonly id: AttachmentId;
+  /** Open for the time of the call. */
+  readonly namespaceFd: number;
+  /** `prevResult`, undefined where there is none. */
+  readonly previous: Result | undefined;
+  /** The parts that plugins before made for the same attachment. */
+  readonly earlier: readonly PartRows[];
+  readonly node: ChainedNode;
+}
+
+/** What a chained plugin may ask the kernel. */
+export interface ChainedNode {
+  /** The other end of the container's interface. Undefined: it is no veth. */
+  peerOf(namespaceFd: number, ifname: string): Promise<Peer | undefined>;
+  /** Name of the link by which packets to the address leave. */
+  deviceTo(ip: Ip): Promise<string | undefined>;
+}
+
+export interface Peer {
+  readonly index: number;
+  /** Undefined: it is not in the node's namespace. */
+  readonly name?: string | undefined;
+  readonly mtuBytes?: number | undefined;
+}
+
+/** A plugin that adds to an interface that is there. */
+export interface ChainedPlugin {
+  readonly kind: 'chained';
+  plan(call: ChainedCall): Planned | CniError | Promise<Planned | CniError>;
+}
+
+export type ParsedPlugin = InterfacePlugin | ChainedPlugin;
+
+/** One value of `type` in configurations. */
+export interface PluginType {
+  readonly kind: ParsedPlugin['kind'];
+  /** Every problem of the configuration is told when it is read. */
+  parse(config: Fields, input: ParseInput): ParsedPlugin | CniError;
+}

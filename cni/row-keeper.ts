@@ -1,0 +1,143 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { reconcile } from '../core/reconcile.ts';
+import { layer } from '../core/rows.ts';
+import { attachmentKey } from './attachment.ts';
+import type { ElementTable } from './element-table.ts';
+import type { Leases } from './leases.ts';
+import type { Log } from './log.ts';
+import { type Part, rowKinds } from './part.ts';
+import type { KernelTables } from './part-tables.ts';
+import type { WantedRows } from './wanted.ts';
+
+/** How often nftables is asked whether somebody was at it; it takes 2 µs. */
+export const pollMs = 400;
+/** Rules of iptables are read by running programs: no more often than this. */
+const iptablesRestMs = 5_000;
+/** A repair that took long is not begun again before this many times as long. */
+const restShare = 20;
+
+export interface RowKeeperOptions {
+  readonly tables: KernelTables;
+  readonly leases: Leases;
+  readonly wanted: WantedRows;
+  readonly log: Log;
+}
+
+/** Keeps the rows of all parts in the kernel: makes those again that somebody took away, removes those of no part. */
+export class RowKeeper {
+  readonly #options: RowKeeperOptions;
+  #generation: number | undefined;
+  #restUntilMs = 0;
+  #iptablesAtMs = 0;
+
+  constructor(options: RowKeeperOptions) {
+    this.#options = options;
+  }
+
+  /** Brings the kernel and the leases of an earlier daemon in line. Call it before anything else is written. */
+  async restore(): Promise<void> {
+    const { tables, leases, wanted, log } = this.#options;
+    const pairs = await tables.node.attachment.read();
+    for (const part of [...leases.values()]) {
+      const row = part.rows.attachment;
+      // A pair without a bridge was taken out of service.
+      const there = row === undefined ? undefined : pairs.get(row.hostName);
+      const isGone =
+        row !== undefined && (there === undefined || (row.bridge !== undefined && !there.bridge));
+      if (isGone) this.#drop(leases.get(attachmentKey(part)));
+    }
+    for (const part of leases.values()) wanted.add(part);
+    const names = wanted.rows('attachment');
+    const kept = new Map([...pairs].filter(([name]) => names.has(name)));
+    const { node } = tables;
+    await this.#repairElements();
+    const { writes, failures } = await reconcile([
+      layer(node.attachment, kept),
+      layer(node.vlans, wanted.rows('vlans')),
+      layer(node.ports, wanted.rows('ports')),
+      layer(node.routes, wanted.rows('routes')),
+      layer(node.qdiscs, wanted.rows('qdiscs')),
+      layer(node.sysctls, wanted.rows('sysctls')),
+    ]);
+    for (const { table, key, error } of failures)
+      log.error({ table, key, error: error.message }, 'row not brought in line');
+    if (writes > 0) log.warn({ writes }, 'rows of pods brought in line');
+    await this.#repairIptables();
+    await tables.flush();
+  }
+
+  /** Whoever made them ended in the middle, or the pod is gone. */
+  #drop(parts: readonly Part[]): void {
+    const { leases, log } = this.#options;
+    for (const part of parts.toReversed()) {
+      log.warn({ attachment: attachmentKey(part), type: part.type }, 'lease without an interface released');
+      leases.release(part);
+    }
+  }
+
+  /** Until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await sleep(pollMs, undefined, { signal }).catch(() => {});
+      if (signal.aborted || this.#isIdle()) continue;
+      await this.#look().catch((error: Error) => {
+        this.#options.log.error({ error: error.message }, 'rows of pods could not be compared');
+      });
+    }
+  }
+
+  /** Rows that lie on bridges, which are there again. */
+  async onBridge(): Promise<void> {
+    const { tables, wanted } = this.#options;
+    const { node } = tables;
+    await reconcile([layer(node.sysctls, wanted.rows('sysctls'))]);
+  }
+
+  #isIdle(): boolean {
+    const { wanted } = this.#options;
+    return rowKinds.every((kind) => !isFilter(kind) || wanted.size(kind) === 0);
+  }
+
+  async #look(): Promise<void> {
+    const nowMs = performance.now();
+    if (nowMs < this.#restUntilMs) return;
+    const generation = await this.#options.tables.readGeneration();
+    if (generation === this.#generation) return;
+    await this.#repairElements();
+    await this.#repairIptables();
+    this.#restUntilMs = performance.now() + (performance.now() - nowMs) * restShare;
+  }
+
+  async #repairElements(): Promise<void> {
+    const { node } = this.#options.tables;
+    // Asked before: what changes while the tables are read is looked at the next time.
+    this.#generation = await this.#options.tables.readGeneration();
+    const repaired = [
+      await this.#repair(node.bridgeElements, 'bridgeElements'),
+      await this.#repair(node.elements, 'elements'),
+    ];
+    if (repaired.some((writes) => writes > 0)) this.#generation = await this.#options.tables.readGeneration();
+  }
+
+  async #repair(table: ElementTable, kind: 'elements' | 'bridgeElements'): Promise<number> {
+    const { wanted, log } = this.#options;
+    const { writes, failures } = await table.repair(() => wanted.rows(kind));
+    for (const { key, error } of failures)
+      log.error({ table: table.name, key, error: error.message }, 'packet filter not repaired');
+    if (writes > 0) log.warn({ table: table.name, writes }, 'packet filter repaired');
+    return writes;
+  }
+
+  async #repairIptables(): Promise<void> {
+    const { tables, wanted, log } = this.#options;
+    if (wanted.size('iptables') === 0 || performance.now() < this.#iptablesAtMs) return;
+    this.#iptablesAtMs = performance.now() + iptablesRestMs;
+    const { writes, failures } = await reconcile([layer(tables.node.iptables, wanted.rows('iptables'))]);
+    for (const { key, error } of failures) log.error({ key, error: error.message }, 'iptables not repaired');
+    if (writes > 0) log.warn({ writes }, 'iptables repaired');
+  }
+}
+
+function isFilter(kind: (typeof rowKinds)[number]): boolean {
+  return kind === 'elements' || kind === 'bridgeElements' || kind === 'iptables';
+}
