@@ -1,9 +1,11 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
 import { InputError } from '../core/errors.ts';
+import { cleanupCommand } from './cleanup.ts';
 import { clusterCommand } from './cluster/command.ts';
 import { completionCommand } from './completion.ts';
 import { controlPlaneCommand } from './controlplane.ts';
+import { installCommand } from './install.ts';
 import { nodeCommand } from './node.ts';
 import { statusCommand } from './status.ts';
 import { VERSION } from './version.ts';
@@ -23,6 +25,8 @@ export function buildProgram(): Command {
     .addCommand(controlPlaneCommand())
     .addCommand(clusterCommand())
     .addCommand(statusCommand())
+    .addCommand(installCommand())
+    .addCommand(cleanupCommand())
     .addCommand(completionCommand(program));
   inheritSettings(program);
   return program;

@@ -25,6 +25,7 @@ import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { KubeClient } from '../kube/client.ts';
 import { loadKubeConfig } from '../kube/config.ts';
 import { type ServiceProxy, startProxy } from '../proxy/proxy.ts';
+import { installConflistWhenReady } from './install.ts';
 import { serveStatus } from './node-status.ts';
 import { cidrList, httpUrl, httpUrlList, logLevelOption, readOptionFile } from './options.ts';
 import { untilStopped } from './signals.ts';
@@ -49,6 +50,7 @@ interface NodeOptions {
   readonly backend: string;
   readonly iface?: string;
   readonly subnetFile?: string;
+  readonly cniConfDir?: string;
   readonly masquerade: boolean;
   readonly proxy: boolean;
   readonly registerNode: boolean;
@@ -89,6 +91,7 @@ export function nodeCommand(): Command {
     .addOption(new Option('--backend <type>', 'how nodes are connected').choices(BACKENDS).default('vxlan'))
     .option('--iface <name>', 'interface, or an address on it, that carries traffic between nodes')
     .option('--subnet-file <path>', "write flannel's subnet.env here")
+    .option('--cni-conf-dir <path>', "write the runtime's network here when the node is ready")
     .option('--no-masquerade', "leave pods' addresses on packets to the outside")
     .option('--no-proxy', 'do not serve Services')
     .option('--register-node', 'make the Node object where no kubelet does', false)
@@ -120,6 +123,11 @@ async function run(options: NodeOptions): Promise<void> {
     signal: stop.signal,
   });
   stack.use(daemon);
+  const { cniConfDir: directory } = options;
+  const { ready } = daemon;
+  if (directory !== undefined) {
+    void installConflistWhenReady({ ready, directory, log: log.child({ part: 'cni' }), signal: stop.signal });
+  }
   const { client } = source;
   const isProxy = options.proxy && client !== undefined;
   let proxy: ServiceProxy | undefined;

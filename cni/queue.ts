@@ -4,16 +4,17 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CniError, cniCode } from './error.ts';
 import { parseFrame, type RequestFrame } from './frame.ts';
+import type { Log } from './log.ts';
 import type { Call } from './plugin.ts';
 
 /** Entries of the queue that are done at the same time. */
 const concurrencyMax = 16;
 /** How often an entry is tried again that failed, and how soon one is found that came while we were stuck. */
-export const queueRetryMs = 5_000;
+const queueRetryMs = 5_000;
 /** At the start nobody is served before the queue is done, for no longer than this. */
-export const queueStartTimeoutMs = 10_000;
+const queueStartTimeoutMs = 10_000;
 /** The shim keeps no longer requests. */
-export const queuedBytesMax = 64 << 10;
+const queuedBytesMax = 64 << 10;
 /** Entries that cannot be done are kept for an operator to see, the newest of them. */
 export const refusedMax = 100;
 const refusedName = 'refused';
@@ -28,18 +29,11 @@ const refusals: readonly number[] = [
   cniCode.invalidConfig,
 ];
 
-/** The few methods of a logger that are used here. */
-interface QueueLog {
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
-
 export interface DeletionQueueOptions {
   readonly directory: string;
   /** Serves one call to its end. */
   readonly serve: (call: Call) => Promise<void>;
-  readonly log: QueueLog;
+  readonly log: Log;
 }
 
 /** An entry that failed and stays. */

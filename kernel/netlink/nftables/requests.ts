@@ -8,6 +8,12 @@ export function getTable(name: TableName): NetlinkMessage {
   return { type: nft.message.GETTABLE, flags: 0, payload, operation: `NFT_MSG_GETTABLE ${name.table}` };
 }
 
+/** For a dump of the tables of all families. */
+export function getTables(): NetlinkMessage {
+  const payload = payloadWriter('unspec').finish();
+  return { type: nft.message.GETTABLE, flags: 0, payload, operation: 'NFT_MSG_GETTABLE' };
+}
+
 export function getChain(name: TableName, chain: string): NetlinkMessage {
   const payload = payloadWriter(name.family)
     .attrText(nft.chain.TABLE, name.table)

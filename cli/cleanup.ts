@@ -1,0 +1,130 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command } from 'commander';
+import { LockedError, lockDirectory } from '../cni/lock.ts';
+import { DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR } from './install.ts';
+import { askStatus } from './node-status.ts';
+import { outputOption } from './options.ts';
+import {
+  type FilePlaces,
+  type OwnedFile,
+  ownedConfiguration,
+  ownedFiles,
+  removeIfEmpty,
+} from './owned-files.ts';
+import { type Left, OwnedRows } from './owned-kernel.ts';
+import { DEFAULT_RUN_DIR } from './status.ts';
+
+interface CleanupOptions extends FilePlaces {
+  readonly dryRun: boolean;
+  readonly force: boolean;
+  readonly output: string;
+}
+
+/** What was removed, or with a dry run would be; names by kind. */
+interface CleanupReport {
+  readonly dryRun: boolean;
+  readonly removed: Readonly<Record<string, readonly string[]>>;
+  readonly failed: readonly Left[];
+}
+
+export function cleanupCommand(): Command {
+  return new Command('cleanup')
+    .description('Remove all that Fairlead made on this node, pods’ interfaces too, and nothing else')
+    .option('--run-dir <path>', "the agent's runtime directory", DEFAULT_RUN_DIR)
+    .option('--cni-bin-dir <path>', "the runtime's directory of plugins", DEFAULT_CNI_BIN_DIR)
+    .option('--cni-conf-dir <path>', "the runtime's directory of networks", DEFAULT_CNI_CONF_DIR)
+    .option('--subnet-file <path>', "flannel's subnet.env that the agent wrote")
+    .option('--dry-run', 'only say what would be removed', false)
+    .option('--force', 'even while an agent runs, which makes most of it again', false)
+    .addOption(outputOption())
+    .addHelpText(
+      'after',
+      '\nRemoved are: links whose alias begins with "fairlead", routes and rules of protocol 88, our qdiscs, tables of' +
+        '\nnftables and chains of iptables, 05-fairlead.conflist, our plugins (those they replaced come back), and the' +
+        "\nagent's files. Pods lose their network. Settings such as net.ipv4.ip_forward stay as they are.",
+    )
+    .action(run);
+}
+
+async function run(options: CleanupOptions): Promise<void> {
+  const { dryRun, force, runDir, output } = options;
+  if (!dryRun && !force) await refuseBesideAgent(runDir);
+  using lock = new DisposableStack();
+  if (!dryRun && !force && existsSync(join(runDir, 'cni'))) lock.use(lockOrRefuse(join(runDir, 'cni')));
+  using rows = new OwnedRows();
+  const configuration = ownedConfiguration(options);
+  const inKernel = await rows.list();
+  const files = ownedFiles(options);
+  const failed: Left[] = [];
+  if (!dryRun) {
+    failed.push(...removeFiles(configuration));
+    failed.push(...(await rows.remove((table, count) => say(`removed from ${table}: ${count}`))));
+    failed.push(...removeFiles(files));
+    removeIfEmpty(runDir);
+  }
+  const paths = [...configuration, ...files].map(({ path }) => path);
+  const removed = { ...Object.fromEntries(inKernel), file: paths };
+  print({ dryRun, removed: withoutFailed(removed, failed), failed }, output);
+  if (failed.length > 0) throw new Error(`${failed.length} things could not be removed`);
+}
+
+/** An agent that works would make its rows again. */
+async function refuseBesideAgent(runDir: string): Promise<void> {
+  const status = await askStatus(join(runDir, 'node.sock'));
+  if (status !== undefined) throw runs(runDir, `process ${status.pid}`);
+}
+
+/** No agent can start while this is held; one that is there but silent holds it. */
+function lockOrRefuse(directory: string): Disposable {
+  try {
+    return lockDirectory(directory);
+  } catch (error) {
+    if (error instanceof LockedError) throw runs(directory, error.message);
+    throw error;
+  }
+}
+
+function runs(directory: string, who: string): Error {
+  return new Error(`a node agent uses ${directory} (${who}); stop it first, or use --force`);
+}
+
+function removeFiles(files: readonly OwnedFile[]): Left[] {
+  const left: Left[] = [];
+  for (const { path, remove } of files) {
+    try {
+      remove();
+    } catch (error) {
+      left.push({ table: 'file', key: path, error: (error as Error).message });
+    }
+  }
+  if (files.length > left.length) say(`removed files: ${files.length - left.length}`);
+  return left;
+}
+
+function withoutFailed(
+  removed: Readonly<Record<string, readonly string[]>>,
+  failed: readonly Left[],
+): Record<string, readonly string[]> {
+  const isLeft = (kind: string, name: string) =>
+    failed.some(({ table, key }) => table === kind && key === name);
+  return Object.fromEntries(
+    Object.entries(removed).map(([kind, names]) => [kind, names.filter((name) => !isLeft(kind, name))]),
+  );
+}
+
+function say(text: string): void {
+  process.stderr.write(`fairlead cleanup: ${text}\n`);
+}
+
+function print(report: CleanupReport, output: string): void {
+  process.stdout.write(output === 'json' ? `${JSON.stringify(report, null, 2)}\n` : renderCleanup(report));
+}
+
+function renderCleanup({ dryRun, removed, failed }: CleanupReport): string {
+  const lines = Object.entries(removed).flatMap(([kind, names]) =>
+    names.map((name) => `${dryRun ? 'would remove' : 'removed'} ${kind} ${name}\n`),
+  );
+  const left = failed.map(({ table, key, error }) => `not removed: ${table} ${key}: ${error}\n`);
+  return lines.length + left.length === 0 ? 'nothing of Fairlead is here\n' : [...lines, ...left].join('');
+}

@@ -1,0 +1,64 @@
+import { lstatSync, readdirSync, rmdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { ownConflist, ownPlugins, removePlugin } from '../cni/install.ts';
+
+/** A file or directory of ours. */
+export interface OwnedFile {
+  readonly path: string;
+  remove(): void;
+}
+
+export interface FilePlaces {
+  readonly runDir: string;
+  readonly cniBinDir: string;
+  readonly cniConfDir: string;
+  readonly subnetFile?: string | undefined;
+}
+
+/** The agent's own, in its runtime directory; whatever else lies there stays. */
+const agentFiles = /^(cni\.sock|node\.sock|lease\.json(\.\d+\.new)?|cni-queue)$/;
+/** Without this file a directory `cni` is somebody else's. */
+const journal = 'leases.journal';
+
+/** Before anything else goes: without its configuration a runtime does not call a plugin that is going away. */
+export function ownedConfiguration({ cniConfDir }: FilePlaces): OwnedFile[] {
+  const path = ownConflist(cniConfDir);
+  return path === undefined ? [] : [{ path, remove: () => rmSync(path) }];
+}
+
+/** After all else. */
+export function ownedFiles({ runDir, cniBinDir, subnetFile }: FilePlaces): OwnedFile[] {
+  const plugins = ownPlugins(cniBinDir).map((name) => ({
+    path: join(cniBinDir, name),
+    remove: () => removePlugin(cniBinDir, name),
+  }));
+  const state = namesIn(runDir)
+    .filter(
+      (name) => agentFiles.test(name) || (name === 'cni' && namesIn(join(runDir, name)).includes(journal)),
+    )
+    .map((name) => whole(join(runDir, name)));
+  const isSubnetFile = subnetFile !== undefined && lstatSync(subnetFile, { throwIfNoEntry: false })?.isFile();
+  return [...plugins, ...(isSubnetFile ? [whole(subnetFile)] : []), ...state];
+}
+
+/** If nothing else is in it. */
+export function removeIfEmpty(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch (error) {
+    if (!['ENOENT', 'ENOTEMPTY', 'EBUSY'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+  }
+}
+
+function whole(path: string): OwnedFile {
+  return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory).toSorted();
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return [];
+    throw error;
+  }
+}
