@@ -32,6 +32,8 @@ export interface Dns {
   readonly options: readonly string[];
 }
 
+export const noDns: Dns = Object.freeze({ nameservers: [], domain: undefined, search: [], options: [] });
+
 /** The plugin's own keys of a network configuration. Every problem was reported when this was read. */
 export interface NetworkConfig {
   /** Undefined: that of the node. */
