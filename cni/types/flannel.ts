@@ -164,3 +164,26 @@ export function planDelegate(config: FlannelConfig, env: SubnetEnv): Delegate | 
 export function delegateFields({ config }: Delegate): Fields {
   return foldKeys(config);
 }
+
+/** A call of another plugin in the place of one of type flannel. */
+export interface DelegatedCall {
+  readonly type: string;
+  readonly config: Fields;
+  /** The same as text, for programs. */
+  readonly configText: string;
+}
+
+/**
+ * What is to be called instead. The file is read each time, as the node's subnets may change while nothing else does:
+ * whoever keeps what a configuration means keeps it by the text that this gives.
+ */
+export function delegateFlannel(config: Fields): DelegatedCall | CniError {
+  const parsed = parseFlannel(config);
+  if (parsed instanceof CniError) return parsed;
+  const env = readSubnetEnv(parsed.subnetFile);
+  if (env instanceof CniError) return env;
+  const delegate = planDelegate(parsed, env);
+  if (delegate instanceof CniError) return delegate;
+  const configText = JSON.stringify(delegate.config);
+  return { type: delegate.type, config: delegateFields(delegate), configText };
+}

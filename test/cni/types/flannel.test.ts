@@ -1,12 +1,12 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import { CniError } from '../../../cni/error.ts';
 import { foldKeys } from '../../../cni/fields.ts';
 import { parseBridge } from '../../../cni/types/bridge.ts';
 import {
-  delegateFields,
+  delegateFlannel,
   type FlannelConfig,
   parseFlannel,
   parseSubnetEnv,
@@ -38,6 +38,14 @@ function delegate(config: object, env = dual) {
   return orMessage(read instanceof CniError ? read : planDelegate(parsed, read));
 }
 
+function subnetEnv(t: ExecutionContext, text: string): string {
+  const directory = mkdtempSync(join(tmpdir(), 'flannel-'));
+  t.teardown(() => rmSync(directory, { recursive: true }));
+  const path = join(directory, 'subnet.env');
+  writeFileSync(path, text);
+  return path;
+}
+
 test("flannel's own conflist: bridge and host-local of this node", (t) => {
   t.deepEqual(delegate({ type: 'flannel', delegate: { hairpinMode: true, isDefaultGateway: true } }), {
     type: 'bridge',
@@ -60,14 +68,13 @@ test("flannel's own conflist: bridge and host-local of this node", (t) => {
 });
 
 test('the delegate of that is read by its own type', (t) => {
-  const planned = delegate({ delegate: { hairpinMode: true, isDefaultGateway: true } });
-  if (typeof planned === 'string') return t.fail(planned);
-  const parsed = parseBridge(
-    delegateFields(planned),
-    { cniVersion: '0.3.1', args: {}, configText: '' },
-    'bridge',
-  );
-  t.like(orMessage(parsed), {
+  const subnetFile = subnetEnv(t, dual);
+  const config = { subnetFile, name: 'cbr0', delegate: { hairpinMode: true, isDefaultGateway: true } };
+  const delegated = delegateFlannel(foldKeys(config));
+  if (delegated instanceof CniError) return t.fail(delegated.message);
+  t.deepEqual(foldKeys(JSON.parse(delegated.configText)), delegated.config);
+  const input = { cniVersion: '0.3.1', args: {}, configText: '' } as const;
+  t.like(orMessage(parseBridge(delegated.config, input, 'bridge')), {
     bridge: 'cni0',
     mtuBytes: 1450,
     isGateway: true,
@@ -77,6 +84,17 @@ test('the delegate of that is read by its own type', (t) => {
     ipam: { kind: 'own', rangeSets: [[{ subnet: '10.244.3.0/24' }], [{ subnet: 'fd00:10:0:3::/64' }]] },
     routes: [{ destination: '10.244.0.0/16' }, { destination: 'fd00:10::/48' }],
   } as never);
+});
+
+test('a changed subnet.env is another configuration of the delegate', (t) => {
+  const subnetFile = subnetEnv(t, dual);
+  const call = () => delegateFlannel(foldKeys({ subnetFile, name: 'cbr0' }));
+  const before = call();
+  writeFileSync(subnetFile, dual.replace('10.244.3.1', '10.244.7.1'));
+  const after = call();
+  if (before instanceof CniError || after instanceof CniError) return t.fail();
+  t.not(before.configText, after.configText);
+  t.true(after.configText.includes('10.244.7.0/24'));
 });
 
 test('what the user gave for the delegate stays', (t) => {
@@ -187,10 +205,10 @@ test('what is not an address or a number is named', (t) => {
 
 test('the file is read where subnetFile says; one that is not there yet may be there later', (t) => {
   t.like(parse({}), { subnetFile: '/run/flannel/subnet.env' });
-  const directory = mkdtempSync(join(tmpdir(), 'flannel-'));
-  t.teardown(() => rmSync(directory, { recursive: true }));
-  const path = join(directory, 'subnet.env');
-  t.is(orMessage(readSubnetEnv(path)) as string, `${load} open ${path}: no such file or directory. ${hint}`);
-  writeFileSync(path, dual);
+  const path = subnetEnv(t, dual);
   t.like(readSubnetEnv(path), { mtuBytes: 1450 });
+  t.is(
+    orMessage(readSubnetEnv(`${path}2`)) as string,
+    `${load} open ${path}2: no such file or directory. ${hint}`,
+  );
 });
