@@ -61,9 +61,10 @@ export function parseInterface(
   if (masquerade instanceof CniError) return masquerade;
   const requested = parseRequested(config, input.args);
   if (requested instanceof CniError) return requested;
+  const mtuBytes = readMtu(reader);
   const ipam = readIpam(reader, { ...input, absent, requested });
   return {
-    mtuBytes: readMtu(reader),
+    mtuBytes,
     mac: readMac(reader, input.args.mac),
     masquerade,
     dns: readOwnDns(reader),

@@ -119,7 +119,7 @@ test('other problems come with their path, all of them at once', (t) => {
       ipam: { type: 'host-local' },
       runtimeConfig: { mac: 'x' },
     }),
-    '7 invalid network config: ipam.ranges: no IP ranges specified; mtu: at least 68, not 67; ' +
+    '7 invalid network config: mtu: at least 68, not 67; ipam.ranges: no IP ranges specified; ' +
       'runtimeConfig.mac: must be a MAC address, not "x"; ' +
       'bridge: must be a link name of at most 15 characters, not "much-too-long-a-name"; ' +
       'isGateway: must be true or false, not "yes"; ' +
