@@ -129,7 +129,7 @@ test('an end on the host that somebody took down is brought back without touchin
   t.is(connect(space, 'fd60::1'), 'fd60::2');
 });
 
-test('three hundred pods: each is reached, and the last costs no more than twice the first', async (t) => {
+test('three hundred pods: each is reached, and the last costs no more than three times the first', async (t) => {
   const lab = openInterfaceLab(t, ptpType);
   const times: number[] = [];
   const pods: LabPod[] = [];
@@ -145,7 +145,7 @@ test('three hundred pods: each is reached, and the last costs no more than twice
   const median = (part: readonly number[]) => part.toSorted((a, b) => a - b)[part.length >> 1] ?? 0;
   const [first, last] = [median(times.slice(0, 50)), median(times.slice(-50))];
   t.log(`first ${first.toFixed(3)} ms, last ${last.toFixed(3)} ms`);
-  t.true(last < first * 2, `${first} ${last}`);
+  t.true(last < first * 3, `${first} ${last}`);
   const end = pods.at(-1);
   if (end === undefined) return t.fail();
   await listen(t, end.space);
