@@ -56,7 +56,7 @@ export interface BridgeConfig extends InterfaceConfig {
 
 /** A bridge as a pod's rows need it to be. */
 export interface BridgeNeeds extends BridgeNeed {
-  readonly promiscuous?: true | undefined;
+  readonly promiscuous?: boolean | undefined;
   /** What an address of the bridge is that is none of ours: left, the end of the ADD, or removed. */
   readonly addressConflict: 'keep' | 'refuse' | 'replace';
   /** The host's own port in the pods' VLAN, which has the gateways; then the bridge has none. */
@@ -185,7 +185,7 @@ function planNeeds(config: BridgeConfig, ipam: IpamResult): BridgeNeeds {
     mtuBytes,
     gateways: config.isGateway ? gatewaysOf(config.ipam, ipam) : [],
     addressConflict,
-    ...(promiscuous && { promiscuous: true as const }),
+    ...(promiscuous && { promiscuous: true }),
   };
   if (vlans === undefined || need.gateways.length === 0) return need;
   return { ...need, gateways: [], vlanGateway: planVlanGateway(vlans, need) };
