@@ -4,13 +4,13 @@ import { BridgePortTable } from '../kernel/bridge-port.ts';
 import { BridgeVlanTable } from '../kernel/bridge-vlan.ts';
 import { deleteFlows, openConntrackSocket } from '../kernel/conntrack.ts';
 import type { KernelError } from '../kernel/errors.ts';
+import { type Descriptor, openLane } from '../kernel/lane.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
 import { type PodSetting, PodSettings } from '../kernel/pod-setting.ts';
 import { QdiscTable } from '../kernel/qdisc.ts';
 import { type RouteRow, RouteTable } from '../kernel/route.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
-import { type Descriptor, native } from '../native/index.ts';
 import { isHostName } from './attachment.ts';
 import { ElementTable } from './element-table.ts';
 import { IptablesTable } from './iptables/table.ts';
@@ -45,6 +45,8 @@ export class KernelTables implements PartTables, Disposable {
     readonly elements: ElementTable;
     readonly bridgeElements: ElementTable;
   };
+  /** Of NETLINK_ROUTE in the node's namespace, beside the loop. */
+  readonly socket: NetlinkSocket;
   readonly #namespaceFd: Descriptor | undefined;
   readonly #stack: DisposableStack;
   readonly #nftSocket: NetlinkSocket;
@@ -52,10 +54,10 @@ export class KernelTables implements PartTables, Disposable {
   constructor({ namespaceFd, onReapFailure, onRefused }: PartTablesOptions) {
     using stack = new DisposableStack();
     const attachment = stack.use(new AttachmentTable({ namespaceFd, onReapFailure }));
-    const lane = native.lane();
-    stack.defer(() => lane.close());
+    const lane = stack.use(openLane());
     const inside = namespaceFd === undefined ? {} : { namespaceFd };
     const socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd, lane }));
+    this.socket = socket;
     this.#nftSocket = stack.use(openNftSocket({ ...inside, lane }));
     const elements = (layout: typeof cniLayout) =>
       new ElementTable(new NftTable({ socket: this.#nftSocket, layout, onRefused }));
@@ -81,10 +83,8 @@ export class KernelTables implements PartTables, Disposable {
   async forgetFlows(ports: readonly HostPort[]): Promise<void> {
     const filters = staleFlows(ports);
     if (filters.length === 0) return;
-    const lane = native.lane();
-    using stack = new DisposableStack();
-    stack.defer(() => lane.close());
-    const socket = stack.use(openConntrackSocket({ namespaceFd: this.#namespaceFd, lane }));
+    using lane = openLane();
+    using socket = openConntrackSocket({ namespaceFd: this.#namespaceFd, lane });
     await deleteFlows(socket, filters);
   }
 
