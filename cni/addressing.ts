@@ -1,4 +1,6 @@
+import { readFile } from 'node:fs/promises';
 import { hostCidr, type Ip, prefixLengthOf } from '../core/address.ts';
+import type { Dns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
 import { addForeignIpam, callForeignIpam } from './foreign-ipam.ts';
 import type { HostLocalImport } from './host-local-import.ts';
@@ -10,6 +12,7 @@ import { attachmentKey, type ForeignIpam, type Part } from './part.ts';
 import type { IpamChoice } from './plugin-type.ts';
 import { refusalError } from './refusal.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
+import { parseResolvConf } from './resolv-conf.ts';
 
 export interface AddressingOptions {
   readonly leases: Leases;
@@ -40,19 +43,27 @@ export class Addressing {
         return this.#acquireForeign(request, choice.type);
       case 'own': {
         const imported = !choice.imports || this.#options.imports.ensure(request.network, request.config);
-        return imported === true
-          ? this.#acquireOwn(request, choice)
-          : imported.then(() => this.#acquireOwn(request, choice));
+        return imported === true && choice.resolvConf === undefined
+          ? this.#acquireOwn(request, choice, noDns)
+          : this.#acquireLate(request, choice, imported);
       }
     }
   }
 
-  #acquireOwn(request: AttachmentRequest, choice: Extract<IpamChoice, { kind: 'own' }>): Acquired {
-    const { rangeSets, requested } = choice;
+  async #acquireLate(
+    request: AttachmentRequest,
+    choice: OwnChoice,
+    imported: true | Promise<true>,
+  ): Promise<Acquired> {
+    await imported;
+    return this.#acquireOwn(request, choice, await readDns(choice.resolvConf));
+  }
+
+  #acquireOwn(request: AttachmentRequest, { rangeSets, requested }: OwnChoice, dns: Dns): Acquired {
     const given = this.#allocate(request, () =>
       this.#options.leases.allocate(attachmentKey(request), rangeSets, requested),
     );
-    return { ipam: ipamResult(given), kept: { addresses: given.map(({ ip }) => ip) } };
+    return { ipam: { ...ipamResult(given), dns }, kept: { addresses: given.map(({ ip }) => ip) } };
   }
 
   #allocate(
@@ -94,12 +105,23 @@ export class Addressing {
   readonly #onLog = (text: string) => this.#options.log.warn({ ipam: text }, 'foreign IPAM plugin');
 }
 
-const noDns = { nameservers: [], search: [], options: [] };
+type OwnChoice = Extract<IpamChoice, { kind: 'own' }>;
+
+const noDns: Dns = { nameservers: [], search: [], options: [] };
 const noVariables: Environment = new Map();
 
-function ipamResult(given: readonly GivenAddress[]): IpamResult {
+function ipamResult(given: readonly GivenAddress[]): Omit<IpamResult, 'dns'> {
   const ips = given.map(({ ip, range }) => ({ address: addressIn(ip, range), gateway: range.gateway }));
-  return { ips, routes: [], dns: noDns };
+  return { ips, routes: [] };
+}
+
+async function readDns(path: string | undefined): Promise<Dns> {
+  if (path === undefined) return noDns;
+  try {
+    return parseResolvConf(await readFile(path, 'utf8'));
+  } catch (error) {
+    throw new CniError(cniCode.ioFailure, `ipam.resolvConf: ${(error as Error).message}`);
+  }
 }
 
 function addressIn(ip: Ip, { subnet }: GivenAddress['range']) {

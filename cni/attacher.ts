@@ -1,7 +1,7 @@
 import { applyChanges, type Report } from '../core/reconcile.ts';
 import type { Change, Table } from '../core/rows.ts';
 import { KernelError } from '../kernel/errors.ts';
-import type { Bridges } from './bridge.ts';
+import type { Bridges } from './bridges.ts';
 import { CniError, cniCode } from './error.ts';
 import type { Leases } from './leases.ts';
 import type { Log } from './log.ts';
@@ -29,7 +29,7 @@ export type FaultPoint = (typeof faultPoints)[number];
 
 export interface AttacherOptions {
   readonly tables: PartTables;
-  readonly bridges: Pick<Bridges, 'ensure' | 'forget'>;
+  readonly bridges: Pick<Bridges, 'ensure' | 'forget' | 'macOf'>;
   readonly leases: Leases;
   readonly wanted: WantedRows;
   readonly log: Log;
@@ -57,7 +57,9 @@ export class Attacher {
   async make(part: Part, namespaceFd: number): Promise<void> {
     const { leases, wanted, pass } = this.#options;
     this.#checkHostPorts(part);
+    const replaced = leases.get(attachmentKey(part)).find(({ type }) => type === part.type);
     wanted.add(part);
+    if (replaced !== undefined) wanted.remove(replaced);
     const making = this.#write(part.rows, 'create', namespaceFd);
     pass('add:begun');
     const unrecorded = attempt(() => leases.record(part));

@@ -1,16 +1,17 @@
-import { familyOf, type HostCidr } from '../core/address.ts';
+import { familyOf, type HostCidr, hostCidr, type Mac } from '../core/address.ts';
 import { reconcile } from '../core/reconcile.ts';
 import { type Failure, layer, type Plan, type Table } from '../core/rows.ts';
 import { type AddressRow, AddressTable, addressKey } from '../kernel/address.ts';
-import { KernelError } from '../kernel/errors.ts';
+import { isMissing, KernelError } from '../kernel/errors.ts';
 import { type LinkRow, LinkTable } from '../kernel/link.ts';
-import { decodeLink, encodeLink, getLinkMessage } from '../kernel/netlink/route/link.ts';
-import { RTM_SETLINK } from '../kernel/netlink/route/rtnetlink.ts';
+import { decodeAddress, encodeAddressDump } from '../kernel/netlink/route/address.ts';
+import { decodeLink, encodeLink, getLinkMessage, type Link } from '../kernel/netlink/route/link.ts';
+import { AF_UNSPEC, FAIRLEAD_PROTOCOL, RTM_GETADDR, RTM_SETLINK } from '../kernel/netlink/route/rtnetlink.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
 import { bridgeMac } from './attachment.ts';
 import { CniError, cniCode } from './error.ts';
-import type { BridgeNeed } from './part.ts';
+import { planBridgeAddresses } from './types/bridge.ts';
 
 /** A bridge as it must be for pods to be on it. */
 export interface BridgeRows {
@@ -19,6 +20,16 @@ export interface BridgeRows {
   readonly sysctls: ReadonlyMap<string, string>;
   /** Parameters that exist once the link does. */
   readonly linkSysctls: ReadonlyMap<string, string>;
+}
+
+/** What all that use a bridge want of it together. */
+export interface BridgeWish {
+  readonly name: string;
+  readonly mtuBytes: number | undefined;
+  readonly gateways: readonly HostCidr[];
+  readonly promiscuous: boolean;
+  /** What becomes of addresses of others. */
+  readonly addressConflict: 'keep' | 'refuse' | 'replace';
 }
 
 /**
@@ -33,6 +44,7 @@ export function planBridge(
   name: string,
   mtuBytes: number | undefined,
   gateways: readonly HostCidr[],
+  mac: Mac | undefined = bridgeMac(gateways),
 ): BridgeRows {
   const sysctls = new Map<string, string>();
   const linkSysctls = new Map<string, string>();
@@ -43,7 +55,7 @@ export function planBridge(
     if (!isV4) linkSysctls.set(`net/ipv6/conf/${name}/accept_dad`, '0');
   }
   return {
-    link: { name, kind: 'bridge', alias: bridgeAlias, mac: bridgeMac(gateways), mtuBytes, up: true },
+    link: { name, kind: 'bridge', alias: bridgeAlias, mac, mtuBytes, up: true },
     addresses: gateways.map((address) => ({ device: name, address })),
     sysctls,
     linkSysctls,
@@ -52,86 +64,112 @@ export function planBridge(
 
 const bridgeAlias = 'fairlead bridge';
 const bridgeFilterPrefix = 'net/bridge/bridge-nf-call-';
+/** Set for good, not by what the bridge does itself. */
+export const IFF_PROMISC = 0x100;
 
-export interface BridgesOptions {
+export interface BridgeWriterOptions {
   /** In the node's namespace. */
   readonly socket: NetlinkSocket;
   readonly namespaceFd?: number | undefined;
-  /** Addresses that pods on the bridge still use, whatever the configuration says now. */
-  readonly gatewaysInUse: (bridge: string) => Iterable<HostCidr>;
 }
 
-interface Known {
-  readonly mtuBytes: number | undefined;
-  readonly gateways: Set<HostCidr>;
-  ready: Promise<void> | true;
+/** How a bridge stands, and how many rows had to be written for it. */
+export interface MadeBridge {
+  readonly link: Link;
+  readonly writes: number;
 }
 
-/** The bridges of this node: each is made once, and again after {@link forget}. */
-export class Bridges {
-  readonly #options: BridgesOptions;
-  readonly #known = new Map<string, Known>();
+/** Makes one bridge what is wished of it, however it is. */
+export class BridgeWriter {
+  readonly #options: BridgeWriterOptions;
 
-  constructor(options: BridgesOptions) {
+  constructor(options: BridgeWriterOptions) {
     this.#options = options;
   }
 
-  /** True at once when the bridge is known to be there; else when it is. Throws CniError. */
-  ensure({ bridge, mtuBytes, gateways }: BridgeNeed): true | Promise<void> {
-    const known = this.#known.get(bridge);
-    if (known !== undefined && gateways.every((gateway) => known.gateways.has(gateway))) return known.ready;
-    const all = new Set([...gateways, ...(known?.gateways ?? []), ...this.#options.gatewaysInUse(bridge)]);
-    const next: Known = { mtuBytes, gateways: all, ready: true };
-    next.ready = this.#make(bridge, next, known?.ready);
-    this.#known.set(bridge, next);
-    return next.ready;
-  }
-
-  /** The bridge turned out to be gone. */
-  forget(bridge: string): void {
-    this.#known.delete(bridge);
-  }
-
-  async #make(bridge: string, known: Known, earlier: Promise<void> | true | undefined): Promise<void> {
-    await Promise.resolve(earlier).catch(() => {});
-    try {
-      await this.#adopt(bridge);
-      await this.#reconcile(planBridge(bridge, known.mtuBytes, [...known.gateways]));
-      known.ready = true;
-    } catch (error) {
-      if (this.#known.get(bridge) === known) this.#known.delete(bridge);
-      throw error;
+  /** Throws CniError. */
+  async make(wish: BridgeWish): Promise<MadeBridge> {
+    const { name, gateways } = wish;
+    const there = await this.#adopt(name);
+    const foreign = there === undefined ? [] : await this.#foreignAddresses(there.index, wish);
+    // A MAC that pods may know already stays.
+    const rows = planBridge(name, wish.mtuBytes, gateways, gateways.length > 0 ? there?.mac : undefined);
+    let writes = await this.#reconcile(rows, new Set(foreign));
+    const link = await this.#read(name);
+    if (link === undefined) throw bridgeError(name, new Error('it vanished'));
+    if (wish.promiscuous && ((link.flags ?? 0) & IFF_PROMISC) === 0) {
+      await this.#set(name, { flags: IFF_PROMISC, changeMask: IFF_PROMISC });
+      writes += 1;
     }
+    return { link, writes };
   }
 
-  async #reconcile({ link, addresses, sysctls, linkSysctls }: BridgeRows): Promise<void> {
+  async #reconcile(
+    { link, addresses, sysctls, linkSysctls }: BridgeRows,
+    foreign: ReadonlySet<HostCidr>,
+  ): Promise<number> {
     const { socket, namespaceFd = -1 } = this.#options;
     const links = scoped(new LinkTable({ socket }), (row) => row.name === link.name);
-    const places = scoped(new AddressTable({ socket }), (row) => row.device === link.name);
+    const isMine = ({ device, address }: AddressRow) => device === link.name && !foreign.has(address);
     const plan: Plan = [
       layer(new SysctlTable({ keys: [...sysctls.keys()], namespaceFd }), sysctls),
       layer(links, new Map([[link.name, link]])),
       layer(new SysctlTable({ keys: [...linkSysctls.keys()], namespaceFd }), linkSysctls),
-      layer(places, new Map(addresses.map((row) => [addressKey(row), row]))),
+      layer(
+        scoped(new AddressTable({ socket }), isMine),
+        new Map(addresses.map((row) => [addressKey(row), row])),
+      ),
     ];
-    const { failures } = await reconcile(plan);
+    const { failures, writes } = await reconcile(plan);
     const serious = failures.find((failure) => !isOptional(failure));
     if (serious !== undefined) throw bridgeError(link.name, serious.error);
+    return writes - failures.length;
+  }
+
+  /** Addresses that others gave the bridge and that stay. */
+  async #foreignAddresses(index: number | undefined, wish: BridgeWish): Promise<HostCidr[]> {
+    const payload = encodeAddressDump(AF_UNSPEC);
+    const operation = 'RTM_GETADDR';
+    const messages = await this.#options.socket.dump({ type: RTM_GETADDR, flags: 0, payload, operation });
+    const foreign = messages
+      .map((message) => decodeAddress(message.payload))
+      .filter((address) => address.index === index && address.protocol !== FAIRLEAD_PROTOCOL)
+      .map(({ ip, prefixLength }) => hostCidr(ip, prefixLength))
+      .filter((address) => !wish.gateways.includes(address) && !/^fe[89ab]/.test(address));
+    const conflicting = planBridgeAddresses({ ...wish, bridge: wish.name }, foreign);
+    if (conflicting instanceof CniError) throw conflicting;
+    return foreign.filter((address) => !conflicting.includes(address));
   }
 
   /** A bridge of this name made by another CNI plugin becomes ours, with the pods that are on it. */
-  async #adopt(bridge: string): Promise<void> {
-    const { socket } = this.#options;
-    const [error] = await socket.submit([getLinkMessage({ name: bridge })]);
-    if (error !== undefined) return;
-    const [answer] = await socket.request(getLinkMessage({ name: bridge }));
-    const link = answer === undefined ? undefined : decodeLink(answer.payload);
-    if (link?.kind !== 'bridge') {
-      throw new CniError(cniCode.invalidConfig, `"${bridge}" already exists but is not a bridge`);
+  async #adopt(name: string): Promise<Link | undefined> {
+    const link = await this.#read(name);
+    if (link === undefined) return undefined;
+    if (link.kind !== 'bridge') {
+      throw new CniError(cniCode.invalidConfig, `"${name}" already exists but is not a bridge`);
     }
-    if (link.alias === bridgeAlias) return;
-    const payload = encodeLink({ index: link.index, alias: bridgeAlias });
-    await socket.request({ type: RTM_SETLINK, flags: 0, payload, operation: `RTM_SETLINK ${bridge} alias` });
+    if (link.alias !== bridgeAlias) await this.#set(name, { alias: bridgeAlias });
+    return link;
+  }
+
+  async #read(name: string): Promise<Link | undefined> {
+    try {
+      const [answer] = await this.#options.socket.request(getLinkMessage({ name }));
+      return answer === undefined ? undefined : decodeLink(answer.payload);
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw bridgeError(name, error as Error);
+    }
+  }
+
+  async #set(name: string, change: Partial<Link>): Promise<void> {
+    const payload = encodeLink({ name, ...change });
+    await this.#options.socket.request({
+      type: RTM_SETLINK,
+      flags: 0,
+      payload,
+      operation: `RTM_SETLINK ${name}`,
+    });
   }
 }
 

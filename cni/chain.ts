@@ -1,7 +1,7 @@
 import { Addressing, type AddressingOptions } from './addressing.ts';
 import { Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
 import { CniError } from './error.ts';
-import { attachmentKey, joinRows, type Part } from './part.ts';
+import { attachmentKey, isEmpty, joinRows, type Part } from './part.ts';
 import type { ChainedNode, ChainedPlugin, InterfaceNetwork } from './plugin-type.ts';
 import { parsePrevResult } from './prev-result.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
@@ -16,7 +16,8 @@ export interface ChainOptions extends AttacherOptions, AddressingOptions {
 
 /** What an ADD has made. */
 export interface Made {
-  readonly part: Part;
+  /** Undefined: no rows. */
+  readonly part?: Part;
   readonly result: Result;
 }
 
@@ -57,7 +58,7 @@ export class Chain {
       const part: Part = { ...id, type: request.type, rows, ...acquired.kept, bridge };
       isMaking = true;
       await this.#attacher.make(part, namespaceFd);
-      return { part, result };
+      return { part, result: this.#withBridgeMac(result, bridge?.bridge) };
     } catch (error) {
       // What was begun gives its addresses back itself; a foreign plugin is always told.
       const { foreignIpam } = acquired.kept;
@@ -69,6 +70,14 @@ export class Chain {
     }
   }
 
+  /** A bridge that was there before keeps its address. */
+  #withBridgeMac(result: Result, bridge: string | undefined): Result {
+    const mac = bridge === undefined ? undefined : this.#options.bridges.macOf(bridge);
+    const [first] = result.interfaces;
+    if (mac === undefined || first === undefined || first.name !== bridge) return result;
+    return { ...result, interfaces: [{ ...first, mac }, ...result.interfaces.slice(1)] };
+  }
+
   async addChained(request: AttachmentRequest, namespaceFd: number, plugin: ChainedPlugin): Promise<Made> {
     const { leases, node } = this.#options;
     const previous = parsePrevResult(request.config, request.cniVersion);
@@ -76,13 +85,17 @@ export class Chain {
     const id = idOf(request);
     const parts = leases.get(attachmentKey(id));
     const earlier = parts.map(({ rows }) => rows);
-    const planned = await plugin.plan({ id, namespaceFd, previous, earlier, node });
+    const sandbox = request.netns;
+    const planned = await plugin.plan({ id, sandbox, namespaceFd, previous, earlier, node });
     if (planned instanceof CniError) throw planned;
+    const { result } = planned;
     const there = parts.find(({ type }) => type === request.type);
     const rows = await this.#rowsAfter(there, parts, planned.rows, namespaceFd);
+    // There is nothing to be undone.
+    if (isEmpty(rows)) return { result };
     const part: Part = { ...id, type: request.type, rows };
     await this.#attacher.make(part, namespaceFd);
-    return { part, result: planned.result };
+    return { part, result };
   }
 
   /**

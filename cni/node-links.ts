@@ -5,6 +5,7 @@ import { decodeLink, getLinkMessage, type Link } from '../kernel/netlink/route/l
 import { decodeRoute, encodeRoute } from '../kernel/netlink/route/route.ts';
 import { RTM_GETROUTE } from '../kernel/netlink/route/rtnetlink.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
+import { type PodSetting, PodSettings } from '../kernel/pod-setting.ts';
 import type { ChainedNode, Peer } from './plugin-type.ts';
 
 /** Questions to the kernel about interfaces that others may have made. */
@@ -30,6 +31,10 @@ export class NodeLinks implements ChainedNode {
     // Another link may have the same number in the node's namespace.
     if (there?.kind !== 'veth' || there.linkIndex !== own.index) return { index };
     return { index, name: there.name, mtuBytes: there.mtuBytes };
+  }
+
+  async capture(namespaceFd: number, settings: readonly PodSetting[]): Promise<readonly PodSetting[]> {
+    return settings.length === 0 ? [] : new PodSettings({ namespaceFd, settings }).capture();
   }
 
   async deviceTo(ip: Ip): Promise<string | undefined> {

@@ -125,12 +125,17 @@ export function rowsOf<K extends RowKind>(rows: PartRows, kind: K): ReadonlyMap<
 
 const noRows = new Map<string, never>();
 
+export function isEmpty(rows: PartRows): boolean {
+  return rowKinds.every((kind) => rowsOf(rows, kind).size === 0);
+}
+
 /** The rows of both; of equal keys those of the second count. */
 export function joinRows(first: PartRows, second: PartRows): PartRows {
   const joined: { [kind: string]: unknown } = { attachment: second.attachment ?? first.attachment };
   for (const kind of rowKinds) {
     if (kind === 'attachment' || (first[kind] ?? second[kind]) === undefined) continue;
-    joined[kind] = [...new Map([...rowsOf(first, kind), ...rowsOf(second, kind)]).values()];
+    const both = [...new Map([...rowsOf(first, kind), ...rowsOf(second, kind)]).values()];
+    if (both.length > 0) joined[kind] = both;
   }
   // What was there before both is what comes back.
   const before = rowsOf(first, 'pod');

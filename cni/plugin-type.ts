@@ -1,4 +1,5 @@
 import type { Ip } from '../core/address.ts';
+import type { PodSetting } from '../kernel/pod-setting.ts';
 import type { CniArgs } from './args.ts';
 import type { CniError } from './error.ts';
 import type { Fields } from './fields.ts';
@@ -35,6 +36,8 @@ export type IpamChoice =
       readonly requested: readonly Ip[];
       /** Files of host-local count, too. */
       readonly imports: boolean;
+      /** Path of a resolv.conf(5) whose content is the dns of the result. */
+      readonly resolvConf?: string | undefined;
     }
   /** A program found in CNI_PATH. */
   | { readonly kind: 'foreign'; readonly type: string }
@@ -65,6 +68,8 @@ export interface InterfacePlugin {
 /** What is known about an interface that another plugin of the chain made. */
 export interface ChainedCall {
   readonly id: AttachmentId;
+  /** CNI_NETNS as given. */
+  readonly sandbox: string;
   /** Open for the time of the call. */
   readonly namespaceFd: number;
   /** `prevResult`, undefined where there is none. */
@@ -78,6 +83,8 @@ export interface ChainedCall {
 export interface ChainedNode {
   /** The other end of the container's interface. Undefined: it is no veth. */
   peerOf(namespaceFd: number, ifname: string): Promise<Peer | undefined>;
+  /** The settings with the values that they have now as those before. */
+  capture(namespaceFd: number, settings: readonly PodSetting[]): Promise<readonly PodSetting[]>;
   /** Name of the link by which packets to the address leave. */
   deviceTo(ip: Ip): Promise<string | undefined>;
 }
@@ -93,6 +100,8 @@ export interface Peer {
 export interface ChainedPlugin {
   readonly kind: 'chained';
   plan(call: ChainedCall): Planned | CniError | Promise<Planned | CniError>;
+  /** What CHECK looks at beside the rows; undefined: all is well. */
+  check?(call: ChainedCall): Promise<CniError | undefined>;
 }
 
 export type ParsedPlugin = InterfacePlugin | ChainedPlugin;
@@ -100,6 +109,10 @@ export type ParsedPlugin = InterfacePlugin | ChainedPlugin;
 /** One value of `type` in configurations. */
 export interface PluginType {
   readonly kind: ParsedPlugin['kind'];
+  /** The same configuration may mean something else the next time. */
+  readonly readsFiles?: true;
   /** Every problem of the configuration is told when it is read. */
   parse(config: Fields, input: ParseInput): ParsedPlugin | CniError;
+  /** What DEL does beside removing rows, in a namespace that is still there. */
+  undo?(namespaceFd: number): Promise<void>;
 }

@@ -1,12 +1,56 @@
+import { readLoopback, writeLoopback } from '../kernel/loopback.ts';
 import { CniError, cniCode } from './error.ts';
 import type { PluginType } from './plugin-type.ts';
 import { ipamPlugin } from './request.ts';
+import { bridgeType } from './types/bridge.ts';
+import { bandwidthType, firewallType, portmapType, tuningType } from './types/chained.ts';
 import { fairleadType } from './types/fairlead.ts';
+import { delegateFields, parseFlannel, planDelegate, readSubnetEnv } from './types/flannel.ts';
+import { checkLoopback, planLoopback } from './types/loopback.ts';
+import { ptpType } from './types/ptp.ts';
+
+/** Makes no rows: a container's lo is nobody else's. */
+const loopbackType: PluginType = {
+  kind: 'chained',
+  parse: () => ({
+    kind: 'chained',
+    async plan({ namespaceFd, sandbox, previous }) {
+      await writeLoopback(namespaceFd, true);
+      const result = planLoopback(await readLoopback(namespaceFd), { sandbox, previous });
+      return result instanceof CniError ? result : { rows: {}, result };
+    },
+    check: async ({ namespaceFd }) => checkLoopback(await readLoopback(namespaceFd)),
+  }),
+  undo: (namespaceFd) => writeLoopback(namespaceFd, false),
+};
+
+/** Another type with what the node's agent has written down. */
+const flannelType: PluginType = {
+  kind: 'interface',
+  readsFiles: true,
+  parse(config, input) {
+    const parsed = parseFlannel(config);
+    if (parsed instanceof CniError) return parsed;
+    const env = readSubnetEnv(parsed.subnetFile);
+    if (env instanceof CniError) return env;
+    const delegate = planDelegate(parsed, env);
+    if (delegate instanceof CniError) return delegate;
+    const type = findPluginType(delegate.type);
+    return type instanceof CniError ? type : type.parse(delegateFields(delegate), input);
+  },
+};
 
 /** Every value of `type` that this plugin can be. */
 export const pluginTypes: ReadonlyMap<string, PluginType> = new Map([
   ['fairlead', fairleadType],
-  ['bridge', fairleadType],
+  ['bridge', bridgeType],
+  ['ptp', ptpType],
+  ['flannel', flannelType],
+  ['portmap', portmapType],
+  ['bandwidth', bandwidthType],
+  ['tuning', tuningType],
+  ['firewall', firewallType],
+  ['loopback', loopbackType],
 ]);
 
 /** The type, or a refusal that says what there is. */

@@ -85,7 +85,7 @@ export class Plugin {
     const stdout = renderResult(result, request.cniVersion);
     // An answer that nobody takes is as good as no interface: the runtime will not know about it.
     if (stdout instanceof CniError || !call.answer(0, stdout)) {
-      await this.#chain.remove([part], call.podNamespaceFd, request.env);
+      if (part !== undefined) await this.#chain.remove([part], call.podNamespaceFd, request.env);
     }
     this.#options.pass('add:answered');
     if (stdout instanceof CniError) throw stdout;
@@ -111,8 +111,18 @@ export class Plugin {
     this.#options.pass('del:begin');
     if (request.type === ipamPlugin) await this.#hostLocal.del(request);
     else await this.#chain.remove(this.#partsToRemove(request), call.podNamespaceFd, request.env);
+    await this.#undo(request, call.podNamespaceFd);
     call.answer(0, '');
     this.#options.pass('del:answered');
+  }
+
+  /** For types without rows. Whatever comes of it, the container ends. */
+  async #undo({ type }: AttachmentRequest, namespaceFd: number | undefined): Promise<void> {
+    const undo = pluginTypes.get(type)?.undo;
+    if (undo === undefined || namespaceFd === undefined) return;
+    await undo(namespaceFd).catch((error: Error) => {
+      this.#options.log.warn({ type, error: error.message }, 'not undone inside the container');
+    });
   }
 
   /** With the interface goes all that lies on it, such as the part of a plugin that has left the configuration. */
@@ -134,8 +144,10 @@ export class Plugin {
 
   #known(request: AttachmentRequest): KnownConfig {
     const { type, config, configText, cniVersion, args } = request;
+    const found = orThrow(findPluginType(type));
     // What is different for each container is not worth keeping.
     const isOwn =
+      found.readsFiles ||
       config.has('prevresult') ||
       config.has('runtimeconfig') ||
       args.ip !== undefined ||
@@ -143,7 +155,7 @@ export class Plugin {
     const key = `${type} ${configText}`;
     const there = isOwn ? undefined : this.#configs.get(key);
     if (there !== undefined) return there;
-    const plugin = orThrow(orThrow(findPluginType(type)).parse(config, { cniVersion, args, configText }));
+    const plugin = orThrow(found.parse(config, { cniVersion, args, configText }));
     const known = { plugin, node: undefined, network: undefined };
     if (!isOwn) this.#keep(key, known);
     return known;

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { reconcile } from '../core/reconcile.ts';
-import { layer } from '../core/rows.ts';
+import { layer, type Table } from '../core/rows.ts';
 import { attachmentKey } from './attachment.ts';
 import type { ElementTable } from './element-table.ts';
 import type { Leases } from './leases.ts';
@@ -48,7 +48,8 @@ export class RowKeeper {
     }
     for (const part of leases.values()) wanted.add(part);
     const names = wanted.rows('attachment');
-    const kept = new Map([...pairs].filter(([name]) => names.has(name)));
+    // A pair that is there is brought in line on this side; nothing changes inside the container.
+    const kept = new Map([...names].filter(([name]) => pairs.has(name)));
     const { node } = tables;
     await this.#repairElements();
     const { writes, failures } = await reconcile([
@@ -86,11 +87,21 @@ export class RowKeeper {
     }
   }
 
-  /** Rows that lie on bridges, which are there again. */
+  /** A bridge was made again: its ports are none any more, and have lost what goes with that. */
   async onBridge(): Promise<void> {
-    const { tables, wanted } = this.#options;
+    const { tables, wanted, log } = this.#options;
     const { node } = tables;
-    await reconcile([layer(node.sysctls, wanted.rows('sysctls'))]);
+    const rows = wanted.rows('attachment');
+    const there = await node.attachment.read();
+    const { writes, failures } = await reconcile([
+      layer(withoutRemovals(node.attachment), new Map([...rows].filter(([name]) => there.has(name)))),
+      layer(withoutRemovals(node.vlans), wanted.rows('vlans')),
+      layer(withoutRemovals(node.ports), wanted.rows('ports')),
+      layer(node.sysctls, wanted.rows('sysctls')),
+    ]);
+    for (const { table, key, error } of failures)
+      log.error({ table, key, error: error.message }, 'row on a bridge not made again');
+    if (writes > failures.length) log.warn({ writes }, 'rows on a bridge made again');
   }
 
   #isIdle(): boolean {
@@ -140,4 +151,14 @@ export class RowKeeper {
 
 function isFilter(kind: (typeof rowKinds)[number]): boolean {
   return kind === 'elements' || kind === 'bridgeElements' || kind === 'iptables';
+}
+
+/** What is there and not wanted may be of an ADD that has just begun. */
+function withoutRemovals<V>(table: Table<string, V>): Table<string, V> {
+  return {
+    name: table.name,
+    same: (wanted, actual) => table.same(wanted, actual),
+    read: () => table.read(),
+    write: (changes) => table.write(changes.filter(({ kind }) => kind !== 'delete')),
+  };
 }

@@ -1,7 +1,10 @@
 import { mkdirSync, readFileSync } from 'node:fs';
-import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { hostCidr, prefixLengthOf } from '../core/address.ts';
 import type { FaultPoint } from './attacher.ts';
-import { Bridges } from './bridge.ts';
+import { BridgeWriter } from './bridge.ts';
+import { BridgeKeeper } from './bridge-keeper.ts';
+import { Bridges, type Need } from './bridges.ts';
 import { Endpoint } from './endpoint.ts';
 import { HostLocalImport } from './host-local-import.ts';
 import { Leases } from './leases.ts';
@@ -11,7 +14,9 @@ import { NodeLinks } from './node-links.ts';
 import type { NodeNetwork } from './node-network.ts';
 import { KernelTables } from './part-tables.ts';
 import { type Call, Plugin } from './plugin.ts';
+import { subnetRange } from './ranges.ts';
 import { RowKeeper } from './row-keeper.ts';
+import { makeVlanGateway } from './vlan-gateway.ts';
 import { WantedRows } from './wanted.ts';
 
 export type { Log } from './log.ts';
@@ -48,20 +53,19 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   const wanted = new WantedRows();
   const keeper = new RowKeeper({ tables, leases, wanted, log });
   await keeper.restore();
-  const socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd }));
-  const bridges = new Bridges({
-    socket,
-    namespaceFd,
-    gatewaysInUse: (bridge) => gatewaysInUse(leases, bridge),
-  });
+  const bridges = openBridges(options, tables, leases);
   const imports = new HostLocalImport({
     leases,
     onReport: (report) => log.info({ ...report }, 'files of host-local taken over'),
   });
   const { network, onFaultPoint: pass = () => {} } = options;
-  const node = new NodeLinks(socket);
+  const node = new NodeLinks(tables.socket);
   const plugin = new Plugin({ tables, bridges, leases, wanted, imports, node, network, log, pass });
+  const bridgeKeeper = new BridgeKeeper({ bridges, log, namespaceFd, onRepaired: () => keeper.onBridge() });
+  keepRunning(stack, (signal) => bridgeKeeper.run(signal));
   keepRunning(stack, (signal) => keeper.run(signal));
+  keepRunning(stack, (signal) => keepNodeBridge(bridges, options, signal));
+  await makeBridges(bridges, leases, log);
   const serve = (call: Call) => plugin.serve(call);
   stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, log }));
   log.info({ socket: options.socketPath, leases: leases.size }, 'serving the CNI plugin');
@@ -91,6 +95,58 @@ function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
-function* gatewaysInUse(leases: Leases, name: string) {
-  for (const { bridge } of leases.values()) if (bridge?.bridge === name) yield* bridge.gateways;
+function openBridges({ namespaceFd }: CniServerOptions, tables: KernelTables, leases: Leases): Bridges {
+  const { socket } = tables;
+  const writer = new BridgeWriter({ socket, namespaceFd });
+  return new Bridges({
+    make: (wish) => writer.make(wish),
+    makeGateway: (gateway) => makeVlanGateway(gateway, tables, namespaceFd),
+    needsOf: (bridge) => needsOf(leases, bridge),
+  });
+}
+
+function* needsOf(leases: Leases, name: string): Generator<Need> {
+  for (const { bridge } of leases.values()) if (bridge?.bridge === name) yield bridge;
+}
+
+/** Bridges of pods that an earlier daemon attached. One that cannot be is tried again when a pod needs it. */
+async function makeBridges(bridges: Bridges, leases: Leases, log: Log): Promise<void> {
+  const needs = new Map(
+    [...leases.values()].flatMap(({ bridge }) => (bridge ? [[bridge.bridge, bridge]] : [])),
+  );
+  for (const need of needs.values()) {
+    await Promise.resolve(bridges.ensure(need)).catch((error: Error) => {
+      log.error({ bridge: need.bridge, error: error.message }, 'bridge not brought in line');
+    });
+  }
+}
+
+/** The first pod of the node waits for no bridge. */
+async function keepNodeBridge(
+  bridges: Bridges,
+  { network, log }: CniServerOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  let kept: NodeNetwork | undefined;
+  for (; !signal.aborted; await sleep(networkPollMs, undefined, { signal }).catch(() => {})) {
+    const node = network();
+    if (node === undefined || node === kept) continue;
+    kept = node;
+    const need = nodeBridge(node);
+    if (need === undefined) continue;
+    await bridges.keep(need).catch((error: Error) => {
+      log.error({ bridge: need.bridge, error: error.message }, "the node's bridge could not be made");
+    });
+  }
+}
+
+/** Who decides about the node does not tell when it has. */
+const networkPollMs = 200;
+
+function nodeBridge({ name, mtuBytes, subnets }: NodeNetwork): Need | undefined {
+  const gateways = subnets.flatMap((subnet) => {
+    const range = subnetRange(subnet);
+    return typeof range === 'string' ? [] : [hostCidr(range.gateway, prefixLengthOf(subnet))];
+  });
+  return gateways.length === 0 ? undefined : { bridge: name, mtuBytes, gateways };
 }

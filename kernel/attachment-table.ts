@@ -109,7 +109,8 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   /** The container keeps its interface: only the end on the host is brought in line. */
   async #update(row: AttachmentRow): Promise<Error | undefined> {
     if (this.#reaper.isReaping(row.hostName)) return this.#make(row);
-    const master = await this.#masterOf(row);
+    // Not by its number of before: it may have been made anew.
+    const master = row.bridge === undefined ? 0 : await this.#lookUpBridge(row.bridge);
     const index = (await this.#link(row.hostName))?.index;
     if (index === undefined) return new KernelError(`RTM_SETLINK ${row.hostName}`, constants.errno.ENODEV);
     if (master === undefined) return missingBridge(row);

@@ -8,6 +8,7 @@ import { Plugin } from '../../cni/plugin.ts';
 import { WantedRows } from '../../cni/wanted.ts';
 import type { Cidr } from '../../core/address.ts';
 import type { AttachmentRow } from '../../kernel/attachment.ts';
+import type { PodSetting } from '../../kernel/pod-setting.ts';
 import { FakeKernel, FakeTable } from '../fake/table.ts';
 import { testConfig } from './node.ts';
 
@@ -36,6 +37,7 @@ function setUp(t: ExecutionContext) {
       return true as const;
     },
     forget: (bridge: string) => void forgotten.push(bridge),
+    macOf: () => undefined,
   };
   const state: { network: NodeNetwork | undefined; listening: boolean } = {
     network: undefined,
@@ -47,6 +49,7 @@ function setUp(t: ExecutionContext) {
       [...table.rows().values()].some(({ pod }) => pod?.ifname === name),
     peerOf: async () => undefined,
     deviceTo: async () => undefined,
+    capture: async (_: number, settings: readonly PodSetting[]) => settings,
   };
   const plugin = new Plugin({
     tables: fakeTables(kernel, table),

@@ -15,12 +15,14 @@ async function poolIsWhole(t: ExecutionContext, node: CniNode, config: object): 
 /** Rows of every kind that one call makes. */
 const everything = {
   ipMasq: true,
+  macspoofchk: true,
+  portIsolation: true,
   runtimeConfig: {
     portMappings: [{ hostPort: 8080, containerPort: 80, protocol: 'udp' }],
     bandwidth: { ingressRate: 1e9, ingressBurst: 1e7, egressRate: 1e9, egressBurst: 1e7 },
   },
 };
-const kindsOfOthers = ['bridgeElements', 'vlans', 'ports', 'routes', 'pod', 'iptables'];
+const kindsOfOthers = ['vlans', 'routes', 'pod', 'iptables'];
 
 /** What stands in the sets of our tables. */
 async function elements(node: CniNode): Promise<number> {

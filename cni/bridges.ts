@@ -1,0 +1,207 @@
+import { type HostCidr, hostCidr } from '../core/address.ts';
+import type { NetlinkMessage } from '../kernel/netlink/message.ts';
+import { decodeAddress } from '../kernel/netlink/route/address.ts';
+import { decodeLink, IFF_UP, type Link } from '../kernel/netlink/route/link.ts';
+import { RTM_DELADDR, RTM_DELLINK, RTM_NEWLINK } from '../kernel/netlink/route/rtnetlink.ts';
+import { type BridgeWish, IFF_PROMISC, type MadeBridge } from './bridge.ts';
+import type { BridgeNeed } from './part.ts';
+import type { BridgeNeeds, VlanGateway } from './types/bridge.ts';
+
+/** What one network needs; most need no more than the first half. */
+export type Need = BridgeNeed & Partial<BridgeNeeds>;
+
+export interface BridgesOptions {
+  /** Makes one bridge what is wished of it. Throws CniError. */
+  readonly make: (wish: BridgeWish) => Promise<MadeBridge>;
+  /** Makes the host's own end in a VLAN; nothing when it is there. Throws CniError. */
+  readonly makeGateway: (gateway: VlanGateway) => Promise<void>;
+  /** What pods on the bridge still need, whatever the configuration says now. */
+  readonly needsOf: (bridge: string) => Iterable<Need>;
+}
+
+/** A gateway that was asked for stays so long, though no pod is recorded with it yet. */
+export const gatewayHoldMs = 60_000;
+
+interface Known {
+  mtuBytes: number | undefined;
+  /** When each was asked for. */
+  readonly gateways: Map<HostCidr, number>;
+  /** Wanted by now. */
+  wanted: ReadonlySet<HostCidr>;
+  promiscuous: boolean;
+  readonly vlanGateways: Map<string, VlanGateway>;
+  /** Undefined: it is not, as far as we know. */
+  ready: Promise<void> | true | undefined;
+  link: Link | undefined;
+  /** Of the last time that it was looked at. */
+  writes: number;
+}
+
+/** The bridges of this node: each is made when it is first needed, and again when it is not as it must be. */
+export class Bridges {
+  readonly #options: BridgesOptions;
+  readonly #known = new Map<string, Known>();
+  #nodeNeed: Need | undefined;
+
+  constructor(options: BridgesOptions) {
+    this.#options = options;
+  }
+
+  names(): Iterable<string> {
+    return this.#known.keys();
+  }
+
+  /** True at once when the bridge is known to be there; else when it is. Throws CniError. */
+  ensure(need: Need): true | Promise<void> {
+    const known = this.#known.get(need.bridge) ?? emptyKnown();
+    const isCovered = known.ready !== undefined && covers(known, need);
+    hold(known, need);
+    if (isCovered && known.ready !== undefined) return known.ready;
+    known.mtuBytes = need.mtuBytes ?? known.mtuBytes;
+    this.#known.set(need.bridge, known);
+    return this.#ensureAnew(need, known);
+  }
+
+  async #ensureAnew(need: Need, known: Known): Promise<void> {
+    try {
+      await this.#begin(need.bridge, known, need.addressConflict ?? 'keep');
+    } catch (error) {
+      // What could not be is not wanted by the next one.
+      for (const gateway of need.gateways) known.gateways.delete(gateway);
+      if (need.vlanGateway !== undefined) known.vlanGateways.delete(need.vlanGateway.device);
+      const isUsed = !this.#needs(need.bridge).next().done;
+      if (!isUsed && this.#known.get(need.bridge) === known) this.#known.delete(need.bridge);
+      throw error;
+    }
+  }
+
+  /** The node's own bridge is there before the first pod. */
+  async keep(need: Need): Promise<void> {
+    this.#nodeNeed = need;
+    await this.ensure(need);
+  }
+
+  /** The bridge turned out to be gone. */
+  forget(bridge: string): void {
+    const known = this.#known.get(bridge);
+    if (known !== undefined) known.ready = undefined;
+  }
+
+  /** Its address on the link; undefined when it follows its ports'. */
+  macOf(bridge: string): Link['mac'] {
+    return this.#known.get(bridge)?.link?.mac;
+  }
+
+  /** Looks whether the bridge is as it must be; gives the number of rows that were written. Throws CniError. */
+  async repair(bridge: string): Promise<number> {
+    const known = this.#known.get(bridge);
+    if (known === undefined) return 0;
+    await this.#begin(bridge, known, 'keep');
+    return known.writes;
+  }
+
+  #begin(bridge: string, known: Known, conflict: BridgeWish['addressConflict']): Promise<void> {
+    const making = this.#make(bridge, known, conflict, known.ready);
+    known.ready = making;
+    const settle = (ready: true | undefined) => {
+      if (known.ready === making) known.ready = ready;
+    };
+    making.then(
+      () => settle(true),
+      () => settle(undefined),
+    );
+    return making;
+  }
+
+  async #make(
+    bridge: string,
+    known: Known,
+    addressConflict: BridgeWish['addressConflict'],
+    earlier: Known['ready'],
+  ): Promise<void> {
+    await Promise.resolve(earlier).catch(() => {});
+    const wish = { ...this.#wish(bridge, known), addressConflict };
+    const { link, writes } = await this.#options.make(wish);
+    known.wanted = new Set(wish.gateways);
+    known.link = link;
+    known.writes = writes;
+    for (const gateway of known.vlanGateways.values()) await this.#options.makeGateway(gateway);
+  }
+
+  #wish(name: string, known: Known): Omit<BridgeWish, 'addressConflict'> {
+    const oldestMs = performance.now() - gatewayHoldMs;
+    for (const [gateway, atMs] of known.gateways) if (atMs < oldestMs) known.gateways.delete(gateway);
+    const needs = [...this.#needs(name)];
+    for (const { vlanGateway } of needs) {
+      if (vlanGateway !== undefined) known.vlanGateways.set(vlanGateway.device, vlanGateway);
+    }
+    const gateways = new Set([...needs.flatMap((need) => need.gateways), ...known.gateways.keys()]);
+    const { mtuBytes } = known;
+    known.promiscuous ||= needs.some((need) => need.promiscuous);
+    return { name, mtuBytes, gateways: [...gateways], promiscuous: known.promiscuous };
+  }
+
+  *#needs(bridge: string): Generator<Need> {
+    if (this.#nodeNeed?.bridge === bridge) yield this.#nodeNeed;
+    yield* this.#options.needsOf(bridge);
+  }
+
+  /**
+   * The bridge that a notification says is not as it must be. A pod that comes or goes makes a dozen notifications,
+   * none of which is about a bridge; those that are, of every port, are told by their first bytes.
+   */
+  concerned({ type, payload }: NetlinkMessage): string | undefined {
+    if (type !== RTM_NEWLINK && type !== RTM_DELLINK && type !== RTM_DELADDR) return undefined;
+    const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+    const index = view.getInt32(4, true);
+    for (const [bridge, known] of this.#known) {
+      if (known.link?.index !== index) continue;
+      if (type === RTM_DELADDR) return isWantedAddress(known, payload) ? bridge : undefined;
+      // Others families' messages are about a port.
+      if (payload[0] !== 0) return undefined;
+      return type === RTM_DELLINK || isOther(known, known.link, payload) ? bridge : undefined;
+    }
+    return undefined;
+  }
+}
+
+function emptyKnown(): Known {
+  return {
+    mtuBytes: undefined,
+    gateways: new Map(),
+    wanted: new Set(),
+    promiscuous: false,
+    vlanGateways: new Map(),
+    ready: undefined,
+    link: undefined,
+    writes: 0,
+  };
+}
+
+function covers(known: Known, { gateways, promiscuous = false, vlanGateway }: Need): boolean {
+  return (
+    gateways.every((gateway) => known.wanted.has(gateway) || known.gateways.has(gateway)) &&
+    (!promiscuous || known.promiscuous) &&
+    (vlanGateway === undefined || known.vlanGateways.has(vlanGateway.device))
+  );
+}
+
+function hold(known: Known, { gateways, promiscuous = false, vlanGateway }: Need): void {
+  const nowMs = performance.now();
+  for (const gateway of gateways) known.gateways.set(gateway, nowMs);
+  known.promiscuous ||= promiscuous;
+  if (vlanGateway !== undefined) known.vlanGateways.set(vlanGateway.device, vlanGateway);
+}
+
+function isWantedAddress({ wanted }: Known, payload: Uint8Array): boolean {
+  const { ip, prefixLength } = decodeAddress(payload);
+  return wanted.has(hostCidr(ip, prefixLength));
+}
+
+function isOther({ wanted, promiscuous }: Known, link: Link, payload: Uint8Array): boolean {
+  const { flags = 0, mtuBytes, mac, alias } = decodeLink(payload);
+  const mustHave = promiscuous ? IFF_UP | IFF_PROMISC : IFF_UP;
+  if ((flags & mustHave) !== mustHave || alias !== link.alias || mtuBytes !== link.mtuBytes) return true;
+  // Without an address of its own it has that of its lowest port.
+  return wanted.size > 0 && mac !== link.mac;
+}

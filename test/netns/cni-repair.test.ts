@@ -1,0 +1,130 @@
+import test, { type ExecutionContext } from 'ava';
+import type { NodeNetwork } from '../../cni/node-network.ts';
+import type { Cidr } from '../../core/address.ts';
+import { CniNode, eventually, testConfig } from '../cni/node.ts';
+
+const repairMs = 1_000;
+const portMappings = [{ hostPort: 8080, containerPort: 80, protocol: 'tcp' }];
+
+async function withPod(t: ExecutionContext, options: object = {}): Promise<CniNode> {
+  const node = CniNode.open(t);
+  await node.start();
+  const pod = node.pod();
+  const { exitCode, stdout } = await node.call('ADD', { ...pod, config: testConfig(options) });
+  t.is(exitCode, 0, stdout);
+  return node;
+}
+
+const shows =
+  (node: CniNode, pattern: RegExp, ...command: string[]) =>
+  async () =>
+    pattern.test(await node.exec(...command).catch(() => ''));
+
+test.serial(
+  "a gateway address that was taken from the bridge is back at once, in one's own subnet",
+  async (t) => {
+    const node = await withPod(t);
+    await node.exec('ip', 'addr', 'del', '10.55.0.1/24', 'dev', 'cni0');
+    await node.exec('ip', 'addr', 'del', 'fd55::1/64', 'dev', 'cni0');
+    const has = async () =>
+      (await shows(node, /10\.55\.0\.1\/24/, 'ip', 'addr', 'show', 'cni0')()) &&
+      (await shows(node, /fd55::1\/64/, 'ip', 'addr', 'show', 'cni0')());
+    t.true(await eventually(has, repairMs));
+  },
+);
+
+test.serial('a bridge that was set down is up again at once', async (t) => {
+  const node = await withPod(t);
+  await node.exec('ip', 'link', 'set', 'cni0', 'down');
+  t.true(await eventually(shows(node, /[<,]UP[,>]/, 'ip', 'link', 'show', 'cni0'), repairMs));
+  t.true(await eventually(shows(node, /fd55::1\/64/, 'ip', 'addr', 'show', 'cni0'), repairMs));
+});
+
+test.serial('a bridge that was deleted is made again, with the pods on it', async (t) => {
+  const node = await withPod(t);
+  const [pair = ''] = await node.pairs();
+  await node.exec('ip', 'link', 'del', 'cni0');
+  t.true(
+    await eventually(shows(node, /master cni0/, 'ip', 'link', 'show', pair), repairMs),
+    node.log.join('\n'),
+  );
+
+  t.regex(await node.exec('ip', 'link', 'show', pair), /state UP/);
+  // Who asks for the pod's MAC gets it only by way of the port.
+  await node.exec('bash', '-c', 'exec 3>/dev/udp/10.55.0.2/9; echo x >&3');
+  t.true(await eventually(shows(node, /10\.55\.0\.2.*REACHABLE/, 'ip', 'neigh')));
+});
+
+test.serial('an address that an operator gave the bridge stays', async (t) => {
+  const node = await withPod(t);
+  await node.exec('ip', 'addr', 'add', '192.0.2.1/24', 'dev', 'cni0');
+  await node.exec('ip', 'addr', 'del', '10.55.0.1/24', 'dev', 'cni0');
+  t.true(await eventually(shows(node, /10\.55\.0\.1\/24/, 'ip', 'addr', 'show', 'cni0'), repairMs));
+  t.true(await shows(node, /192\.0\.2\.1\/24/, 'ip', 'addr', 'show', 'cni0')());
+});
+
+test.serial('pods that come and go do not have the bridge looked at', async (t) => {
+  const node = await withPod(t);
+  for (let count = 0; count < 5; count += 1) {
+    const pod = node.pod();
+    await node.call('ADD', pod);
+    await node.call('DEL', pod);
+  }
+  t.deepEqual(
+    node.log.filter((line) => line.includes('repaired')),
+    [],
+  );
+});
+
+test.serial('the packet filter is back at once when somebody flushes it', async (t) => {
+  const node = await withPod(t, { ipMasq: true, macspoofchk: true, runtimeConfig: { portMappings } });
+  const list = () => node.exec('/usr/sbin/nft', 'list', 'ruleset');
+  const before = await list();
+  t.regex(before, /tcp \. 8080 : 10\.55\.0\.2 \. 80/);
+  await node.exec('/usr/sbin/nft', 'flush', 'ruleset');
+  t.true(await eventually(async () => (await list()) === before, repairMs));
+});
+
+test.serial('one element that was taken is back at once, and one of somebody else goes', async (t) => {
+  const node = await withPod(t, { runtimeConfig: { portMappings } });
+  const list = () => node.exec('/usr/sbin/nft', 'list', 'ruleset');
+  const before = await list();
+  const map = ['inet', 'fairlead-cni', 'hostports4'];
+  await node.exec('/usr/sbin/nft', 'delete', 'element', ...map, '{ tcp . 8080 }');
+  await node.exec('/usr/sbin/nft', 'add', 'element', ...map, '{ tcp . 9 : 192.0.2.1 . 9 }');
+  t.true(await eventually(async () => (await list()) === before, repairMs));
+});
+
+test.serial('a node without rows in the packet filter has no tables in it', async (t) => {
+  const node = await withPod(t);
+  t.is(await node.exec('/usr/sbin/nft', 'list', 'ruleset'), '');
+});
+
+test.serial('rows that were lost while no daemon ran are made again at the start', async (t) => {
+  const bandwidth = { ingressRate: 1e9, ingressBurst: 1e7 };
+  const node = await withPod(t, { ipMasq: true, runtimeConfig: { portMappings, bandwidth } });
+  const [pair = ''] = await node.pairs();
+  const list = () => node.exec('/usr/sbin/nft', 'list', 'ruleset');
+  const before = await list();
+  await node.kill('SIGKILL');
+  await node.exec('/usr/sbin/nft', 'flush', 'ruleset');
+  await node.exec('tc', 'qdisc', 'del', 'dev', pair, 'root');
+  await node.exec('ip', 'link', 'set', 'cni0', 'down');
+  await node.start();
+  t.is(await list(), before);
+  t.regex(await node.exec('tc', 'qdisc', 'show', 'dev', pair), /tbf/);
+  t.regex(await node.exec('ip', 'link', 'show', 'cni0'), /[<,]UP[,>]/);
+});
+
+test.serial("the node's own bridge is there before the first pod", async (t) => {
+  const node = CniNode.open(t);
+  const network: NodeNetwork = {
+    name: 'cni0',
+    subnets: ['10.66.0.0/24' as Cidr],
+    mtuBytes: 1400,
+    masquerade: true,
+  };
+  await node.start({ network });
+  t.true(await eventually(shows(node, /10\.66\.0\.1\/24/, 'ip', 'addr', 'show', 'cni0')));
+  t.regex(await node.exec('ip', 'link', 'show', 'cni0'), /mtu 1400/);
+});
