@@ -24,10 +24,16 @@ export class BridgeKeeper {
   readonly #options: BridgeKeeperOptions;
   readonly #dirty = new Set<string>();
   #wake: (() => void) | undefined;
-  #lastError = '';
+  readonly #troubles = new Map<string, string>();
 
   constructor(options: BridgeKeeperOptions) {
     this.#options = options;
+  }
+
+  /** What is wrong with bridges and could not be repaired. */
+  trouble(): string | undefined {
+    const [first] = this.#troubles.values();
+    return first;
   }
 
   /** Until the signal aborts. */
@@ -95,12 +101,13 @@ export class BridgeKeeper {
         log.warn({ bridge, writes }, 'bridge repaired');
         await onRepaired();
       }
-      this.#lastError = '';
+      this.#troubles.delete(bridge);
       return true;
     } catch (error) {
       const { message } = error as Error;
-      if (message !== this.#lastError) log.error({ bridge, error: message }, 'bridge not repaired');
-      this.#lastError = message;
+      if (message !== this.#troubles.get(bridge))
+        log.error({ bridge, error: message }, 'bridge not repaired');
+      this.#troubles.set(bridge, message);
       this.#dirty.add(bridge);
       return false;
     }

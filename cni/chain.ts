@@ -1,8 +1,9 @@
 import { Addressing, type AddressingOptions } from './addressing.ts';
 import { Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
+import { checkChained, checkPart } from './check.ts';
 import { CniError } from './error.ts';
 import { attachmentKey, isEmpty, joinRows, type Part } from './part.ts';
-import type { ChainedNode, ChainedPlugin, InterfaceNetwork } from './plugin-type.ts';
+import type { ChainedNode, ChainedPlugin, InterfaceNetwork, ParsedPlugin } from './plugin-type.ts';
 import { parsePrevResult } from './prev-result.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
 import type { Result } from './result.ts';
@@ -96,6 +97,23 @@ export class Chain {
     const part: Part = { ...id, type: request.type, rows };
     await this.#attacher.make(part, namespaceFd);
     return { part, result };
+  }
+
+  /** Throws CniError where something is not as it was made. */
+  async check(request: AttachmentRequest, namespaceFd: number, plugin: ParsedPlugin): Promise<void> {
+    const { leases, node } = this.#options;
+    const previous = parsePrevResult(request.config, request.cniVersion);
+    if (previous instanceof CniError) throw previous;
+    const id = idOf(request);
+    const parts = leases.get(attachmentKey(id));
+    const part = parts.find(({ type }) => type === request.type);
+    if (plugin.kind === 'interface') {
+      await checkPart(request, namespaceFd, part, previous, this.#options);
+      return;
+    }
+    const earlier = parts.map(({ rows }) => rows);
+    const call = { id, sandbox: request.netns, namespaceFd, previous, earlier, node };
+    await checkChained(request, plugin, part, call, this.#options);
   }
 
   /**

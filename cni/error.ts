@@ -8,6 +8,8 @@ export const cniCode = {
   invalidNamespace: 8,
   tryAgain: 11,
   notAvailable: 50,
+  /** As before; and pods that are there may not reach everybody. */
+  limitedConnectivity: 51,
   internal: 999,
 } as const;
 

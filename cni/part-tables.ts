@@ -1,4 +1,5 @@
 import type { Change, Failure, Table } from '../core/rows.ts';
+import { type AttachmentPlace, type AttachmentState, readAttachment } from '../kernel/attachment-check.ts';
 import { AttachmentTable } from '../kernel/attachment-table.ts';
 import { BridgePortTable } from '../kernel/bridge-port.ts';
 import { BridgeVlanTable } from '../kernel/bridge-vlan.ts';
@@ -26,6 +27,10 @@ export interface PartTables {
   readonly node: NodeTables;
   /** The settings of one container; its namespace stays open as long as the table is used. */
   pod(namespaceFd: Descriptor, settings: readonly PodSetting[]): Table<string, PodSetting>;
+  /** Those of the node's parameters that the rows of a part are. */
+  sysctls(keys: readonly string[]): Table<string, SysctlSettingRow>;
+  /** Both sides of an attachment's pair. Throws KernelError. */
+  readPair(place: AttachmentPlace): Promise<AttachmentState>;
   /** Flows to these host ports begin anew. Throws KernelError. */
   forgetFlows(ports: readonly HostPort[]): Promise<void>;
 }
@@ -80,6 +85,14 @@ export class KernelTables implements PartTables, Disposable {
     return new PodSettings({ namespaceFd, settings });
   }
 
+  sysctls(keys: readonly string[]): Table<string, SysctlSettingRow> {
+    return new NodeSysctls(this.#namespaceFd, keys);
+  }
+
+  readPair(place: AttachmentPlace): Promise<AttachmentState> {
+    return readAttachment(this.socket, place);
+  }
+
   async forgetFlows(ports: readonly HostPort[]): Promise<void> {
     const filters = staleFlows(ports);
     if (filters.length === 0) return;
@@ -114,13 +127,15 @@ function podRoutes(table: Table<string, RouteRow>): Table<string, RouteRow> {
   };
 }
 
-/** Parameters of the kernel as rows: there is nothing to be read that nobody asks for, and nothing to be removed. */
+/** Parameters of the kernel as rows: only those that are asked for are read, and none is ever removed. */
 class NodeSysctls implements Table<string, SysctlSettingRow> {
   readonly name = 'sysctl';
   readonly #namespaceFd: Descriptor | undefined;
+  readonly #keys: readonly string[];
 
-  constructor(namespaceFd: Descriptor | undefined) {
+  constructor(namespaceFd: Descriptor | undefined, keys: readonly string[] = []) {
     this.#namespaceFd = namespaceFd;
+    this.#keys = keys;
   }
 
   same(wanted: SysctlSettingRow, actual: SysctlSettingRow): boolean {
@@ -128,16 +143,21 @@ class NodeSysctls implements Table<string, SysctlSettingRow> {
   }
 
   async read(): Promise<Map<string, SysctlSettingRow>> {
-    return new Map();
+    const values = await this.#table(this.#keys).read();
+    return new Map([...values].map(([key, value]) => [key, { key, value }]));
   }
 
   write(changes: readonly Change<string, SysctlSettingRow>[]): Promise<Failure<string>[]> {
     const made = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted]));
-    const table = new SysctlTable({
-      keys: made.map(({ key }) => key),
+    const table = this.#table(made.map(({ key }) => key));
+    return table.write(made.map(({ key, value }) => ({ kind: 'create', key, wanted: value })));
+  }
+
+  #table(keys: readonly string[]): SysctlTable {
+    return new SysctlTable({
+      keys,
       ...(this.#namespaceFd === undefined ? {} : { namespaceFd: this.#namespaceFd }),
     });
-    return table.write(made.map(({ key, value }) => ({ kind: 'create', key, wanted: value })));
   }
 }
 

@@ -10,9 +10,10 @@ import type { InterfaceNetwork, InterfacePlugin, ParsedPlugin } from './plugin-t
 import { findPluginType, pluginTypes } from './plugin-types.ts';
 import { type AttachmentRequest, ipamPlugin, parseRequest, type Request } from './request.ts';
 import { renderError, renderResult, renderVersions } from './result.ts';
+import { Upkeep, type UpkeepOptions } from './upkeep.ts';
 import { newestVersion } from './version.ts';
 
-export interface PluginOptions extends ChainOptions {
+export interface PluginOptions extends ChainOptions, Pick<UpkeepOptions, 'trouble'> {
   /** Undefined: not ready. */
   readonly network: () => NodeNetwork | undefined;
 }
@@ -41,6 +42,7 @@ export class Plugin {
   readonly #options: PluginOptions;
   readonly #chain: Chain;
   readonly #hostLocal: HostLocal;
+  readonly #upkeep: Upkeep;
   readonly #queue = new KeyedQueue();
   readonly #configs = new Map<string, KnownConfig>();
 
@@ -48,6 +50,11 @@ export class Plugin {
     this.#options = options;
     this.#chain = new Chain(options);
     this.#hostLocal = new HostLocal(options);
+    this.#upkeep = new Upkeep({
+      ...options,
+      hostLocal: this.#hostLocal,
+      remove: (key, parts) => this.#queue.run(key, () => this.#chain.remove(parts, undefined, undefined)),
+    });
   }
 
   /** Serves one call to its end, with its answer. */
@@ -73,8 +80,16 @@ export class Plugin {
       case 'DEL':
         checkNamespaces(request, call);
         return this.#queue.run(attachmentKey(request), () => this.#del(request, call));
-      default:
-        throw new CniError(cniCode.internal, `${request.verb} is not served yet`);
+      case 'CHECK':
+        checkNamespaces(request, call);
+        return this.#queue.run(attachmentKey(request), () => this.#check(request, call));
+      case 'GC':
+        await this.#upkeep.gc(request);
+        call.answer(0, '');
+        return;
+      case 'STATUS':
+        await this.#upkeep.status(request);
+        call.answer(0, '');
     }
   }
 
@@ -114,6 +129,12 @@ export class Plugin {
     await this.#undo(request, call.podNamespaceFd);
     call.answer(0, '');
     this.#options.pass('del:answered');
+  }
+
+  async #check(request: AttachmentRequest, call: Call): Promise<void> {
+    if (request.type === ipamPlugin) await this.#hostLocal.check(request);
+    else await this.#chain.check(request, call.podNamespaceFd ?? -1, this.#known(request).plugin);
+    call.answer(0, '');
   }
 
   /** For types without rows. Whatever comes of it, the container ends. */

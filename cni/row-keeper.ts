@@ -29,6 +29,7 @@ export class RowKeeper {
   #generation: number | undefined;
   #restUntilMs = 0;
   #iptablesAtMs = 0;
+  readonly #troubles = new Map<string, string>();
 
   constructor(options: RowKeeperOptions) {
     this.#options = options;
@@ -76,6 +77,12 @@ export class RowKeeper {
     }
   }
 
+  /** What is wanted and could not be made again. */
+  trouble(): string | undefined {
+    const [first] = this.#troubles.values();
+    return first;
+  }
+
   /** Until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
@@ -113,7 +120,7 @@ export class RowKeeper {
     const nowMs = performance.now();
     if (nowMs < this.#restUntilMs) return;
     const generation = await this.#options.tables.readGeneration();
-    if (generation === this.#generation) return;
+    if (generation === this.#generation && this.#troubles.size === 0) return;
     await this.#repairElements();
     await this.#repairIptables();
     this.#restUntilMs = performance.now() + (performance.now() - nowMs) * restShare;
@@ -136,6 +143,9 @@ export class RowKeeper {
     for (const { key, error } of failures)
       log.error({ table: table.name, key, error: error.message }, 'packet filter not repaired');
     if (writes > 0) log.warn({ table: table.name, writes }, 'packet filter repaired');
+    const [failure] = failures;
+    if (failure === undefined) this.#troubles.delete(kind);
+    else this.#troubles.set(kind, `packet filter ${table.name}: ${failure.error.message}`);
     return writes;
   }
 

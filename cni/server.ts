@@ -60,8 +60,9 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   });
   const { network, onFaultPoint: pass = () => {} } = options;
   const node = new NodeLinks(tables.socket);
-  const plugin = new Plugin({ tables, bridges, leases, wanted, imports, node, network, log, pass });
   const bridgeKeeper = new BridgeKeeper({ bridges, log, namespaceFd, onRepaired: () => keeper.onBridge() });
+  const trouble = () => bridgeKeeper.trouble() ?? keeper.trouble();
+  const plugin = new Plugin({ tables, bridges, leases, wanted, imports, node, network, log, pass, trouble });
   keepRunning(stack, (signal) => bridgeKeeper.run(signal));
   keepRunning(stack, (signal) => keeper.run(signal));
   keepRunning(stack, (signal) => keepNodeBridge(bridges, options, signal));

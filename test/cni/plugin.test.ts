@@ -39,8 +39,9 @@ function setUp(t: ExecutionContext) {
     forget: (bridge: string) => void forgotten.push(bridge),
     macOf: () => undefined,
   };
-  const state: { network: NodeNetwork | undefined; listening: boolean } = {
+  const state: { network: NodeNetwork | undefined; listening: boolean; trouble: string | undefined } = {
     network: undefined,
+    trouble: undefined,
     listening: true,
   };
   const wanted = new WantedRows();
@@ -61,6 +62,7 @@ function setUp(t: ExecutionContext) {
     log: { info: () => {}, warn: () => {}, error: () => {} },
     network: () => state.network,
     pass: () => {},
+    trouble: () => state.trouble,
   });
   /** "ok", or the code and message of the refusal. */
   const call = async (verb: string, containerId: string, config: object = testConfig()): Promise<string> => {
@@ -106,6 +108,8 @@ function fakeTables(kernel: FakeKernel, attachment: FakeTable<AttachmentRow>): P
       iptables: table('iptables'),
     },
     pod: () => table('pod'),
+    sysctls: () => table('sysctls'),
+    readPair: async () => ({ addresses: [], routes: [] }),
     forgetFlows: async () => {},
   };
 }
@@ -192,7 +196,69 @@ test('what the node decides anew counts from the next ADD on', async (t) => {
   t.deepEqual(addresses().sort(), ['10.3.0.2/24', '10.4.0.2/24']);
 });
 
-test('verbs that are not served yet say so', async (t) => {
+const config110 = (more: object = {}) => testConfig({ cniVersion: '1.1.0', ...more });
+const valid = (...ids: string[]) => ids.map((containerID) => ({ containerID, ifname: 'eth0' }));
+
+test('GC removes what the runtime does not know of, in this network only', async (t) => {
+  const { call, leases } = setUp(t);
+  for (const id of ['a', 'b', 'c']) t.is(await call('ADD', id, config110()), 'ok');
+  t.is(await call('ADD', 'other', config110({ name: 'othernet' })), 'ok');
+  const list = { 'cni.dev/valid-attachments': valid('b') };
+  t.is(await call('GC', '', config110(list)), 'ok');
+  t.deepEqual([...leases.values()].map(({ containerId }) => containerId).sort(), ['b', 'other']);
+});
+
+test('GC without a list removes nothing, with an empty one everything, by either key', async (t) => {
+  const { call, leases } = setUp(t);
+  t.is(await call('ADD', 'a', config110()), 'ok');
+  t.is(await call('GC', '', config110()), 'ok');
+  t.is(leases.size, 1);
+  t.is(await call('GC', '', config110({ 'cni.dev/attachments': [] })), 'ok');
+  t.is(leases.size, 0);
+});
+
+test('GC goes on past what fails, and tells all of it', async (t) => {
+  const { call, leases, table } = setUp(t);
+  for (const id of ['a', 'b', 'c']) t.is(await call('ADD', id, config110()), 'ok');
+  table.forbidden.add(rowOf('a')).add(rowOf('b'));
+  const told = await call('GC', '', config110({ 'cni.dev/valid-attachments': [] }));
+  t.regex(told, new RegExp(`^5 failed to detach: .*${rowOf('a')}.*; failed to detach: .*${rowOf('b')}`));
+  t.deepEqual([...leases.values()].map(({ containerId }) => containerId).sort(), ['a', 'b']);
+});
+
+test('STATUS says whether an ADD could be served', async (t) => {
+  const { call, state } = setUp(t);
+  const config = { cniVersion: '1.1.0', name: 'testnet', type: 'fairlead' };
+  t.is(await call('STATUS', '', config), '50 the node has no pod subnet yet');
+  t.is(await call('STATUS', '', config110()), 'ok');
+  state.trouble = 'bridge cni0: EPERM';
+  t.is(await call('STATUS', '', config110()), '51 bridge cni0: EPERM');
+});
+
+test('STATUS of a pool with nothing left is code 50', async (t) => {
   const { call } = setUp(t);
-  t.is(await call('CHECK', 'a'), '999 CHECK is not served yet');
+  const config = config110({ ipam: { subnet: '10.55.0.0/30' } });
+  t.is(await call('STATUS', '', config), 'ok');
+  t.is(await call('ADD', 'a', config), 'ok');
+  t.is(await call('STATUS', '', config), '50 no IP addresses available in range set: 10.55.0.1-10.55.0.2');
+});
+
+test('CHECK needs the result of ADD, and an ADD before', async (t) => {
+  const { call } = setUp(t);
+  t.is(await call('CHECK', 'a', config110()), '7 Required prevResult missing');
+  const config = config110({ prevResult: { cniVersion: '1.1.0', ips: [{ address: '10.55.0.2/24' }] } });
+  t.is(
+    await call('CHECK', 'a', config),
+    '999 plugin fairlead has made nothing for eth0 of a in network testnet',
+  );
+});
+
+test('a type that there is not is refused with those that there are, and DEL of it succeeds', async (t) => {
+  const { call } = setUp(t);
+  const config = testConfig({ type: 'macvlan' });
+  t.regex(
+    await call('ADD', 'a', config),
+    /^7 type: "macvlan" is no plugin of Fairlead; there are: fairlead, bridge, /,
+  );
+  t.is(await call('DEL', 'a', config), 'ok');
 });

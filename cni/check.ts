@@ -1,0 +1,103 @@
+import type { Table } from '../core/rows.ts';
+import { CniError, cniCode } from './error.ts';
+import { callForeignIpam } from './foreign-ipam.ts';
+import { type Part, type PartRows, type RowKind, rowKinds, rowsOf } from './part.ts';
+import type { PartTables } from './part-tables.ts';
+import type { ChainedCall, ChainedPlugin } from './plugin-type.ts';
+import type { AttachmentRequest } from './request.ts';
+import type { Result } from './result.ts';
+import type { BridgeNeeds } from './types/bridge.ts';
+import { checkInterface } from './types/check.ts';
+
+export interface CheckOptions {
+  readonly tables: PartTables;
+}
+
+/**
+ * CHECK of an interface: all that `prevResult` lists of ours, and all the rows that ADD made, are there. Throws
+ * CniError.
+ */
+export async function checkPart(
+  request: AttachmentRequest,
+  namespaceFd: number,
+  part: Part | undefined,
+  previous: Result | undefined,
+  { tables }: CheckOptions,
+): Promise<void> {
+  if (previous === undefined) throw new CniError(cniCode.invalidConfig, 'Required prevResult missing');
+  if (part === undefined) throw unknownAttachment(request);
+  const { attachment } = part.rows;
+  if (attachment !== undefined) {
+    const { ifname, netns: sandbox } = request;
+    const bridge = attachment.bridge === undefined ? undefined : (part.bridge as BridgeNeeds | undefined);
+    const { hostName } = attachment;
+    const state = await tables.readPair({ bridge: attachment.bridge, hostName, ifname, namespaceFd });
+    const problem = checkInterface({ sandbox, ifname, hostName, bridge, previous }, state);
+    if (problem !== undefined) throw problem;
+  }
+  await checkRows(part.rows, namespaceFd, tables);
+  if (part.foreignIpam !== undefined) {
+    const { type } = part.foreignIpam;
+    await callForeignIpam('CHECK', { type, env: request.env, configText: request.configText });
+  }
+}
+
+function unknownAttachment({ type, network, containerId, ifname }: AttachmentRequest): CniError {
+  const text = `plugin ${type} has made nothing for ${ifname} of ${containerId} in network ${network}`;
+  return new CniError(cniCode.internal, text, containerId);
+}
+
+/** A chained plugin without a part has nothing to do for the container, or what it did is lost. Throws CniError. */
+export async function checkChained(
+  request: AttachmentRequest,
+  plugin: ChainedPlugin,
+  part: Part | undefined,
+  call: ChainedCall,
+  options: CheckOptions,
+): Promise<void> {
+  if (plugin.check !== undefined) {
+    const problem = await plugin.check(call);
+    if (problem !== undefined) throw problem;
+    return;
+  }
+  if (part === undefined) {
+    const planned = await plugin.plan(call);
+    if (planned instanceof CniError) throw planned;
+    if (rowKinds.every((kind) => rowsOf(planned.rows, kind).size === 0)) return;
+  }
+  await checkPart(request, call.namespaceFd, part, call.previous, options);
+}
+
+/** Every row is read and compared; the first that is not as it was made is told. */
+async function checkRows(rows: PartRows, namespaceFd: number, tables: PartTables): Promise<void> {
+  for (const kind of rowKinds) {
+    // The pair was looked at from both sides.
+    if (kind === 'attachment' || rowsOf(rows, kind).size === 0) continue;
+    const table = tableOf(kind, rows, namespaceFd, tables);
+    const actual = await table.read();
+    for (const [key, wanted] of rowsOf(rows, kind)) {
+      const there = actual.get(key);
+      if (there === undefined) throw notThere(`${table.name} ${key}: not found`);
+      if (!table.same(wanted, there)) throw notThere(`${table.name} ${key}: not as it was made`);
+    }
+  }
+}
+
+function notThere(text: string): CniError {
+  return new CniError(cniCode.internal, text);
+}
+
+function tableOf(
+  kind: Exclude<RowKind, 'attachment'>,
+  rows: PartRows,
+  namespaceFd: number,
+  tables: PartTables,
+): Table<string, unknown> {
+  const found =
+    kind === 'pod'
+      ? tables.pod(namespaceFd, rows.pod ?? [])
+      : kind === 'sysctls'
+        ? tables.sysctls((rows.sysctls ?? []).map(({ key }) => key))
+        : tables.node[kind];
+  return found as unknown as Table<string, unknown>;
+}
