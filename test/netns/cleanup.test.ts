@@ -232,7 +232,7 @@ test('what others have in the runtime directory stays', async (t) => {
 test('cleanup refuses while an agent runs, also one that is stopped, unless forced', async (t) => {
   const machine = new Machine(t);
   await machine.start(...subnets, '--cni-conf-dir', machine.path('net.d'));
-  await machine.until(() => existsSync(machine.conflist));
+  await machine.until(() => existsSync(machine.conflist) && /fd99::1\/64/.test(machine.state()));
   const state = machine.state();
   const refused = await machine.fairlead('cleanup');
   t.is(refused.code, 1);

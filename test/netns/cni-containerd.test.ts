@@ -64,7 +64,7 @@ test('a container of ctr has addresses, reaches pods and is reached, and goes wi
 });
 
 // The type loopback, which containerd calls for every sandbox, is not served yet, nor is portmap.
-test.skip('a pod of the kubelet has addresses and a host port, and goes without a trace', async (t) => {
+test('a pod of the kubelet has addresses and a host port, and goes without a trace', async (t) => {
   const [containerd, stage] = await openContainerd(t, PORTMAP_CONFLIST);
   const { cluster, host } = stage;
   await containerd.importSandboxImage();

@@ -62,7 +62,7 @@ test('a container of podman whose program is missing leaves nothing', async (t) 
 });
 
 // The type portmap is not served yet.
-test.skip('podman publishes a port to the outside, to its own machine and to a pod', async (t) => {
+test('podman publishes a port to the outside, to its own machine and to a pod', async (t) => {
   const [podman, stage] = await openPodman(t, PORTMAP_CONFLIST);
   const { cluster, host, near, far } = stage;
   const port = 18080;

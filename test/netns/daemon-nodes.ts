@@ -207,7 +207,8 @@ export class Agent {
   kernel(): string {
     const parts = [
       this.run('ip', '-d', 'link', 'show', 'type', 'vxlan'),
-      this.run('ip', 'addr', 'show'),
+      this.run('ip', '-o', 'link', 'show'),
+      this.run('ip', '-o', 'addr', 'show'),
       this.run('ip', 'route'),
       this.run('ip', '-6', 'route'),
       this.run('ip', 'neigh', 'show', 'nud', 'permanent'),
@@ -230,6 +231,9 @@ export class Agent {
  * address that is being checked for duplicates.
  */
 export function steady(text: string): string {
-  const lines = text.split('\n').map((line) => line.replace(/^\d+: | tentative|qlen \d+/g, '').trim());
-  return lines.sort().join('\n');
+  const lines = text.split('\n').filter((line) => !/\bcni0\b/.test(line));
+  return lines
+    .map((line) => line.replace(/^\d+: | tentative|qlen \d+/g, '').trim())
+    .sort()
+    .join('\n');
 }

@@ -216,7 +216,8 @@ test.serial(
 /** Everything iproute2 and nft know of a namespace. */
 function nodeKernel(namespace: string): string {
   const parts = [
-    ['ip', 'addr'],
+    ['ip', '-o', 'link'],
+    ['ip', '-o', 'addr'],
     ['ip', 'route'],
     ['ip', '-6', 'route'],
     [nft, 'list', 'ruleset'],

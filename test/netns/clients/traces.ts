@@ -24,13 +24,29 @@ export async function readTraces(cluster: Cluster, host: RuntimeHost): Promise<s
     ...named('route', await host.exec('ip', '-4', 'route', 'show', 'table', 'all', 'type', 'unicast')),
     ...named('route', await host.exec('ip', '-6', 'route', 'show', 'table', 'all', 'type', 'unicast')),
     ...named('queue', await host.exec('tc', 'qdisc')),
-    ...named('nft', await host.exec('/usr/sbin/nft', '--stateless', 'list', 'ruleset')),
+    ...named('nft', withoutOurRules(await host.exec('/usr/sbin/nft', '--stateless', 'list', 'ruleset'))),
     ...leasesOf(journal).map((key) => `lease ${key}`),
     ...named('namespace', await host.exec('ls', '/run/netns')),
     ...named('mount', await host.exec('findmnt', '--list', '--noheadings', '--output', 'TARGET')),
     ...named('process', ps).filter((line) => line !== 'process busybox'),
     ...named('cgroup', await host.exec('find', '/sys/fs/cgroup', '-mindepth', '1', '-type', 'd')),
   ];
+}
+
+/** The plugin's own tables have constant chains and sets, made with the first element: only elements count. */
+function withoutOurRules(ruleset: string): string {
+  let isOurs = false;
+  let isElements = false;
+  return ruleset
+    .split('\n')
+    .filter((line) => {
+      if (line.startsWith('table ')) isOurs = /^table (inet|bridge) fairlead-cni /.test(line);
+      isElements ||= line.includes('elements = {');
+      const isKept = !isOurs || isElements;
+      if (line.includes('}')) isElements = false;
+      return isKept;
+    })
+    .join('\n');
 }
 
 function named(kind: string, lines: string): string[] {
