@@ -151,7 +151,22 @@ export const ipamPlugin = 'host-local';
 
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 
+/** Go's decoder stops at 10,000; whatever walks a value recursively must come back alive. */
+const depthMax = 500;
+
+/** Whether brackets stand in brackets deeper than anybody writes. Those in strings do not count. */
+function isTooDeep(text: string): boolean {
+  let depth = 0;
+  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[[{]|[\]}]/g)) {
+    if (token === '[' || token === '{') depth += 1;
+    else if (token === ']' || token === '}') depth -= 1;
+    if (depth > depthMax) return true;
+  }
+  return false;
+}
+
 function decodeConfig(text: string): Fields | CniError {
+  if (isTooDeep(text)) return undecodable(`nested more than ${depthMax} levels deep`);
   let value: unknown;
   try {
     value = JSON.parse(text);
