@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { type HostCidr, ipOf, ipToBytes, type Mac, macFromBytes } from '../core/address.ts';
 
-export { type AttachmentId, attachmentKey } from './part.ts';
+export { attachmentKey } from './part.ts';
 
 const hostNamePrefix = 'fl';
 const hostNameDigits = 13;

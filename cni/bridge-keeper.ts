@@ -1,30 +1,32 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { monitor } from '../kernel/netlink/monitor.ts';
-import { RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_LINK } from '../kernel/netlink/route/rtnetlink.ts';
+import type { SeenBridge } from './bridge.ts';
 import type { Bridges } from './bridges.ts';
 import type { Log } from './log.ts';
 
-/** Waits for more of the same before a repair. */
-const settleMs = 50;
+/**
+ * How often each bridge is looked at. Notifications would come for every link of every pod as well: 50 µs of each ADD,
+ * and a seventh of its processor time.
+ */
+const pollMs = 400;
+/** After a repair that failed. */
 const retryMs = 1_000;
-/** What nobody is told of (parameters) is looked at this often. */
+/** What two short questions do not tell (parameters) is looked at this often. */
 const resyncMs = 60_000;
-const watchAgainMs = 5_000;
 
 export interface BridgeKeeperOptions {
   readonly bridges: Bridges;
+  /** How the bridge stands. */
+  readonly look: (bridge: string) => Promise<SeenBridge>;
   readonly log: Log;
-  readonly namespaceFd?: number | undefined;
   /** A bridge was not as it must be, and is again: what lies on it may not be. */
   readonly onRepaired: () => Promise<void>;
 }
 
-/** Makes bridges again what they must be as soon as the kernel tells that they are not. */
+/** Makes bridges again what they must be, soon after somebody did something to them. */
 export class BridgeKeeper {
   readonly #options: BridgeKeeperOptions;
-  readonly #dirty = new Set<string>();
-  #wake: (() => void) | undefined;
   readonly #troubles = new Map<string, string>();
+  #resyncAtMs = 0;
 
   constructor(options: BridgeKeeperOptions) {
     this.#options = options;
@@ -38,62 +40,28 @@ export class BridgeKeeper {
 
   /** Until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
-    await Promise.all([this.#listen(signal), this.#work(signal)]);
-  }
-
-  async #listen(signal: AbortSignal): Promise<void> {
-    const groups = [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
-    const { bridges, log, namespaceFd } = this.#options;
+    this.#resyncAtMs = performance.now() + resyncMs;
     while (!signal.aborted) {
-      try {
-        for await (const event of monitor(groups, { namespaceFd, signal })) {
-          if (event.kind === 'overrun') this.#markAll();
-          else for (const message of event.messages) this.#mark(bridges.concerned(message));
-        }
-      } catch (error) {
-        log.error({ error: (error as Error).message }, 'bridges are not watched');
+      await pause(this.#troubles.size === 0 ? pollMs : retryMs, signal);
+      const isResync = performance.now() >= this.#resyncAtMs;
+      if (isResync) this.#resyncAtMs = performance.now() + resyncMs;
+      for (const bridge of [...this.#options.bridges.names()]) {
+        if (!signal.aborted && (isResync || (await this.#isUnsound(bridge)))) await this.#repair(bridge);
       }
-      await pause(watchAgainMs, signal);
-      this.#markAll();
     }
   }
 
-  #mark(bridge: string | undefined): void {
-    if (bridge === undefined) return;
-    this.#dirty.add(bridge);
-    this.#wake?.();
-  }
-
-  #markAll(): void {
-    for (const bridge of this.#options.bridges.names()) this.#mark(bridge);
-  }
-
-  async #work(signal: AbortSignal): Promise<void> {
-    signal.addEventListener('abort', () => this.#wake?.(), { once: true });
-    while (!signal.aborted) {
-      if (this.#dirty.size === 0 && !(await this.#rest())) this.#markAll();
-      await pause(settleMs, signal);
-      const dirty = [...this.#dirty];
-      this.#dirty.clear();
-      let isDone = true;
-      for (const bridge of dirty) if (!signal.aborted) isDone = (await this.#repair(bridge)) && isDone;
-      if (!isDone) await pause(retryMs, signal);
+  async #isUnsound(bridge: string): Promise<boolean> {
+    const { bridges, look } = this.#options;
+    try {
+      return bridges.isSound(bridge, await look(bridge)) === false;
+    } catch {
+      // The repair says what is the matter.
+      return true;
     }
   }
 
-  /** False when nothing happened for a long time. */
-  #rest(): Promise<boolean> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(() => resolve(false), resyncMs);
-      this.#wake = () => {
-        clearTimeout(timer);
-        this.#wake = undefined;
-        resolve(true);
-      };
-    });
-  }
-
-  async #repair(bridge: string): Promise<boolean> {
+  async #repair(bridge: string): Promise<void> {
     const { bridges, log, onRepaired } = this.#options;
     try {
       const writes = await bridges.repair(bridge);
@@ -102,14 +70,11 @@ export class BridgeKeeper {
         await onRepaired();
       }
       this.#troubles.delete(bridge);
-      return true;
     } catch (error) {
       const { message } = error as Error;
       if (message !== this.#troubles.get(bridge))
         log.error({ bridge, error: message }, 'bridge not repaired');
       this.#troubles.set(bridge, message);
-      this.#dirty.add(bridge);
-      return false;
     }
   }
 }

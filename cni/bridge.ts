@@ -4,7 +4,7 @@ import { type Failure, layer, type Plan, type Table } from '../core/rows.ts';
 import { type AddressRow, AddressTable, addressKey } from '../kernel/address.ts';
 import { isMissing, KernelError } from '../kernel/errors.ts';
 import { type LinkRow, LinkTable } from '../kernel/link.ts';
-import { decodeAddress, encodeAddressDump } from '../kernel/netlink/route/address.ts';
+import { type Address, decodeAddress, encodeAddressDump } from '../kernel/netlink/route/address.ts';
 import { decodeLink, encodeLink, getLinkMessage, type Link } from '../kernel/netlink/route/link.ts';
 import { AF_UNSPEC, FAIRLEAD_PROTOCOL, RTM_GETADDR, RTM_SETLINK } from '../kernel/netlink/route/rtnetlink.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
@@ -64,6 +64,8 @@ export function planBridge(
 
 const bridgeAlias = 'fairlead bridge';
 const bridgeFilterPrefix = 'net/bridge/bridge-nf-call-';
+/** In struct ifaddrmsg. */
+const IFA_INDEX_OFFSET = 4;
 /** Set for good, not by what the bridge does itself. */
 export const IFF_PROMISC = 0x100;
 
@@ -77,6 +79,13 @@ export interface BridgeWriterOptions {
 export interface MadeBridge {
   readonly link: Link;
   readonly writes: number;
+}
+
+/** A bridge as it stands. */
+export interface SeenBridge {
+  /** Undefined: it is not there. */
+  readonly link: Link | undefined;
+  readonly addresses: readonly HostCidr[];
 }
 
 /** Makes one bridge what is wished of it, however it is. */
@@ -126,14 +135,27 @@ export class BridgeWriter {
     return writes - failures.length;
   }
 
-  /** Addresses that others gave the bridge and that stay. */
-  async #foreignAddresses(index: number | undefined, wish: BridgeWish): Promise<HostCidr[]> {
+  /** Two short questions: what many pods do to other links plays no part in it. Throws CniError. */
+  async look(name: string): Promise<SeenBridge> {
+    const link = await this.#read(name);
+    const addresses = link === undefined ? [] : await this.#addresses(link.index ?? 0);
+    return { link, addresses: addresses.map(({ ip, prefixLength }) => hostCidr(ip, prefixLength)) };
+  }
+
+  async #addresses(index: number): Promise<Address[]> {
     const payload = encodeAddressDump(AF_UNSPEC);
+    // Only those of the one link (ifa_index), which kernels before 5.0 do not know.
+    new DataView(payload.buffer, payload.byteOffset).setInt32(IFA_INDEX_OFFSET, index, true);
     const operation = 'RTM_GETADDR';
     const messages = await this.#options.socket.dump({ type: RTM_GETADDR, flags: 0, payload, operation });
-    const foreign = messages
-      .map((message) => decodeAddress(message.payload))
-      .filter((address) => address.index === index && address.protocol !== FAIRLEAD_PROTOCOL)
+    const addresses = messages.map((message) => decodeAddress(message.payload));
+    return addresses.filter((address) => address.index === index);
+  }
+
+  /** Addresses that others gave the bridge and that stay. */
+  async #foreignAddresses(index: number | undefined, wish: BridgeWish): Promise<HostCidr[]> {
+    const foreign = (await this.#addresses(index ?? 0))
+      .filter(({ protocol }) => protocol !== FAIRLEAD_PROTOCOL)
       .map(({ ip, prefixLength }) => hostCidr(ip, prefixLength))
       .filter((address) => !wish.gateways.includes(address) && !/^fe[89ab]/.test(address));
     const conflicting = planBridgeAddresses({ ...wish, bridge: wish.name }, foreign);

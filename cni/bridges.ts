@@ -1,9 +1,6 @@
-import { type HostCidr, hostCidr } from '../core/address.ts';
-import type { NetlinkMessage } from '../kernel/netlink/message.ts';
-import { decodeAddress } from '../kernel/netlink/route/address.ts';
-import { decodeLink, IFF_UP, type Link } from '../kernel/netlink/route/link.ts';
-import { RTM_DELADDR, RTM_DELLINK, RTM_NEWLINK } from '../kernel/netlink/route/rtnetlink.ts';
-import { type BridgeWish, IFF_PROMISC, type MadeBridge } from './bridge.ts';
+import type { HostCidr } from '../core/address.ts';
+import { IFF_UP, type Link } from '../kernel/netlink/route/link.ts';
+import { type BridgeWish, IFF_PROMISC, type MadeBridge, type SeenBridge } from './bridge.ts';
 import type { BridgeNeed } from './part.ts';
 import type { BridgeNeeds, VlanGateway } from './types/bridge.ts';
 
@@ -146,22 +143,27 @@ export class Bridges {
     yield* this.#options.needsOf(bridge);
   }
 
-  /**
-   * The bridge that a notification says is not as it must be. A pod that comes or goes makes a dozen notifications,
-   * none of which is about a bridge; those that are, of every port, are told by their first bytes.
-   */
-  concerned({ type, payload }: NetlinkMessage): string | undefined {
-    if (type !== RTM_NEWLINK && type !== RTM_DELLINK && type !== RTM_DELADDR) return undefined;
-    const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-    const index = view.getInt32(4, true);
-    for (const [bridge, known] of this.#known) {
-      if (known.link?.index !== index) continue;
-      if (type === RTM_DELADDR) return isWantedAddress(known, payload) ? bridge : undefined;
-      // Others families' messages are about a port.
-      if (payload[0] !== 0) return undefined;
-      return type === RTM_DELLINK || isOther(known, known.link, payload) ? bridge : undefined;
-    }
+  /** Whether a bridge that was made stands as it was made; undefined while it is being made. */
+  isSound(bridge: string, { link, addresses }: SeenBridge): boolean | undefined {
+    const known = this.#known.get(bridge);
+    if (known === undefined || known.ready instanceof Promise) return undefined;
+    const isSound = this.#stands(known, { link, addresses });
+    if (isSound || this.#isNeeded(bridge, known)) return isSound;
+    // Nobody needs it now; the next one who does will have it made.
+    known.ready = undefined;
     return undefined;
+  }
+
+  #isNeeded(bridge: string, { gateways }: Known): boolean {
+    const heldSinceMs = performance.now() - gatewayHoldMs;
+    return !this.#needs(bridge).next().done || [...gateways.values()].some((atMs) => atMs > heldSinceMs);
+  }
+
+  #stands(known: Known, { link, addresses }: SeenBridge): boolean {
+    if (known.ready === undefined || known.link === undefined || link === undefined) return false;
+    const there = new Set(addresses);
+    for (const gateway of known.wanted) if (!there.has(gateway)) return false;
+    return !isOther(known, known.link, link);
   }
 }
 
@@ -193,15 +195,10 @@ function hold(known: Known, { gateways, promiscuous = false, vlanGateway }: Need
   if (vlanGateway !== undefined) known.vlanGateways.set(vlanGateway.device, vlanGateway);
 }
 
-function isWantedAddress({ wanted }: Known, payload: Uint8Array): boolean {
-  const { ip, prefixLength } = decodeAddress(payload);
-  return wanted.has(hostCidr(ip, prefixLength));
-}
-
-function isOther({ wanted, promiscuous }: Known, link: Link, payload: Uint8Array): boolean {
-  const { flags = 0, mtuBytes, mac, alias } = decodeLink(payload);
+function isOther({ wanted, promiscuous }: Known, made: Link, link: Link): boolean {
+  const { flags = 0, index, mtuBytes, mac, alias } = link;
   const mustHave = promiscuous ? IFF_UP | IFF_PROMISC : IFF_UP;
-  if ((flags & mustHave) !== mustHave || alias !== link.alias || mtuBytes !== link.mtuBytes) return true;
-  // Without an address of its own it has that of its lowest port.
-  return wanted.size > 0 && mac !== link.mac;
+  if ((flags & mustHave) !== mustHave || alias !== made.alias) return true;
+  // Without gateways it has the address of its lowest port, and the MTU of the smallest.
+  return index !== made.index || (wanted.size > 0 && (mac !== made.mac || mtuBytes !== made.mtuBytes));
 }

@@ -53,14 +53,20 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   const wanted = new WantedRows();
   const keeper = new RowKeeper({ tables, leases, wanted, log });
   await keeper.restore();
-  const bridges = openBridges(options, tables, leases);
+  const writer = new BridgeWriter({ socket: tables.socket, namespaceFd });
+  const bridges = openBridges(options, writer, tables, leases);
   const imports = new HostLocalImport({
     leases,
     onReport: (report) => log.info({ ...report }, 'files of host-local taken over'),
   });
   const { network, onFaultPoint: pass = () => {} } = options;
   const node = new NodeLinks(tables.socket);
-  const bridgeKeeper = new BridgeKeeper({ bridges, log, namespaceFd, onRepaired: () => keeper.onBridge() });
+  const bridgeKeeper = new BridgeKeeper({
+    bridges,
+    look: (bridge) => writer.look(bridge),
+    log,
+    onRepaired: () => keeper.onBridge(),
+  });
   const trouble = () => bridgeKeeper.trouble() ?? keeper.trouble();
   const plugin = new Plugin({ tables, bridges, leases, wanted, imports, node, network, log, pass, trouble });
   keepRunning(stack, (signal) => bridgeKeeper.run(signal));
@@ -96,9 +102,12 @@ function bootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
 }
 
-function openBridges({ namespaceFd }: CniServerOptions, tables: KernelTables, leases: Leases): Bridges {
-  const { socket } = tables;
-  const writer = new BridgeWriter({ socket, namespaceFd });
+function openBridges(
+  { namespaceFd }: CniServerOptions,
+  writer: BridgeWriter,
+  tables: KernelTables,
+  leases: Leases,
+): Bridges {
   return new Bridges({
     make: (wish) => writer.make(wish),
     makeGateway: (gateway) => makeVlanGateway(gateway, tables, namespaceFd),

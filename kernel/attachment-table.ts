@@ -152,7 +152,8 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
         return final === 'again' ? refused.error : final;
       }
       // The usual number may be what was in the way inside the container; nobody there has one of ours.
-      podIndex = this.#index;
+      // Nor may it be that of the end on the host, which is in the same namespace where the host has both.
+      podIndex = this.#index++;
     }
   }
 

@@ -41,9 +41,13 @@ function parseExtras(config: Fields): Extras | CniError {
   return bandwidth instanceof CniError ? bandwidth : { portmap, bandwidth };
 }
 
+function isNothing({ portmap, bandwidth }: Extras): boolean {
+  return portmap.mappings.length === 0 && bandwidth.ingress === undefined && bandwidth.egress === undefined;
+}
+
 function planFairlead(extras: Extras, network: InterfaceNetwork, call: InterfaceCall): Planned | CniError {
   const planned = network.plan(call);
-  if (planned instanceof CniError) return planned;
+  if (planned instanceof CniError || isNothing(extras)) return planned;
   const added = planExtras(extras, planned, call);
   if (added instanceof CniError) return added;
   return { ...planned, rows: joinRows(planned.rows, added) };

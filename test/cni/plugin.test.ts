@@ -1,10 +1,13 @@
 import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
+import fc from 'fast-check';
 import { hostNameOf } from '../../cni/attachment.ts';
 import { Leases } from '../../cni/leases.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
 import type { PartTables } from '../../cni/part-tables.ts';
 import { Plugin } from '../../cni/plugin.ts';
+import { pluginTypes } from '../../cni/plugin-types.ts';
+import { supportedVersions } from '../../cni/version.ts';
 import { WantedRows } from '../../cni/wanted.ts';
 import type { Cidr } from '../../core/address.ts';
 import type { AttachmentRow } from '../../kernel/attachment.ts';
@@ -261,4 +264,73 @@ test('a type that there is not is refused with those that there are, and DEL of 
     /^7 type: "macvlan" is no plugin of Fairlead; there are: fairlead, bridge, /,
   );
   t.is(await call('DEL', 'a', config), 'ok');
+});
+
+test('whatever is called with whatever, there is exactly one answer, and it is one JSON object or nothing', async (t) => {
+  const { call } = setUp(t);
+  const keys = [
+    'type',
+    'name',
+    'cniVersion',
+    'ipam',
+    'ranges',
+    'subnet',
+    'routes',
+    'dst',
+    'mtu',
+    'vlan',
+    'vlanTrunk',
+    'mode',
+    'ipMasq',
+    'runtimeConfig',
+    'portMappings',
+    'hostPort',
+    'bandwidth',
+    'ingressRate',
+    'prevResult',
+    'ips',
+    'address',
+    'interfaces',
+    'delegate',
+    'sysctl',
+    'args',
+    'cni',
+    'backend',
+    'cni.dev/valid-attachments',
+    'containerID',
+  ];
+  const { value } = fc.letrec((tie) => ({
+    value: fc.oneof(
+      { maxDepth: 4 },
+      fc.constantFrom<unknown>(
+        '10.9.0.0/24',
+        '10.9.0.9/24',
+        'fd00::/64',
+        8080,
+        1e9,
+        -1,
+        '',
+        null,
+        true,
+        'net.x',
+      ),
+      fc.jsonValue(),
+      fc.dictionary(fc.constantFrom(...keys), tie('value'), { maxKeys: 8 }),
+      fc.array(tie('value'), { maxLength: 3 }),
+    ),
+  }));
+  const verb = fc.constantFrom('ADD', 'DEL', 'CHECK', 'GC', 'STATUS', 'VERSION');
+  const type = fc.constantFrom(...pluginTypes.keys(), 'host-local', 'other');
+  const config = fc.dictionary(fc.constantFrom(...keys), value, { maxKeys: 8 });
+  await fc.assert(
+    fc.asyncProperty(verb, type, config, fc.constantFrom(...supportedVersions), async (...drawn) => {
+      const [verb, type, config, cniVersion] = drawn;
+      // lo of the namespace that the tests run in stays as it is.
+      if (type === 'loopback') return;
+      const dataDir = { ipam: { ...(config.ipam as object | null), dataDir: '/dev/shm/fairlead-none' } };
+      const told = await call(verb, 'fuzz', { ...config, ...dataDir, name: 'testnet', type, cniVersion });
+      t.notRegex(told, /TypeError|undefined is not|Cannot read/);
+    }),
+    { numRuns: 600 },
+  );
 });
