@@ -137,7 +137,7 @@ function open({ fd }: Namespace): Backend {
 class World {
   readonly services = new Map<string, V1Service>();
   readonly slices = new Map<string, V1EndpointSlice>();
-  readonly views = new ServiceViews(this, { nodeName: 'here' });
+  readonly views = new ServiceViews(this, { nodeName: 'here', nodeIps: [] });
   readonly #endpoints: number[][] = [];
   #nextAddress = 0x0a800000;
   #turn = 0;

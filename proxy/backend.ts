@@ -1,4 +1,5 @@
 import type { Failure } from '../core/rows.ts';
+import type { NodeFacts } from './policy.ts';
 import type { ServicePortView } from './view.ts';
 
 /** The views of services, by `namespace/name`. A service that is gone has an empty list. */
@@ -13,10 +14,16 @@ export interface SyncResult {
 
 /** One way to make a kernel do what the views say. */
 export interface Backend extends Disposable {
+  readonly name: 'nftables' | 'iptables' | 'ipvs';
   /** Reads what is there and makes it what all services say. Works from any state, also one that others left. */
   replace(views: Views): Promise<SyncResult>;
   /** These services are not as they were at the last call; all the rest is. */
   update(changed: Views): Promise<SyncResult>;
+  /**
+   * From now on the node is this. Before the first `replace` it is only remembered; afterwards the kernel follows at
+   * once, at a cost that does not depend on the services.
+   */
+  updateNode(facts: NodeFacts): Promise<SyncResult>;
   /** Whether somebody else has changed what is ours, or may have, since the last call. */
   isDisturbed(): Promise<boolean>;
   /** What cannot be done as wanted, by service. */

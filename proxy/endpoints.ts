@@ -1,17 +1,10 @@
-import type { Family, Ip } from '../core/address.ts';
+import type { Family } from '../core/address.ts';
 import { familyOf } from '../core/address.ts';
 import type { Problem } from '../core/errors.ts';
 import type { V1Endpoint, V1EndpointPort, V1EndpointSlice } from '../kube/types.ts';
 import { type Protocol, parseProtocol } from './protocol.ts';
 import { parseIpSloppy } from './sloppy.ts';
-
-/** Where a connection can end. */
-export interface Endpoint {
-  readonly ip: Ip;
-  readonly port: number;
-  /** Runs on this node. */
-  readonly local: boolean;
-}
+import type { Endpoint } from './view.ts';
 
 /** An endpoint as its slice describes it, with what the choice among endpoints goes by. */
 export interface EndpointState extends Endpoint {
@@ -78,6 +71,7 @@ function endpointState(endpoint: V1Endpoint, context: EndpointContext): Host | u
   return {
     ip,
     local: context.nodeName !== '' && endpoint.nodeName === context.nodeName,
+    weight: 1,
     ready: ready ?? true,
     serving: serving ?? true,
     terminating: terminating ?? false,

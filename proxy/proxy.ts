@@ -104,7 +104,7 @@ class ProxyLoop implements ServiceProxy {
   #underWay = 0;
   #status: ProxyStatus = started;
 
-  constructor({ client, nodeName, log, signal }: ProxyOptions, backend: Backend) {
+  constructor({ client, nodeName, nodeAddresses, log, signal }: ProxyOptions, backend: Backend) {
     this.#backend = backend;
     this.#log = log;
     this.#problems = new ProblemLog(log);
@@ -116,7 +116,10 @@ class ProxyLoop implements ServiceProxy {
       onSlice: (key) => this.#mark(() => this.#views.markSlice(key)),
     });
     const { services, slices } = this.#informers;
-    this.#views = new ServiceViews({ services: services.store, slices: slices.store }, { nodeName });
+    this.#views = new ServiceViews(
+      { services: services.store, slices: slices.store },
+      { nodeName, nodeIps: nodeAddresses },
+    );
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.synced = promise;
     promise.catch(() => {});
@@ -216,7 +219,7 @@ class ProxyLoop implements ServiceProxy {
   status(): ProxyStatus {
     let endpoints = 0;
     for (const ports of this.#views.current.values()) {
-      for (const port of ports) endpoints += port.endpoints.length;
+      for (const port of ports) endpoints += port.clusterEndpoints.length;
     }
     const { current, dirty } = this.#views;
     return { ...this.#status, services: current.size, dirty: dirty + this.#underWay, endpoints };

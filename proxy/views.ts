@@ -1,6 +1,6 @@
 import type { Problem } from '../core/errors.ts';
 import type { V1EndpointSlice, V1Service } from '../kube/types.ts';
-import { type ServicePortView, type ServiceView, serviceView } from './view.ts';
+import { type ServicePortView, type ServiceView, serviceView, type ViewNode } from './view.ts';
 
 const SERVICE_NAME_LABEL = 'kubernetes.io/service-name';
 
@@ -17,14 +17,14 @@ export class ServiceViews {
   /** What in the objects of a service cannot be used. */
   readonly problems = new Map<string, readonly Problem[]>();
   readonly #sources: Sources;
-  readonly #nodeName: string;
+  readonly #node: ViewNode;
   readonly #serviceOfSlice = new Map<string, string>();
   readonly #slicesOfService = new Map<string, Set<string>>();
   #dirty = new Set<string>();
 
-  constructor(sources: Sources, node: { readonly nodeName: string }) {
+  constructor(sources: Sources, node: ViewNode) {
     this.#sources = sources;
-    this.#nodeName = node.nodeName;
+    this.#node = node;
   }
 
   /** The Service with this key is not as it was. */
@@ -87,7 +87,7 @@ export class ServiceViews {
     const keys = [...(this.#slicesOfService.get(service) ?? [])].sort();
     const its = keys.map((key) => slices.get(key)).filter((slice) => slice !== undefined);
     try {
-      return serviceView(services.get(service), its, { nodeName: this.#nodeName });
+      return serviceView(services.get(service), its, this.#node);
     } catch (error) {
       const problem = { path: service, message: `cannot be understood: ${(error as Error).message}` };
       return { ports: this.current.get(service) ?? [], problems: [problem] };

@@ -17,7 +17,7 @@ export function knownLists(
   const slots = slotsById(actual.values());
   const taken = new Set<number>();
   for (const port of ports) {
-    if (port.endpoints.length === 0) continue;
+    if (port.clusterEndpoints.length === 0) continue;
     const value = valuesOf(port, actual).find(({ id }) => id !== 0 && !taken.has(id));
     if (value === undefined) continue;
     taken.add(value.id);

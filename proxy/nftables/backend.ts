@@ -3,6 +3,7 @@ import { type Family, families } from '../../core/address.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { openNftSocket, readGeneration } from '../../kernel/nftables.ts';
 import type { Backend, SyncResult, Views } from '../backend.ts';
+import type { NodeFacts } from '../policy.ts';
 import { type FamilyOptions, FamilyTable } from './family.ts';
 
 export interface NftablesOptions extends FamilyOptions {
@@ -27,6 +28,7 @@ function supportedFamilies(): readonly Family[] {
 }
 
 class NftablesBackend implements Backend {
+  readonly name = 'nftables';
   readonly #socket: NetlinkSocket;
   readonly #tables: readonly FamilyTable[];
   /** What the kernel's counter of transactions must say if all since the last full pass were ours. */
@@ -44,6 +46,10 @@ class NftablesBackend implements Backend {
 
   async update(changed: Views): Promise<SyncResult> {
     return await this.#each((table) => table.update(changed));
+  }
+
+  async updateNode(facts: NodeFacts): Promise<SyncResult> {
+    return await this.#each((table) => table.updateNode(facts));
   }
 
   async #each(sync: (table: FamilyTable) => Promise<SyncResult>): Promise<SyncResult> {

@@ -1,9 +1,8 @@
 import { familyOf, type Ip, ipToBytes } from '../../core/address.ts';
 import { hexOf, hexU16be, hexU32 } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
-import type { Endpoint } from '../endpoints.ts';
 import { type Protocol, protocolNumbers } from '../protocol.ts';
-import type { Frontend } from '../view.ts';
+import type { Endpoint, Frontend } from '../view.ts';
 
 /*
  * Elements as the kernel compares them: every field is padded to four bytes; addresses, ports and protocols stand in

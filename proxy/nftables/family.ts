@@ -7,6 +7,7 @@ import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/sp
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { NftTable } from '../../kernel/nftables.ts';
 import type { SyncResult, Views } from '../backend.ts';
+import type { NodeFacts } from '../policy.ts';
 import { nodeAddressElement } from './elements.ts';
 import {
   type Capacity,
@@ -30,17 +31,20 @@ export interface FamilyOptions {
 export class FamilyTable {
   readonly #family: Family;
   readonly #socket: NetlinkSocket;
-  readonly #constant: readonly NftElement[];
+  #nodePortIps: readonly Ip[];
+  readonly #podNetworks: readonly NftElement[];
   readonly #masquerade: ClusterIpMasquerade;
   readonly #onRefused: (error: Error) => void;
   #plan: FamilyPlan;
   #capacity: Capacity;
+  #isInPlace = false;
   #table: NftTable;
 
   constructor(family: Family, socket: NetlinkSocket, options: FamilyOptions) {
     this.#family = family;
     this.#socket = socket;
-    this.#constant = nodeElements(family, options);
+    this.#nodePortIps = options.nodeAddresses.filter((ip) => familyOf(ip) === family);
+    this.#podNetworks = podNetworks(family, options);
     const hasPods = options.clusterCidrs.some((cidr) => familyOf(cidr) === family);
     this.#masquerade = hasPods ? 'outside pods' : 'nobody';
     this.#onRefused = options.onRefused ?? (() => {});
@@ -58,6 +62,7 @@ export class FamilyTable {
     this.#provide(planSize(views, this.#family));
     const actual = await this.#table.read();
     this.#plan = new FamilyPlan(this.#family, views, actual);
+    this.#isInPlace = true;
     return await this.#write(this.#changesFrom(actual));
   }
 
@@ -65,6 +70,20 @@ export class FamilyTable {
     for (const [service, ports] of changed) this.#plan.put(service, ports);
     const changes = this.#plan.drain();
     return await this.#write(this.#provide(this.#plan.size()) ? this.#changesFrom(new Map()) : changes);
+  }
+
+  /** Node ports are open on these from now on; `all` is not done here yet. */
+  async updateNode({ nodePortIps }: NodeFacts): Promise<SyncResult> {
+    const [before, wanted] = [this.#nodePortIps, nodePortIps[this.#family]];
+    if (wanted === 'all') return { writes: 0, failures: [] };
+    this.#nodePortIps = wanted;
+    if (!this.#isInPlace) return { writes: 0, failures: [] };
+    const came = wanted.filter((ip) => !before.includes(ip)).map(nodeAddressElement);
+    const gone = before.filter((ip) => !wanted.includes(ip)).map(nodeAddressElement);
+    return await this.#write([
+      ...came.map((each) => ({ kind: 'create', key: nftElementKey(each), wanted: each }) as const),
+      ...gone.map((each) => ({ kind: 'delete', key: nftElementKey(each), actual: each }) as const),
+    ]);
   }
 
   /** Sees to it that the layout has room; true when it is another one, whose table is empty. */
@@ -112,7 +131,8 @@ export class FamilyTable {
 
   *#elements(): Generator<NftElement> {
     yield* layoutElements(this.#capacity);
-    yield* this.#constant;
+    yield* this.#nodePortIps.map(nodeAddressElement);
+    yield* this.#podNetworks;
     yield* this.#plan.elements();
   }
 
@@ -121,13 +141,10 @@ export class FamilyTable {
   }
 }
 
-function nodeElements(family: Family, { nodeAddresses, clusterCidrs }: FamilyOptions): NftElement[] {
-  return [
-    ...nodeAddresses.filter((ip) => familyOf(ip) === family).map(nodeAddressElement),
-    ...outermost(clusterCidrs.filter((cidr) => familyOf(cidr) === family)).map((cidr): NftElement => {
-      return { set: 'pod-networks', ...nftRange(cidr) };
-    }),
-  ];
+function podNetworks(family: Family, { clusterCidrs }: FamilyOptions): NftElement[] {
+  return outermost(clusterCidrs.filter((cidr) => familyOf(cidr) === family)).map((cidr): NftElement => {
+    return { set: 'pod-networks', ...nftRange(cidr) };
+  });
 }
 
 /** Without networks that lie in others: ranges of one set must not overlap. */

@@ -40,7 +40,7 @@ export function planSize(views: Views, family: Family): PlanSize {
   const size = { frontends: 0, endpoints: 0, slots: 0 };
   for (const port of [...views.values()].flat()) {
     if (port.family !== family) continue;
-    const slots = Math.min(port.endpoints.length, MAX_SLOTS);
+    const slots = Math.min(port.clusterEndpoints.length, MAX_SLOTS);
     size.frontends += port.frontends.length;
     size.endpoints += slots;
     size.slots = Math.max(size.slots, slots);
@@ -97,12 +97,12 @@ export class FamilyPlan {
   }
 
   #listOf(service: string, port: ServicePortView): EndpointList | undefined {
-    const count = port.endpoints.length;
+    const count = port.clusterEndpoints.length;
     if (count > MAX_SLOTS) this.problems.set(service, `${count} endpoints: only ${MAX_SLOTS} are used`);
     const list = this.#lists.put(
       listName(port),
       port.protocol,
-      port.endpoints.slice(0, MAX_SLOTS).map(endpointData),
+      port.clusterEndpoints.slice(0, MAX_SLOTS).map(endpointData),
     );
     if (list === undefined) this.problems.set(service, 'too many services: no endpoint list is left for it');
     return list;
@@ -139,12 +139,13 @@ export class FamilyPlan {
 
 function localIpsOf(ports: readonly ServicePortView[]): ReadonlySet<Ip> {
   const ips = new Set<Ip>();
-  for (const { endpoints } of ports) for (const { ip, local } of endpoints) if (local) ips.add(ip);
+  for (const { clusterEndpoints } of ports)
+    for (const { ip, local } of clusterEndpoints) if (local) ips.add(ip);
   return ips.size === 0 ? nothing.localIps : ips;
 }
 
 function isServed(port: ServicePortView): boolean {
-  return port.endpoints.length > 0;
+  return port.clusterEndpoints.length > 0;
 }
 
 function claimsOf(owner: string, port: ServicePortView, list: EndpointList | undefined): Claim[] {

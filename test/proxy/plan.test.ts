@@ -5,20 +5,27 @@ import type { Ip } from '../../core/address.ts';
 import { diff } from '../../core/diff.ts';
 import type { Change } from '../../core/rows.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
-import type { Endpoint } from '../../proxy/endpoints.ts';
 import { MAX_LISTS, MAX_SLOTS } from '../../proxy/nftables/elements.ts';
 import { FamilyPlan } from '../../proxy/nftables/plan.ts';
 import { placeEndpoints } from '../../proxy/nftables/slots.ts';
-import type { Frontend, ServicePortView } from '../../proxy/view.ts';
+import type { Endpoint, Frontend, ServicePortView } from '../../proxy/view.ts';
 import { reachability } from './reachability.ts';
 
 type Views = Map<string, readonly ServicePortView[]>;
-type Port = Pick<ServicePortView, 'frontends' | 'endpoints' | 'protocol'>;
+type Port = Pick<ServicePortView, 'frontends' | 'clusterEndpoints' | 'protocol'>;
+
+const plain = {
+  localEndpoints: [],
+  internalPolicy: 'Cluster',
+  externalPolicy: 'Cluster',
+  balancing: 'random',
+} as const;
 
 const endpoint = (number: number, local = number % 3 === 0): Endpoint => ({
   ip: `10.244.${number >>> 8}.${number & 255}` as Ip,
   port: 8080,
   local,
+  weight: 1,
 });
 const someEndpoints = fc
   .uniqueArray(fc.integer({ min: 1, max: 40 }), { maxLength: 12 })
@@ -34,7 +41,7 @@ const quarrelling: fc.Arbitrary<Port> = fc.record({
       { kind: 'clusterIP', ip: `10.96.0.${number}` as Ip, port: 80 },
       ...(nodePort === null ? [] : [{ kind: 'nodePort', port: nodePort } as const]),
     ]),
-  endpoints: someEndpoints,
+  clusterEndpoints: someEndpoints,
   protocol: protocols,
 });
 
@@ -49,7 +56,7 @@ function peaceful(name: string): fc.Arbitrary<Port> {
       ],
       { minLength: 1 },
     ),
-    endpoints: someEndpoints,
+    clusterEndpoints: someEndpoints,
     protocol: protocols,
   });
 }
@@ -65,10 +72,11 @@ function steps(ports: (name: string) => fc.Arbitrary<readonly Port[]>): fc.Arbit
       service: `default/${name}`,
       ports: its.map((port, index): ServicePortView => {
         return {
+          ...plain,
           ...port,
           name: `default/${name}:${index}`,
           family: 4,
-          hasAnyEndpoints: port.endpoints.length > 0,
+          hasAnyEndpoints: port.clusterEndpoints.length > 0,
         };
       }),
     })),
@@ -144,7 +152,7 @@ test('a frontend reaches exactly its endpoints, each by one slot', (t) => {
     fc.property(peace, (batches) => {
       follow(batches, (kernel, before, _changes, batch) => {
         const views = new Map([...before, ...batch.map(({ service, ports }) => [service, ports] as const)]);
-        const wanted = [...views.values()].flat().flatMap(({ frontends, endpoints }) => {
+        const wanted = [...views.values()].flat().flatMap(({ frontends, clusterEndpoints: endpoints }) => {
           const way =
             endpoints.length === 0 ? 'refused' : endpoints.map(({ ip, port }) => `${ip} ${port}`).sort();
           return frontends.map(() => JSON.stringify(way));
@@ -192,7 +200,7 @@ test('a change writes no more elements than its endpoints and frontends', (t) =>
 /** Two elements for each endpoint that goes (its slot, the last slot) or one that comes, hairpins, and the frontends. */
 function largestCost(before: ServicePortView | undefined, after: ServicePortView | undefined): number {
   const key = ({ ip }: Endpoint) => ip;
-  const [old, now] = [before?.endpoints.map(key) ?? [], after?.endpoints.map(key) ?? []];
+  const [old, now] = [before?.clusterEndpoints.map(key) ?? [], after?.clusterEndpoints.map(key) ?? []];
   const moved = before?.protocol !== after?.protocol;
   const came = moved ? now.length : now.filter((ip) => !old.includes(ip)).length;
   const gone = moved ? old.length : old.filter((ip) => !now.includes(ip)).length;
@@ -204,11 +212,12 @@ function largestCost(before: ServicePortView | undefined, after: ServicePortView
 test('one endpoint of a thousand replaced is one slot', (t) => {
   const ports = (numbers: readonly number[]): ServicePortView[] => [
     {
+      ...plain,
       name: 'default/web:',
       family: 4,
       protocol: 'tcp',
       frontends: [{ kind: 'clusterIP', ip: '10.96.0.1' as Ip, port: 80 }],
-      endpoints: numbers.map((number) => endpoint(number, false)),
+      clusterEndpoints: numbers.map((number) => endpoint(number, false)),
       hasAnyEndpoints: true,
     },
   ];
@@ -225,28 +234,30 @@ test('a list of more endpoints than slots uses as many as there are slots, and s
   const endpoints = Array.from({ length: MAX_SLOTS + 5 }, (_, index) => endpoint(index, false));
   const frontends: Frontend[] = [{ kind: 'clusterIP', ip: '10.96.0.1' as Ip, port: 80 }];
   const port = {
+    ...plain,
     name: 'default/web:',
     family: 4,
     protocol: 'tcp',
     frontends,
-    endpoints,
+    clusterEndpoints: endpoints,
     hasAnyEndpoints: true,
   } as const;
   const plan = new FamilyPlan(4, new Map([['default/web', [port]]]));
   t.is(plan.size().slots, MAX_SLOTS);
   t.is(plan.problems.get('default/web'), '4100 endpoints: only 4095 are used');
-  plan.put('default/web', [{ ...port, endpoints: endpoints.slice(0, 3) }]);
+  plan.put('default/web', [{ ...port, clusterEndpoints: endpoints.slice(0, 3) }]);
   t.is(plan.problems.size, 0);
 });
 
 test('when all lists are taken, the next service is refused and named; one that goes makes room', (t) => {
   const ports = (name: string): ServicePortView[] => [
     {
+      ...plain,
       name: `default/${name}:`,
       family: 4,
       protocol: 'tcp',
       frontends: [{ kind: 'nodePort', port: Number(name) }],
-      endpoints: [endpoint(1, false)],
+      clusterEndpoints: [endpoint(1, false)],
       hasAnyEndpoints: true,
     },
   ];

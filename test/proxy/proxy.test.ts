@@ -9,6 +9,7 @@ import { parseService, parseSlice } from './objects.ts';
 
 /** Writes down what it is asked to do. */
 class RecordingBackend implements Backend {
+  readonly name = 'nftables';
   readonly calls: string[] = [];
   disturbed = false;
   disposed = false;
@@ -25,13 +26,17 @@ class RecordingBackend implements Backend {
 
   #record(call: string, views: Views): SyncResult {
     const texts = Array.from(views, ([service, ports]) => {
-      return `${service}=${ports.map(({ endpoints }) => endpoints.length).join('+') || 'gone'}`;
+      return `${service}=${ports.map(({ clusterEndpoints }) => clusterEndpoints.length).join('+') || 'gone'}`;
     });
     this.calls.push([call, ...texts.sort()].join(' '));
     const fails = this.failNext > 0;
     if (fails) this.failNext -= 1;
     const failures = fails ? [{ key: 'x', kind: 'create', error: new Error('refused') } as const] : [];
     return { writes: 1, failures };
+  }
+
+  async updateNode(): Promise<SyncResult> {
+    return { writes: 0, failures: [] };
   }
 
   async isDisturbed(): Promise<boolean> {

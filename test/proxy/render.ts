@@ -12,7 +12,9 @@ export function renderView(port: ServicePortView): string {
   const lines = [
     `${port.name} ${port.protocol} IPv${port.family}${port.hasAnyEndpoints ? '' : ' refused'}`,
     ...port.frontends.map((frontend) => `  at ${renderFrontend(frontend)}`),
-    ...port.endpoints.map(({ ip, port: number, local }) => `  to ${ip} ${number}${local ? ' local' : ''}`),
+    ...port.clusterEndpoints.map(
+      ({ ip, port: number, local }) => `  to ${ip} ${number}${local ? ' local' : ''}`,
+    ),
   ];
   return lines.join('\n');
 }

@@ -33,7 +33,7 @@ class World {
   readonly #slices = new Map<string, V1EndpointSlice>();
   readonly #views = new ServiceViews(
     { services: this.#services, slices: this.#slices },
-    { nodeName: 'here' },
+    { nodeName: 'here', nodeIps: [] },
   );
   #plans = families.map((family) => new FamilyPlan(family, new Map()));
 
