@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises';
 import { hostCidr, type Ip, prefixLengthOf } from '../core/address.ts';
-import type { Dns } from './config.ts';
+import { type Dns, noDns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
 import { addForeignIpam, callForeignIpam } from './foreign-ipam.ts';
 import type { HostLocalImport } from './host-local-import.ts';
@@ -12,11 +11,11 @@ import { attachmentKey, type ForeignIpam, type Part } from './part.ts';
 import type { IpamChoice } from './plugin-type.ts';
 import { refusalError } from './refusal.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
-import { parseResolvConf } from './resolv-conf.ts';
+import { readResolvConf } from './resolv-conf.ts';
 
 export interface AddressingOptions {
   readonly leases: Leases;
-  readonly imports: Pick<HostLocalImport, 'ensure'>;
+  readonly imports: Pick<HostLocalImport, 'ensure' | 'avoid'>;
   readonly log: Log;
 }
 
@@ -42,12 +41,20 @@ export class Addressing {
       case 'foreign':
         return this.#acquireForeign(request, choice.type);
       case 'own': {
-        const imported = !choice.imports || this.#options.imports.ensure(request.network, request.config);
+        const imported = this.#lookForFiles(request, choice);
         return imported === true && choice.resolvConf === undefined
           ? this.#acquireOwn(request, choice, noDns)
           : this.#acquireLate(request, choice, imported);
       }
     }
+  }
+
+  /** Pods of host-local keep their addresses: those of a network become ours, those of the node's are left alone. */
+  #lookForFiles({ network, config }: AttachmentRequest, choice: OwnChoice): true | Promise<true> {
+    const { imports } = this.#options;
+    if (choice.imports) return imports.ensure(network, config);
+    imports.avoid(choice.rangeSets, config);
+    return true;
   }
 
   async #acquireLate(
@@ -56,7 +63,7 @@ export class Addressing {
     imported: true | Promise<true>,
   ): Promise<Acquired> {
     await imported;
-    return this.#acquireOwn(request, choice, await readDns(choice.resolvConf));
+    return this.#acquireOwn(request, choice, await readResolvConf(choice.resolvConf));
   }
 
   #acquireOwn(request: AttachmentRequest, { rangeSets, requested }: OwnChoice, dns: Dns): Acquired {
@@ -107,21 +114,11 @@ export class Addressing {
 
 type OwnChoice = Extract<IpamChoice, { kind: 'own' }>;
 
-const noDns: Dns = { nameservers: [], search: [], options: [] };
 const noVariables: Environment = new Map();
 
 function ipamResult(given: readonly GivenAddress[]): Omit<IpamResult, 'dns'> {
   const ips = given.map(({ ip, range }) => ({ address: addressIn(ip, range), gateway: range.gateway }));
   return { ips, routes: [] };
-}
-
-async function readDns(path: string | undefined): Promise<Dns> {
-  if (path === undefined) return noDns;
-  try {
-    return parseResolvConf(await readFile(path, 'utf8'));
-  } catch (error) {
-    throw new CniError(cniCode.ioFailure, `ipam.resolvConf: ${(error as Error).message}`);
-  }
 }
 
 function addressIn(ip: Ip, { subnet }: GivenAddress['range']) {

@@ -1,4 +1,3 @@
-import { readdirSync, statSync } from 'node:fs';
 import { readdir, readFile, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -6,10 +5,11 @@ import { type Ip, parseIp } from '../core/address.ts';
 import { type AddressLeases, recordAddressLease } from './address-leases.ts';
 import { CniError, cniCode } from './error.ts';
 import { FieldReader, type Fields } from './fields.ts';
+import { changedMs, HostLocalFiles, isSettled } from './host-local-files.ts';
 import { type AttachmentId, attachmentKey } from './part.ts';
 import { poolStateAfter } from './pool.ts';
-import { formatRangeSet, type RangeSet, rangeFor, readRangeSets } from './ranges.ts';
-import { defaultDataDir, readDataDir } from './types/host-local.ts';
+import { type RangeSet, readRangeSets } from './ranges.ts';
+import { readDataDir } from './types/host-local.ts';
 
 /** One file of host-local's folder of a network. */
 export interface HostLocalFile {
@@ -97,16 +97,14 @@ export interface HostLocalImportOptions {
   readonly onReport: (report: ImportReport) => void;
 }
 
-/** A folder of files, and which of them count. */
+/** The folder of a network. */
 interface Source {
   readonly network: string;
   readonly directory: string;
-  /** Of the network, in the order of its `last_reserved_ip` files. */
+  /** In the order of its `last_reserved_ip` files. */
   readonly rangeSets: () => readonly RangeSet[];
-  readonly isOurs: (ip: Ip) => boolean;
 }
 
-const networkRule = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 /** Files that come into a folder while it is read make another pass; no more than these. */
 const passesMax = 5;
 /** Between creating a file and writing into it, host-local is given this long. */
@@ -123,11 +121,15 @@ export class HostLocalImport {
   /** Change time of a folder when all of it that counts was known; 0: there was none. */
   readonly #seen = new Map<string, number>();
   /** By folder. */
-  readonly #running = new Map<string, { readonly key: string; readonly importing: Promise<true> }>();
+  readonly #running = new Map<string, Promise<true>>();
+  readonly #files: HostLocalFiles;
+  /** What could not be taken over, by folder, as it was last told. */
+  readonly #refused = new Map<string, string>();
 
   constructor({ leases, onReport }: HostLocalImportOptions) {
     this.#leases = leases;
     this.#onReport = onReport;
+    this.#files = new HostLocalFiles(leases);
   }
 
   /**
@@ -136,51 +138,30 @@ export class HostLocalImport {
    */
   ensure(network: string, config: Fields): true | Promise<true> {
     const directory = join(readDataDir(config), network);
-    return this.#ensure({ network, directory, rangeSets: () => rangeSetsOf(config), isOurs: () => true });
-  }
-
-  /**
-   * The same before an address of the node's own range sets is given: whatever network has given one of these, under
-   * an older name perhaps, its files are taken over, and no others, since those may be in use by another program.
-   * Looked at once, and again when a network is new.
-   */
-  ensureNode(rangeSets: readonly RangeSet[], dataDir = defaultDataDir): true | Promise<true> {
-    const key = `${dataDir} ${rangeSets.map(formatRangeSet)}`;
-    const changed = changedMs(dataDir);
-    if (changed === (this.#seen.get(key) ?? 0)) return true;
-    const isOurs = (ip: Ip) => rangeSets.some((set) => rangeFor(set, ip) !== undefined);
-    const pending = readdirSync(dataDir, { withFileTypes: true })
-      .filter((entry) => entry.isDirectory() && networkRule.test(entry.name))
-      .map(({ name }) => ({ network: name, directory: join(dataDir, name), rangeSets: () => [], isOurs }))
-      .map((source) => this.#ensure(source, `${source.directory} ${key}`));
-    return Promise.all(pending).then(() => {
-      this.#seen.set(key, changed);
-      return true;
-    });
-  }
-
-  /** `key` stands for the folder and for which of its files count. */
-  #ensure(source: Source, key = source.directory): true | Promise<true> {
-    const { directory } = source;
     const running = this.#running.get(directory);
-    if (running?.key === key) return running.importing;
-    const again = () => this.#ensure(source, key);
-    if (running !== undefined) return running.importing.then(again, again);
-    if (changedMs(directory) === (this.#seen.get(key) ?? 0)) return true;
-    const importing = this.#import(source, key).finally(() => this.#running.delete(directory));
-    this.#running.set(directory, { key, importing });
+    if (running !== undefined) return running;
+    if (changedMs(directory) === (this.#seen.get(directory) ?? 0)) return true;
+    const source = { network, directory, rangeSets: () => rangeSetsOf(config) };
+    const importing = this.#import(source).finally(() => this.#running.delete(directory));
+    this.#running.set(directory, importing);
     return importing;
   }
 
-  async #import(source: Source, key: string): Promise<true> {
+  /** The same for the node's own range sets: see {@link HostLocalFiles.avoid}. */
+  avoid(rangeSets: readonly RangeSet[], config: Fields): void {
+    this.#files.avoid(rangeSets, readDataDir(config));
+  }
+
+  async #import(source: Source): Promise<true> {
     const { directory } = source;
     try {
       for (let pass = 0; pass < passesMax; pass += 1) {
         const changed = changedMs(directory);
-        const { report, removed } = await this.#take(source, await readFiles(source));
-        if (report.addresses + report.refused.length > 0) this.#onReport(report);
+        const settled = isSettled(changed);
+        const { report, removed } = await this.#take(source, await readFiles(directory));
+        if (report.addresses > 0 || this.#isNews(report)) this.#onReport(report);
         if (removed > 0) continue;
-        this.#seen.set(key, changed);
+        if (settled) this.#seen.set(directory, changed);
         return true;
       }
       throw new Error(`it did not come to rest in ${passesMax} passes`);
@@ -194,7 +175,7 @@ export class HostLocalImport {
     { network, directory, rangeSets }: Source,
     files: readonly HostLocalFile[],
   ): Promise<{ report: ImportReport; removed: number }> {
-    const plan = planImport(network, files, (ip) => this.#leases.holderOf(ip));
+    const plan = planImport(network, files, (ip) => this.#files.holderOf(ip));
     if (plan.last.size > 0) this.#beginPools(rangeSets(), plan.last);
     const report = { network, directory, leases: 0, addresses: 0, refused: [...plan.refused] };
     let removed = 0;
@@ -219,11 +200,20 @@ export class HostLocalImport {
   /** An attachment that has other addresses of ours gets these beside them, until GC. */
   #adopt(lease: FileLease): boolean {
     const holder = [lease, { ...lease, ifname: '' }].find((id) => !this.#holds(attachmentKey(id)));
-    const isTaken = lease.addresses.some((ip) => this.#leases.holderOf(ip) !== undefined);
+    const isTaken = lease.addresses.some((ip) => this.#files.holderOf(ip) !== undefined);
     if (holder === undefined || isTaken) return false;
+    for (const ip of lease.addresses) this.#files.release(ip);
     this.#leases.hold(attachmentKey(holder), lease.addresses);
     recordAddressLease(this.#leases, holder, lease.addresses);
     return true;
+  }
+
+  /** A folder that is read again is not told of again. */
+  #isNews({ directory, refused }: ImportReport): boolean {
+    const text = refused.join();
+    const isNews = text !== (this.#refused.get(directory) ?? '');
+    this.#refused.set(directory, text);
+    return isNews && text !== '';
   }
 
   #holds(key: string): boolean {
@@ -240,22 +230,16 @@ export class HostLocalImport {
   }
 }
 
-/** 0: there is no such folder. */
-function changedMs(directory: string): number {
-  return statSync(directory, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-}
-
 function rangeSetsOf(config: Fields): readonly RangeSet[] {
   const reader = new FieldReader(config, []);
   return readRangeSets(reader.object('ipam'), reader.object('runtimeConfig'));
 }
 
-async function readFiles({ directory, isOurs }: Source): Promise<HostLocalFile[]> {
+async function readFiles(directory: string): Promise<HostLocalFile[]> {
   const files: HostLocalFile[] = [];
   for (const entry of await readdir(directory, { withFileTypes: true })) {
     const { name } = entry;
-    const ip = parseIp(name);
-    if (!entry.isFile() || !(ip === undefined ? name.startsWith(lastPrefix) : isOurs(ip))) continue;
+    if (!entry.isFile() || !(name.startsWith(lastPrefix) || parseIp(name) !== undefined)) continue;
     const content = await readFinished(join(directory, name));
     if (content !== undefined) files.push({ name, content });
   }

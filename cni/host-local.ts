@@ -1,11 +1,9 @@
-import { readFile } from 'node:fs/promises';
 import {
   type AddressLeases,
   addressLeaseType,
   findAddressLease,
   recordAddressLease,
 } from './address-leases.ts';
-import type { Dns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
 import type { HostLocalImport } from './host-local-import.ts';
 import type { GivenAddress } from './ipam.ts';
@@ -13,8 +11,8 @@ import type { IpamResult } from './ipam-result.ts';
 import { type AttachmentId, attachmentKey } from './part.ts';
 import { exhaustedText, refusalError } from './refusal.ts';
 import type { AttachmentRequest, NetworkRequest } from './request.ts';
-import { parseResolvConf } from './resolv-conf.ts';
-import { type HostLocalConfig, parseHostLocal, planHostLocal } from './types/host-local.ts';
+import { readResolvConf } from './resolv-conf.ts';
+import { type HostLocalConfig, namesHostLocal, parseHostLocal, planHostLocal } from './types/host-local.ts';
 import { parseValidAttachments, staleAttachments } from './valid-attachments.ts';
 
 export interface HostLocalOptions {
@@ -58,6 +56,11 @@ export class HostLocal {
     if (lease !== undefined) orIoFailure(() => this.#leases.release(lease));
   }
 
+  /** DEL of another type: a pod from before, of host-local as a program, has only its file. */
+  async delBefore(request: AttachmentRequest): Promise<void> {
+    if (namesHostLocal(request.type, request.config)) await this.del(request);
+  }
+
   async check(request: AttachmentRequest): Promise<void> {
     orThrow(parseHostLocal(request.config, request.cniVersion, request.args));
     await this.#imports.ensure(request.network, request.config);
@@ -81,15 +84,6 @@ export class HostLocal {
     const { rangeSets } = orThrow(parseHostLocal(config, cniVersion));
     const exhausted = this.#leases.exhausted(rangeSets);
     if (exhausted !== undefined) throw new CniError(cniCode.notAvailable, exhaustedText(exhausted));
-  }
-}
-
-/** The dns of the result: what the file named by `ipam.resolvConf` says, if one is. Throws CniError. */
-export async function readResolvConf(path: string | undefined): Promise<Dns> {
-  try {
-    return parseResolvConf(path === undefined ? '' : await readFile(path, 'utf8'));
-  } catch (error) {
-    throw new CniError(cniCode.ioFailure, `ipam.resolvConf: ${(error as Error).message}`);
   }
 }
 

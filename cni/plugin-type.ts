@@ -115,4 +115,6 @@ export interface PluginType {
   parse(config: Fields, input: ParseInput): ParsedPlugin | CniError;
   /** What DEL does beside removing rows, in a namespace that is still there. */
   undo?(namespaceFd: number): Promise<void>;
+  /** Removes what the program of this name, which was there before Fairlead, keeps of a container. */
+  delBefore?(config: Fields, containerId: string): Promise<void>;
 }

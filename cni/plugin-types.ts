@@ -5,7 +5,7 @@ import { ipamPlugin } from './request.ts';
 import { bridgeType } from './types/bridge.ts';
 import { bandwidthType, firewallType, portmapType, tuningType } from './types/chained.ts';
 import { fairleadType } from './types/fairlead.ts';
-import { delegateFields, parseFlannel, planDelegate, readSubnetEnv } from './types/flannel.ts';
+import { delegateFlannel, removeScratch } from './types/flannel.ts';
 import { checkLoopback, planLoopback } from './types/loopback.ts';
 import { ptpType } from './types/ptp.ts';
 
@@ -29,15 +29,13 @@ const flannelType: PluginType = {
   kind: 'interface',
   readsFiles: true,
   parse(config, input) {
-    const parsed = parseFlannel(config);
-    if (parsed instanceof CniError) return parsed;
-    const env = readSubnetEnv(parsed.subnetFile);
-    if (env instanceof CniError) return env;
-    const delegate = planDelegate(parsed, env);
-    if (delegate instanceof CniError) return delegate;
-    const type = findPluginType(delegate.type);
-    return type instanceof CniError ? type : type.parse(delegateFields(delegate), input);
+    const delegated = delegateFlannel(config);
+    if (delegated instanceof CniError) return delegated;
+    const type = findPluginType(delegated.type);
+    if (type instanceof CniError) return type;
+    return type.parse(delegated.config, { ...input, configText: delegated.configText });
   },
+  delBefore: removeScratch,
 };
 
 /** Every value of `type` that this plugin can be. */

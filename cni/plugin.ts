@@ -125,10 +125,27 @@ export class Plugin {
   async #del(request: AttachmentRequest, call: Call): Promise<void> {
     this.#options.pass('del:begin');
     if (request.type === ipamPlugin) await this.#hostLocal.del(request);
-    else await this.#chain.remove(this.#partsToRemove(request), call.podNamespaceFd, request.env);
+    else {
+      await this.#chain.remove(this.#partsToRemove(request), call.podNamespaceFd, request.env);
+      await this.#delBefore(request);
+    }
     await this.#undo(request, call.podNamespaceFd);
     call.answer(0, '');
     this.#options.pass('del:answered');
+  }
+
+  /** What is left of a pod that another program attached. Whatever comes of it, ours is gone. */
+  async #delBefore(request: AttachmentRequest): Promise<void> {
+    const { type, config, containerId } = request;
+    const work = [
+      this.#hostLocal.delBefore(request),
+      pluginTypes.get(type)?.delBefore?.(config, containerId),
+    ];
+    for (const outcome of await Promise.allSettled(work)) {
+      if (outcome.status === 'fulfilled') continue;
+      const { message } = outcome.reason as Error;
+      this.#options.log.warn({ type, containerId, error: message }, 'left of a pod from before');
+    }
   }
 
   async #check(request: AttachmentRequest, call: Call): Promise<void> {

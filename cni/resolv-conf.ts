@@ -1,4 +1,6 @@
+import { readFile } from 'node:fs/promises';
 import type { Dns } from './config.ts';
+import { CniError, cniCode } from './error.ts';
 
 /** Reads a resolv.conf(5) as host-local does: lists of several lines are joined, of several domains the last counts. */
 export function parseResolvConf(text: string): Dns {
@@ -14,4 +16,13 @@ export function parseResolvConf(text: string): Dns {
     else if (keyword === 'options') dns.options.push(...words);
   }
   return { ...dns, domain };
+}
+
+/** The dns of the result: what the file named by `ipam.resolvConf` says, if one is. Throws CniError. */
+export async function readResolvConf(path: string | undefined): Promise<Dns> {
+  try {
+    return parseResolvConf(path === undefined ? '' : await readFile(path, 'utf8'));
+  } catch (error) {
+    throw new CniError(cniCode.ioFailure, `ipam.resolvConf: ${(error as Error).message}`);
+  }
 }

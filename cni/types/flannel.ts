@@ -1,4 +1,6 @@
 import { readFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { type Cidr, familyOf, networkOf, parseHostCidr } from '../../core/address.ts';
 import type { Problem } from '../../core/errors.ts';
 import { refuseConfig } from '../config.ts';
@@ -186,4 +188,13 @@ export function delegateFlannel(config: Fields): DelegatedCall | CniError {
   if (delegate instanceof CniError) return delegate;
   const configText = JSON.stringify(delegate.config);
   return { type: delegate.type, config: delegateFields(delegate), configText };
+}
+
+/** Where flannel's own plugin keeps, by container, what it told its delegate. */
+const defaultScratchDir = '/var/lib/cni/flannel';
+
+/** Removes what flannel's own plugin kept of the container; nothing is fine too. */
+export async function removeScratch(config: Fields, containerId: string): Promise<void> {
+  const dataDir = new FieldReader(config, []).text('dataDir') || defaultScratchDir;
+  await rm(join(dataDir, containerId), { force: true });
 }

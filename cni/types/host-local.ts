@@ -60,6 +60,15 @@ export function readDataDir(config: Fields): string {
   return nonEmpty(dataDir) ?? defaultDataDir;
 }
 
+/**
+ * Whether host-local gives the addresses of pods of that type, also for a configuration that an ADD would refuse. It is
+ * what flannel takes where nothing is said.
+ */
+export function namesHostLocal(type: string, config: Fields): boolean {
+  const ipamType = new FieldReader(config, []).object('ipam').text('type') ?? '';
+  return ipamType === 'host-local' || (type === 'flannel' && ipamType === '');
+}
+
 /** What ADD answers: no interfaces, and each address with the prefix and the gateway of its range. */
 export function planHostLocal(
   { routes }: Pick<HostLocalConfig, 'routes'>,

@@ -56,6 +56,9 @@ function folder(t: ExecutionContext, files: Readonly<Record<string, string>>) {
   return { directory, config, leases, reports, open, set };
 }
 
+/** A folder that is being written to is not done with. */
+const settled = () => setTimeout(40);
+
 test('files become leases once, are removed, and their addresses go to nobody else', async (t) => {
   const { directory, config, leases, reports, open, set } = folder(t, {
     '10.1.0.2': 'a\r\neth0',
@@ -70,6 +73,8 @@ test('files become leases once, are removed, and their addresses go to nobody el
   t.deepEqual(leases.lines(), ['cbr0/a/eth0 10.1.0.2', 'cbr0/b/ 10.1.0.4']);
   t.deepEqual(readdirSync(directory).sort(), ['last_reserved_ip.0', 'lock']);
   t.deepEqual(reports, [{ network: 'cbr0', directory, leases: 2, addresses: 2, refused: [] }]);
+  await settled();
+  await imports.ensure('cbr0', config);
   t.is(imports.ensure('cbr0', config), true);
   await open().ensure('cbr0', config);
   t.is(reports.length, 1, 'a next daemon finds nothing');
@@ -97,7 +102,6 @@ test('what comes into the folder later is taken over at the next call', async (t
   const { directory, config, leases, open } = folder(t, {});
   const imports = open();
   await imports.ensure('cbr0', config);
-  await setTimeout(20);
   writeFileSync(join(directory, '10.1.0.9'), 'late\r\neth0');
   await imports.ensure('cbr0', config);
   t.deepEqual(leases.lines(), ['cbr0/late/eth0 10.1.0.9']);
@@ -116,6 +120,8 @@ test('a file of an address that someone else holds stays and is reported once', 
   const { directory, config, leases, reports, open } = folder(t, { '10.1.0.9': 'a\r\neth0' });
   leases.hold('other/b/eth0', ['10.1.0.9'] as never);
   const imports = open();
+  await imports.ensure('cbr0', config);
+  await settled();
   await imports.ensure('cbr0', config);
   t.is(imports.ensure('cbr0', config), true);
   t.deepEqual(readdirSync(directory), ['10.1.0.9']);
@@ -149,7 +155,7 @@ test('a network without a folder has nothing to take over', (t) => {
   t.is(open().ensure('another', config), true);
 });
 
-test("of the node's own range sets every network's files are taken over, and no others", async (t) => {
+test("of the node's own addresses nobody gets one that a file says is in use; the files stay", async (t) => {
   const { directory, config, leases, reports, open, set } = folder(t, {
     '10.1.0.2': 'a\r\neth0',
     '10.88.0.2': 'p\r\neth0',
@@ -159,27 +165,31 @@ test("of the node's own range sets every network's files are taken over, and no 
   mkdirSync(join(dataDir, 'older'));
   writeFileSync(join(dataDir, 'older', '10.1.0.3'), 'b\r\neth0');
   const imports = open();
-  await imports.ensureNode([set], dataDir);
-  t.deepEqual(leases.lines(), ['cbr0/a/eth0 10.1.0.2', 'older/b/eth0 10.1.0.3']);
-  t.deepEqual(readdirSync(directory).sort(), ['10.88.0.2', 'last_reserved_ip.0']);
-  t.is(reports.length, 2);
-  t.is(imports.ensureNode([set], dataDir), true);
-  t.is(imports.ensureNode([set], '/nonexistent'), true);
+  const sets = [set];
+  const give = (holder: string) => {
+    imports.avoid(sets, config);
+    const given = leases.allocate(holder, sets);
+    return 'kind' in given ? given.kind : String(given[0]?.ip);
+  };
+  t.is(give('x'), '10.1.0.4');
+  t.is(leases.holderOf('10.88.0.2' as never), undefined, 'of another range');
+  t.deepEqual(readdirSync(directory).sort(), ['10.1.0.2', '10.88.0.2', 'last_reserved_ip.0']);
+  t.deepEqual([leases.lines(), reports], [[], []]);
+  writeFileSync(join(directory, '10.1.0.5'), 'c\r\neth0');
+  t.is(give('y'), '10.1.0.6', 'at once');
+  rmSync(join(dataDir, 'older'), { recursive: true });
+  imports.avoid(sets, config);
+  t.is(leases.holderOf('10.1.0.3' as never), undefined, 'free with its file');
+  t.not(leases.holderOf('10.1.0.2' as never), undefined);
   await imports.ensure('cbr0', config);
-  t.deepEqual(leases.lines()[2], 'older/b/eth0 10.1.0.3');
-  t.deepEqual(leases.lines()[1], 'cbr0/p/eth0 10.88.0.2', 'a call of that network takes over the rest');
+  t.deepEqual(leases.lines(), ['cbr0/a/eth0 10.1.0.2', 'cbr0/c/eth0 10.1.0.5', 'cbr0/p/eth0 10.88.0.2']);
+  imports.avoid(sets, config);
+  t.is(leases.holderOf('10.1.0.2' as never), 'cbr0/a/eth0', 'taken over by a call of that network');
 });
 
-test('the two ways to take over one folder wait for each other', async (t) => {
-  const { directory, config, leases, reports, open, set } = folder(t, {
-    '10.1.0.2': 'a\r\neth0',
-    '10.88.0.2': 'p\r\neth0',
-  });
-  const imports = open();
-  await Promise.all([imports.ensureNode([set], join(directory, '..')), imports.ensure('cbr0', config)]);
-  t.deepEqual(leases.lines(), ['cbr0/a/eth0 10.1.0.2', 'cbr0/p/eth0 10.88.0.2']);
-  t.deepEqual(
-    reports.flatMap(({ refused }) => refused),
-    [],
-  );
+test('without a folder of host-local nothing is avoided', (t) => {
+  const { leases, open, set } = folder(t, {});
+  const dataDir = '/nonexistent';
+  open().avoid([set], foldKeys({ ipam: { dataDir } }));
+  t.deepEqual([...leases.ipam.holders()], []);
 });

@@ -1,7 +1,18 @@
-import { closeSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import fc from 'fast-check';
 import { hostNameOf } from '../../cni/attachment.ts';
+import { HostLocalImport } from '../../cni/host-local-import.ts';
 import { Leases } from '../../cni/leases.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
 import type { PartTables } from '../../cni/part-tables.ts';
@@ -60,7 +71,7 @@ function setUp(t: ExecutionContext) {
     bridges,
     leases,
     wanted,
-    imports: { ensure: () => true },
+    imports: new HostLocalImport({ leases, onReport: () => {} }),
     node,
     log: { info: () => {}, warn: () => {}, error: () => {} },
     network: () => state.network,
@@ -162,6 +173,30 @@ test('a DEL that fails keeps the lease, and the next one succeeds', async (t) =>
   t.is(await call('DEL', 'a'), 'ok');
   t.is(leases.size, 0);
 });
+
+for (const type of ['bridge', 'ptp', 'flannel']) {
+  test(`DEL of type ${type} frees the address of a pod that the reference plugins attached`, async (t) => {
+    const { call, leases } = setUp(t);
+    const dataDir = mkdtempSync('/dev/shm/fairlead-plugin-');
+    t.teardown(() => rmSync(dataDir, { recursive: true }));
+    mkdirSync(join(dataDir, 'testnet'));
+    for (const [ip, id] of Object.entries({ '10.55.0.2': 'a', '10.55.0.3': 'b' })) {
+      writeFileSync(join(dataDir, 'testnet', ip), `${id}\r\neth0`);
+    }
+    writeFileSync(join(dataDir, 'a'), '{}');
+    const ipam = { type: type === 'flannel' ? undefined : 'host-local', dataDir, subnet: '10.55.0.0/24' };
+    const config = testConfig({ type, ipam, dataDir });
+    t.is(await call('DEL', 'a', config), 'ok');
+    t.deepEqual(
+      [...leases.values()].map(({ containerId, addresses }) => `${containerId} ${addresses}`),
+      ['b 10.55.0.3'],
+    );
+    t.deepEqual(readdirSync(join(dataDir, 'testnet')), []);
+    t.is(existsSync(join(dataDir, 'a')), type !== 'flannel', "flannel's own note of the container");
+    t.is(await call('DEL', 'a', config), 'ok');
+    t.is(await call('DEL', 'c', { ...config, ipam: { type: 'host-local', dataDir: '/dev/null' } }), 'ok');
+  });
+}
 
 test('of two ADDs at once one is refused, and what the other made stays', async (t) => {
   const { call, table } = setUp(t);
