@@ -128,10 +128,14 @@ export function removePlugin(directory: string, name: string): void {
   else renameSync(kept, path);
 }
 
-/** The network of the node's pods, as runtimes read it. */
+/**
+ * The network of the node's pods, as runtimes read it. Those that know `cniVersions` (specification 1.1.0) take the
+ * newest that they speak, and ask for STATUS and GC from 1.1.0 on; others do not see the key.
+ */
 export function renderConflist(): string {
   const conflist = {
     cniVersion: '1.0.0',
+    cniVersions: ['1.0.0', '1.1.0'],
     name: 'fairlead',
     plugins: [{ type: 'fairlead', capabilities: { portMappings: true, bandwidth: true } }],
   };

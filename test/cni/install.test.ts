@@ -144,15 +144,19 @@ test('the conflist appears whole, for root alone, and is not touched the second 
   t.is(readFileSync(path, 'utf8'), renderConflist());
 });
 
-test('the conflist is a network that the plugin takes', (t) => {
-  const { name, cniVersion, plugins } = JSON.parse(renderConflist());
+test('the conflist is a network that the plugin takes, in each version that it offers', (t) => {
+  const { name, cniVersion, cniVersions, plugins } = JSON.parse(renderConflist());
+  t.deepEqual([cniVersion, ...cniVersions], ['1.0.0', '1.0.0', '1.1.0']);
   t.deepEqual(
     plugins.map(({ type }: { type: string }) => type),
     ['fairlead'],
   );
   const env = { CNI_COMMAND: 'DEL', CNI_CONTAINERID: 'a', CNI_IFNAME: 'eth0', CNI_PATH: '/' };
-  const config = Buffer.from(JSON.stringify({ name, cniVersion, ...plugins[0] }));
-  t.like(parseRequest(new Map(Object.entries(env)), config), { verb: 'DEL', network: 'fairlead' });
+  for (const version of cniVersions) {
+    const config = Buffer.from(JSON.stringify({ name, cniVersion: version, ...plugins[0] }));
+    const request = parseRequest(new Map(Object.entries(env)), config);
+    t.like(request, { verb: 'DEL', network: 'fairlead', cniVersion: version });
+  }
 });
 
 test('configurations that runtimes would take before ours are named', (t) => {

@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
 import type { Cluster } from '../../../cli/cluster/cluster.ts';
 import type { Machine } from '../../../cli/cluster/topology.ts';
+import { renderConflist } from '../../../cni/install.ts';
 import { makeRootFilesystem } from './root-filesystem.ts';
 
 const PROGRAM = fileURLToPath(new URL('./runtime-host.sh', import.meta.url));
@@ -20,11 +21,8 @@ export interface Conflist {
   readonly plugins: readonly { readonly type: string; readonly capabilities?: object }[];
 }
 
-export const FAIRLEAD_CONFLIST: Conflist = {
-  cniVersion: '1.0.0',
-  name: 'fairlead',
-  plugins: [{ type: 'fairlead' }],
-};
+/** The one that the agent installs. */
+export const FAIRLEAD_CONFLIST: Conflist = JSON.parse(renderConflist());
 
 /** A chain as runtimes' own documents have it. */
 export const PORTMAP_CONFLIST: Conflist = {
