@@ -2,7 +2,8 @@ import type { Family } from '../core/address.ts';
 import { familyOf } from '../core/address.ts';
 import type { Problem } from '../core/errors.ts';
 import type { V1Endpoint, V1EndpointPort, V1EndpointSlice } from '../kube/types.ts';
-import { type Protocol, parseProtocol } from './protocol.ts';
+import { flagOf, objectsOf, portOf, quoted, type Report, reportTo } from './object-fields.ts';
+import { notAProtocol, type Protocol, parseProtocol } from './protocol.ts';
 import { parseIpSloppy } from './sloppy.ts';
 import type { Endpoint } from './view.ts';
 
@@ -11,6 +12,14 @@ export interface EndpointState extends Endpoint {
   readonly ready: boolean;
   readonly serving: boolean;
   readonly terminating: boolean;
+  /** Who it is meant for. Undefined: it has no hints at all. */
+  readonly hints: EndpointHints | undefined;
+}
+
+/** Names of the zones and of the nodes whose clients should use an endpoint; empty: it does not say. */
+export interface EndpointHints {
+  readonly zones: readonly string[];
+  readonly nodes: readonly string[];
 }
 
 /** All endpoints of one service, by {@link endpointPortKey}, each list sorted and free of duplicates. */
@@ -25,23 +34,38 @@ export function endpointKey({ ip, port }: Pick<Endpoint, 'ip' | 'port'>): string
   return `${ip} ${port}`;
 }
 
+export interface EndpointContext {
+  readonly nodeName: string;
+  /** The weight of an address. */
+  readonly weightOf: (ip: Endpoint['ip']) => number;
+  readonly problems: Problem[];
+}
+
 /** Reads the slices of one service. What cannot be used is left out and reported. */
-export function endpointsOf(
-  slices: readonly V1EndpointSlice[],
-  nodeName: string,
-  problems: Problem[] = [],
-): EndpointsByPort {
-  const lists = new Map<string, Map<string, EndpointState>>();
-  for (const slice of slices) {
-    const family = addressFamily(slice.addressType);
-    if (family === undefined) continue;
-    const states = (slice.endpoints ?? []).flatMap((endpoint, index) => {
-      const path = `endpointslice ${slice.metadata?.name ?? ''}: endpoints[${index}]`;
-      return endpointState(endpoint, { family, nodeName, path, problems }) ?? [];
-    });
-    for (const port of slice.ports ?? []) addPort(lists, family, port, states);
-  }
+export function endpointsOf(slices: readonly V1EndpointSlice[], context: EndpointContext): EndpointsByPort {
+  const lists: Lists = new Map();
+  for (const slice of slices) addSlice(lists, slice, context);
   return new Map(Array.from(lists, ([key, list]) => [key, [...list.values()].sort(byAddress)]));
+}
+
+type Lists = Map<string, Map<string, EndpointState>>;
+
+function addSlice(lists: Lists, slice: V1EndpointSlice, context: EndpointContext): void {
+  const report = reportTo(context.problems, `endpointslice ${slice.metadata?.name ?? ''}`);
+  const family = addressFamily(slice.addressType);
+  if (family === undefined) {
+    const isNamed = (slice.addressType as string) === 'FQDN';
+    if (!isNamed) report('addressType', `is none of IPv4, IPv6, FQDN: ${quoted(slice.addressType)}`);
+    return;
+  }
+  const place = { ...context, family, report };
+  const hosts = objectsOf(slice.endpoints, 'endpoints', report).flatMap((endpoint, index) => {
+    return (endpoint && hostOf(endpoint, index, place)) ?? [];
+  });
+  for (const [index, port] of objectsOf(slice.ports, 'ports', report).entries()) {
+    const key = port && portKeyOf(port, index, place);
+    if (key !== undefined) addPort(lists, key, hosts);
+  }
 }
 
 function addressFamily(addressType: string): Family | undefined {
@@ -49,45 +73,72 @@ function addressFamily(addressType: string): Family | undefined {
   return addressType === 'IPv6' ? 6 : undefined;
 }
 
-interface EndpointContext {
+interface Place extends EndpointContext {
   readonly family: Family;
-  readonly nodeName: string;
-  readonly path: string;
-  readonly problems: Problem[];
+  readonly report: Report;
 }
 
 type Host = Omit<EndpointState, 'port'>;
 
 /** Only the first address counts: the others mean the same endpoint. */
-function endpointState(endpoint: V1Endpoint, context: EndpointContext): Host | undefined {
-  const text = endpoint.addresses?.[0];
-  const ip = text === undefined ? undefined : parseIpSloppy(text);
-  if (ip === undefined || familyOf(ip) !== context.family) {
-    const message = text === undefined ? 'is empty' : `is no IPv${context.family} address: "${text}"`;
-    context.problems.push({ path: `${context.path}.addresses`, message });
+function hostOf(endpoint: V1Endpoint, index: number, place: Place): Host | undefined {
+  const { family, nodeName, weightOf } = place;
+  const text: unknown = Array.isArray(endpoint.addresses) ? endpoint.addresses[0] : endpoint.addresses;
+  const ip = typeof text === 'string' ? parseIpSloppy(text) : undefined;
+  if (ip === undefined || familyOf(ip) !== family) {
+    const isEmpty = text === undefined || text === null;
+    const message = isEmpty ? 'is empty' : `is no IPv${family} address: ${quoted(text)}`;
+    place.report(`endpoints[${index}].addresses`, message);
     return undefined;
   }
-  const { ready, serving, terminating } = endpoint.conditions ?? {};
+  const local = nodeName !== '' && endpoint.nodeName === nodeName;
+  return { ip, local, weight: weightOf(ip), ...conditionsOf(endpoint, index, place) };
+}
+
+type Conditions = Pick<EndpointState, 'ready' | 'serving' | 'terminating' | 'hints'>;
+
+const usual: Conditions = { ready: true, serving: true, terminating: false, hints: undefined };
+
+function conditionsOf({ conditions, hints }: V1Endpoint, index: number, { report }: Place): Conditions {
+  const { ready, serving, terminating } = conditions ?? {};
+  if (ready === true && serving === true && terminating === false && !hints) return usual;
+  const path = `endpoints[${index}]`;
   return {
-    ip,
-    local: context.nodeName !== '' && endpoint.nodeName === context.nodeName,
-    weight: 1,
-    ready: ready ?? true,
-    serving: serving ?? true,
-    terminating: terminating ?? false,
+    ready: flagOf(ready, true, `${path}.conditions.ready`, report),
+    serving: flagOf(serving, true, `${path}.conditions.serving`, report),
+    terminating: flagOf(terminating, false, `${path}.conditions.terminating`, report),
+    hints: hints ? hintsOf(hints, `${path}.hints`, report) : undefined,
   };
 }
 
+function hintsOf(hints: NonNullable<V1Endpoint['hints']>, path: string, report: Report): EndpointHints {
+  const names = (list: { name: string }[] | undefined, field: string) =>
+    objectsOf(list, `${path}.${field}`, report).flatMap((item) => item?.name ?? []);
+  return { zones: names(hints.forZones, 'forZones'), nodes: names(hints.forNodes, 'forNodes') };
+}
+
+interface PortKey {
+  readonly key: string;
+  readonly port: number;
+}
+
 /** A port without a name field or without a number says nothing: "all ports" is not a thing here, as upstream. */
-function addPort(
-  lists: Map<string, Map<string, EndpointState>>,
-  family: Family,
+function portKeyOf(
   { name, port, protocol }: V1EndpointPort,
-  hosts: readonly Host[],
-): void {
+  index: number,
+  place: Place,
+): PortKey | undefined {
+  const { family, report } = place;
+  const number = portOf(port, `ports[${index}].port`, report);
   const known = parseProtocol(protocol);
-  if (name === undefined || name === null || !port || known === undefined) return;
-  const key = endpointPortKey(family, known, name);
+  if (known === undefined) report(`ports[${index}].protocol`, notAProtocol(protocol));
+  if (typeof name !== 'string' && name !== undefined && name !== null)
+    report(`ports[${index}].name`, `is no text: ${quoted(name)}`);
+  if (typeof name !== 'string' || number === undefined || known === undefined) return undefined;
+  return { key: endpointPortKey(family, known, name), port: number };
+}
+
+function addPort(lists: Lists, { key, port }: PortKey, hosts: readonly Host[]): void {
   const list = lists.get(key) ?? new Map<string, EndpointState>();
   lists.set(key, list);
   for (const host of hosts) {
@@ -106,22 +157,4 @@ function outranks(a: EndpointState, b: EndpointState): boolean {
 function byAddress(a: Endpoint, b: Endpoint): number {
   if (a.ip !== b.ip) return a.ip < b.ip ? -1 : 1;
   return a.port - b.port;
-}
-
-/**
- * The endpoints that get new connections under the policy "Cluster": the ready ones; when there are none, those that
- * are going away but still serve. (kube-proxy's topology.go, CategorizeEndpoints.)
- */
-export function chooseEndpoints(all: readonly EndpointState[]): readonly EndpointState[] {
-  const ready = all.filter((endpoint) => endpoint.ready);
-  return ready.length > 0 ? ready : all.filter(servesWhileTerminating);
-}
-
-/** Whether any endpoint anywhere could serve: without one a connection is refused, whatever the policies say. */
-export function hasUsableEndpoint(all: readonly EndpointState[]): boolean {
-  return all.some((endpoint) => endpoint.ready || servesWhileTerminating(endpoint));
-}
-
-function servesWhileTerminating(endpoint: EndpointState): boolean {
-  return endpoint.serving && endpoint.terminating;
 }

@@ -19,3 +19,8 @@ export function parseProtocol(text: string | undefined): Protocol | undefined {
       return undefined;
   }
 }
+
+/** What is wrong with a protocol that `parseProtocol` does not know. */
+export function notAProtocol(value: unknown): string {
+  return `is none of TCP, UDP, SCTP: ${JSON.stringify(value)?.slice(0, 60)}`;
+}

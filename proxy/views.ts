@@ -1,8 +1,12 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Problem } from '../core/errors.ts';
 import type { V1EndpointSlice, V1Service } from '../kube/types.ts';
-import { type ServicePortView, type ServiceView, serviceView, type ViewNode } from './view.ts';
-
-const SERVICE_NAME_LABEL = 'kubernetes.io/service-name';
+import { type Claimant, Claims, compareClaimants, frontendKey, frontendsByKey } from './claims.ts';
+import { quoted } from './object-fields.ts';
+import { samePorts } from './same-view.ts';
+import { serviceView } from './service-view.ts';
+import { SliceIndex, serviceOfSlice, triggerTimeOf } from './slice-index.ts';
+import type { Frontend, ServiceHealthCheck, ServicePortView, ServiceView, ViewNode } from './view.ts';
 
 export interface Sources {
   /** By `namespace/name`, as informers keep them; read anew for what is dirty. */
@@ -10,21 +14,43 @@ export interface Sources {
   readonly slices: ReadonlyMap<string, V1EndpointSlice>;
 }
 
-/** The views of all services, kept current: what is marked dirty is made anew by the next `refresh`, nothing else. */
+const noPorts: readonly ServicePortView[] = [];
+const nothing: ServiceView = { ports: noPorts, problems: [] };
+
+/**
+ * The views of all services, kept current: what is marked dirty is made anew by the next `refresh`, nothing else.
+ * A frontend that two services claim is in the view of one of them only; the other has a problem, until it gets it.
+ */
 export class ServiceViews {
   /** By `namespace/name` of the service; only services that have ports. */
   readonly current = new Map<string, readonly ServicePortView[]>();
   /** What in the objects of a service cannot be used. */
   readonly problems = new Map<string, readonly Problem[]>();
+  /** By service; only those whose load balancer asks. */
+  readonly healthChecks = new Map<string, ServiceHealthCheck>();
   readonly #sources: Sources;
-  readonly #node: ViewNode;
-  readonly #serviceOfSlice = new Map<string, string>();
-  readonly #slicesOfService = new Map<string, Set<string>>();
+  readonly #slices = new SliceIndex();
+  /** Each service by itself, whatever others claim. */
+  readonly #alone = new Map<string, ServiceView>();
+  readonly #claims = new Claims();
+  #node: ViewNode;
   #dirty = new Set<string>();
+  #triggerTimesMs: number[] = [];
 
   constructor(sources: Sources, node: ViewNode) {
     this.#sources = sources;
     this.#node = node;
+  }
+
+  get node(): ViewNode {
+    return this.#node;
+  }
+
+  /** Makes all views dirty, if the node is not as it was. */
+  setNode(node: ViewNode): void {
+    if (isDeepStrictEqual(node, this.#node)) return;
+    this.#node = node;
+    for (const service of this.#sources.services.keys()) this.#dirty.add(service);
   }
 
   /** The Service with this key is not as it was. */
@@ -34,28 +60,13 @@ export class ServiceViews {
 
   /** The EndpointSlice with this key is not as it was; it may have changed hands. */
   markSlice(key: string): void {
-    const before = this.#serviceOfSlice.get(key);
-    const after = serviceOf(this.#sources.slices.get(key));
+    const slice = this.#sources.slices.get(key);
+    const after = serviceOfSlice(slice);
+    const before = this.#slices.put(key, after);
     if (before !== undefined) this.#dirty.add(before);
     if (after !== undefined) this.#dirty.add(after);
-    if (before === after) return;
-    this.#unlink(key, before);
-    this.#link(key, after);
-  }
-
-  #unlink(slice: string, service: string | undefined): void {
-    if (service === undefined) return;
-    this.#serviceOfSlice.delete(slice);
-    const slices = this.#slicesOfService.get(service);
-    slices?.delete(slice);
-    if (slices?.size === 0) this.#slicesOfService.delete(service);
-  }
-
-  #link(slice: string, service: string | undefined): void {
-    if (service === undefined) return;
-    this.#serviceOfSlice.set(slice, service);
-    const slices = this.#slicesOfService.get(service) ?? new Set();
-    this.#slicesOfService.set(service, slices.add(slice));
+    const triggerTimeMs = after === undefined ? undefined : triggerTimeOf(slice);
+    if (triggerTimeMs !== undefined) this.#triggerTimesMs.push(triggerTimeMs);
   }
 
   /** How many services wait to be made anew. */
@@ -63,40 +74,119 @@ export class ServiceViews {
     return this.#dirty.size;
   }
 
-  /** Makes the dirty services' views anew and returns them; a service without ports has an empty list. */
+  /** When that happened of which the slices marked since the last call tell, in milliseconds of the epoch. */
+  takeTriggerTimes(): readonly number[] {
+    const taken = this.#triggerTimesMs;
+    this.#triggerTimesMs = [];
+    return taken;
+  }
+
+  /**
+   * Makes the dirty services' views anew and returns those that are not as they were; a service without ports has an
+   * empty list. Others are among them where a frontend went from one service to another.
+   */
   refresh(): Map<string, readonly ServicePortView[]> {
     const dirty = this.#dirty;
     this.#dirty = new Set();
+    const affected = new Set(dirty);
+    for (const service of dirty) this.#refreshAlone(service, affected);
     const changed = new Map<string, readonly ServicePortView[]>();
-    for (const service of dirty) changed.set(service, this.#refreshOne(service));
+    for (const service of affected) {
+      const ports = this.#settle(service);
+      if (samePorts(ports, this.current.get(service) ?? noPorts)) continue;
+      changed.set(service, ports);
+      setOrDelete(this.current, service, ports.length > 0 ? ports : undefined);
+    }
     return changed;
   }
 
-  #refreshOne(service: string): readonly ServicePortView[] {
-    const { ports, problems } = this.#viewOf(service);
-    if (ports.length === 0) this.current.delete(service);
-    else this.current.set(service, ports);
-    if (problems.length === 0) this.problems.delete(service);
-    else this.problems.set(service, problems);
-    return ports;
+  /** Makes one service's view anew; those who claim what it claimed or claims now are affected. */
+  #refreshAlone(service: string, affected: Set<string>): void {
+    const before = frontendsByKey(this.#alone.get(service)?.ports ?? noPorts);
+    const view = this.#viewOf(service);
+    const after = frontendsByKey(view.ports);
+    const affect = (key: string) => {
+      for (const rival of this.#claims.rivals(key)) affected.add(rival);
+    };
+    for (const key of before.keys()) {
+      affect(key);
+      if (!after.has(key)) this.#claims.delete(key, service);
+    }
+    for (const key of after.keys()) {
+      if (!before.has(key)) this.#claims.add(key, service);
+      affect(key);
+    }
+    setOrDelete(this.#alone, service, view === nothing ? undefined : view);
+    setOrDelete(this.healthChecks, service, view.healthCheck);
   }
 
   /** An object that no API server would let pass must not stop all the others: its service stays as it was. */
   #viewOf(service: string): ServiceView {
     const { services, slices } = this.#sources;
-    const keys = [...(this.#slicesOfService.get(service) ?? [])].sort();
+    const object = services.get(service);
+    if (object === undefined) return nothing;
+    const keys = this.#slices.slicesOf(service);
     const its = keys.map((key) => slices.get(key)).filter((slice) => slice !== undefined);
     try {
-      return serviceView(services.get(service), its, this.#node);
+      return serviceView(object, its, this.#node);
     } catch (error) {
-      const problem = { path: service, message: `cannot be understood: ${(error as Error).message}` };
-      return { ports: this.current.get(service) ?? [], problems: [problem] };
+      const problem = { path: 'service', message: `cannot be understood: ${(error as Error).message}` };
+      return { ...(this.#alone.get(service) ?? nothing), problems: [problem] };
     }
+  }
+
+  /** What is left of a service's ports when others have had what is theirs; what is missing becomes its problems. */
+  #settle(service: string): readonly ServicePortView[] {
+    const { ports, problems } = this.#alone.get(service) ?? nothing;
+    const lost: Problem[] = [];
+    const isOwn = (port: ServicePortView, frontend: Frontend) => {
+      const owner = this.#ownerOf(frontendKey(port, frontend), service);
+      if (owner !== service) lost.push(lossOf(port, frontend, owner));
+      return owner === service;
+    };
+    const isContested = ports.some((port) =>
+      port.frontends.some((frontend) => this.#isContested(port, frontend)),
+    );
+    const left = isContested ? ports.flatMap((port) => withFrontends(port, isOwn)) : ports;
+    const all = lost.length > 0 ? [...problems, ...lost] : problems;
+    setOrDelete(this.problems, service, all.length > 0 ? all : undefined);
+    return left;
+  }
+
+  #isContested(port: ServicePortView, frontend: Frontend): boolean {
+    return this.#claims.rivals(frontendKey(port, frontend)).length > 0;
+  }
+
+  #ownerOf(key: string, service: string): string {
+    const claimants = this.#claims.rivals(key).map((rival) => this.#claimant(rival, key));
+    return claimants.sort(compareClaimants)[0]?.service ?? service;
+  }
+
+  #claimant(service: string, key: string): Claimant {
+    const createdAt: unknown = this.#sources.services.get(service)?.metadata?.creationTimestamp;
+    const kind = frontendsByKey(this.#alone.get(service)?.ports ?? noPorts).get(key)?.kind ?? 'externalIP';
+    return { service, kind, createdAt: typeof createdAt === 'string' ? createdAt : NEVER };
   }
 }
 
-/** `namespace/name` of the Service a slice belongs to. A slice without the label belongs to none. */
-function serviceOf(slice: V1EndpointSlice | undefined): string | undefined {
-  const name = slice?.metadata?.labels?.[SERVICE_NAME_LABEL];
-  return name ? `${slice?.metadata?.namespace}/${name}` : undefined;
+/** Later than all that was created. */
+const NEVER = '9999';
+
+function withFrontends(
+  port: ServicePortView,
+  isOwn: (port: ServicePortView, frontend: Frontend) => boolean,
+): ServicePortView[] {
+  const frontends = port.frontends.filter((frontend) => isOwn(port, frontend));
+  return frontends.length === 0 ? [] : [{ ...port, frontends }];
+}
+
+function lossOf({ name, protocol }: ServicePortView, frontend: Frontend, owner: string): Problem {
+  const at = frontend.kind === 'nodePort' ? '' : `${frontend.ip} `;
+  const path = `service: port ${quoted(name.slice(name.lastIndexOf(':') + 1))}`;
+  return { path, message: `${frontend.kind} ${at}${frontend.port} ${protocol} belongs to ${owner}` };
+}
+
+function setOrDelete<V>(map: Map<string, V>, key: string, value: V | undefined): void {
+  if (value === undefined) map.delete(key);
+  else map.set(key, value);
 }

@@ -4,26 +4,8 @@ import type { Change } from '../../core/rows.ts';
 import { bytesOfHex } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import { protocolNumbers } from '../../proxy/protocol.ts';
-import type { Frontend, ServicePortView } from '../../proxy/view.ts';
 
-// Views and elements as text, elements much as nft lists them.
-
-export function renderView(port: ServicePortView): string {
-  const lines = [
-    `${port.name} ${port.protocol} IPv${port.family}${port.hasAnyEndpoints ? '' : ' refused'}`,
-    ...port.frontends.map((frontend) => `  at ${renderFrontend(frontend)}`),
-    ...port.clusterEndpoints.map(
-      ({ ip, port: number, local }) => `  to ${ip} ${number}${local ? ' local' : ''}`,
-    ),
-  ];
-  return lines.join('\n');
-}
-
-function renderFrontend(frontend: Frontend): string {
-  return frontend.kind === 'nodePort'
-    ? `nodePort ${frontend.port}`
-    : `${frontend.kind} ${frontend.ip} ${frontend.port}`;
-}
+// Elements as text, much as nft lists them.
 
 export function renderChange(change: Change<string, NftElement>, family: Family): string {
   switch (change.kind) {

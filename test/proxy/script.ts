@@ -1,25 +1,36 @@
-import { families } from '../../core/address.ts';
-import { diff } from '../../core/diff.ts';
-import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
+import { type Ip, parseIp } from '../../core/address.ts';
 import type { V1EndpointSlice, V1Service } from '../../kube/types.ts';
-import { FamilyPlan } from '../../proxy/nftables/plan.ts';
+import type { Views } from '../../proxy/backend.ts';
+import type { ServicePortView, ViewNode } from '../../proxy/view.ts';
 import { ServiceViews } from '../../proxy/views.ts';
-import { parseService, parseSlice } from './objects.ts';
-import { renderChange, renderElement, renderView } from './render.ts';
+import { optionsOf, parseService, parseSlice } from './objects.ts';
+import { renderView } from './view-text.ts';
+
+/** A backend's planner, as a script asks it. */
+export interface ScriptPlanner {
+  put(service: string, ports: readonly ServicePortView[]): void;
+  /** The changes since the last call, as text. */
+  plan(): string;
+  /** All that is wanted, as text. */
+  elements(): string;
+  /** What a new process would write, which finds what is there; it goes on from there. */
+  restart(views: Views): string;
+}
 
 /**
- * Runs a script of objects that come and go. Commands: `service …`, `slice …`, `delete service|slice KEY`;
- * `view` shows the dirty services' views, `plan` the changes to elements that they cause, `elements` all elements,
- * `restart` what a new process would write. Below each that shows something stands what it showed, indented.
+ * Runs a script of objects that come and go. Commands: `service …`, `slice …`, `delete service|slice KEY`,
+ * `node …` (which is `name=here` at first); `view` shows the views of all services, `changed` the services whose views
+ * are not as they were; with a planner: `plan` the changes, `elements` all that is wanted, `restart` what a new process
+ * would write. Below each that shows something stands what it showed, indented.
  */
-export function runScript(text: string): string {
-  const world = new World();
+export function runScript(text: string, planner?: ScriptPlanner): string {
+  const world = new World(planner);
   const lines = text.split('\n').filter((line) => !line.startsWith('    '));
   const output = lines.flatMap((line) => {
     const shown = line.startsWith('#') ? '' : world.run(line);
     return [
       line,
-      ...(shown ?? '')
+      ...shown
         .split('\n')
         .filter((part) => part !== '')
         .map((part) => `    ${part}`),
@@ -31,86 +42,101 @@ export function runScript(text: string): string {
 class World {
   readonly #services = new Map<string, V1Service>();
   readonly #slices = new Map<string, V1EndpointSlice>();
-  readonly #views = new ServiceViews(
-    { services: this.#services, slices: this.#slices },
-    { nodeName: 'here', nodeIps: [] },
-  );
-  #plans = families.map((family) => new FamilyPlan(family, new Map()));
+  readonly #views: ServiceViews;
+  readonly #planner: ScriptPlanner | undefined;
+  readonly #changed = new Set<string>();
+
+  constructor(planner: ScriptPlanner | undefined) {
+    this.#planner = planner;
+    this.#views = new ServiceViews({ services: this.#services, slices: this.#slices }, nodeOf('name=here'));
+  }
 
   /** What the command shows. */
   run(line: string): string {
     const [, command = '', rest = ''] = /^(delete \w+|\w*)\s*(.*)$/.exec(line) ?? [];
     const key = rest.split(/\s/)[0] ?? '';
-    switch (command) {
-      case '':
-        return '';
-      case 'service':
-        this.#services.set(key, parseService(rest));
-        return this.#marked(() => this.#views.markService(key));
-      case 'delete service':
-        this.#services.delete(key);
-        return this.#marked(() => this.#views.markService(key));
-      case 'slice':
-        this.#slices.set(key, parseSlice(rest));
-        return this.#marked(() => this.#views.markSlice(key));
-      case 'delete slice':
-        this.#slices.delete(key);
-        return this.#marked(() => this.#views.markSlice(key));
-      case 'view':
-        return this.#view();
-      case 'plan':
-        return this.#plan();
-      case 'elements':
-        return this.#plans
-          .flatMap((plan) => Array.from(plan.elements(), (each) => renderElement(each, plan.family)).sort())
-          .join('\n');
-      case 'restart':
-        return this.#restart();
-      default:
-        throw new Error(`unknown command: "${command}"`);
+    const action = this.#actions[command];
+    if (action === undefined) throw new Error(`unknown command: "${command}"`);
+    return action(rest, key) ?? '';
+  }
+
+  readonly #actions: Readonly<Record<string, (rest: string, key: string) => string | undefined>> = {
+    '': () => undefined,
+    service: (rest, key) => {
+      this.#services.set(key, parseService(rest));
+      this.#views.markService(key);
+      return undefined;
+    },
+    'delete service': (_, key) => {
+      this.#services.delete(key);
+      this.#views.markService(key);
+      return undefined;
+    },
+    slice: (rest, key) => {
+      this.#slices.set(key, parseSlice(rest));
+      this.#views.markSlice(key);
+      return undefined;
+    },
+    'delete slice': (_, key) => {
+      this.#slices.delete(key);
+      this.#views.markSlice(key);
+      return undefined;
+    },
+    node: (rest) => {
+      this.#views.setNode(nodeOf(rest));
+      return undefined;
+    },
+    view: () => this.#view(),
+    changed: () => {
+      this.#refresh();
+      const names = [...this.#changed].sort();
+      this.#changed.clear();
+      return names.length === 0 ? 'nothing' : names.join('\n');
+    },
+    plan: () => this.#planned().plan() || 'nothing',
+    elements: () => this.#planned().elements(),
+    restart: () => this.#planned().restart(this.#views.current) || 'nothing',
+  };
+
+  #refresh(): void {
+    for (const [service, ports] of this.#views.refresh()) {
+      this.#changed.add(service);
+      this.#planner?.put(service, ports);
     }
   }
 
-  #marked(mark: () => void): string {
-    mark();
-    return '';
+  #planned(): ScriptPlanner {
+    if (this.#planner === undefined) throw new Error('this script has no planner');
+    this.#refresh();
+    return this.#planner;
   }
 
   #view(): string {
-    const changed = this.#views.refresh();
-    for (const plan of this.#plans) for (const [service, ports] of changed) plan.put(service, ports);
-    return Array.from(changed, ([service, ports]) => {
-      const problems = this.#views.problems.get(service) ?? [];
-      const lines = [
-        ...ports.map(renderView),
-        ...problems.map(({ path, message }) => `! ${path}: ${message}`),
-      ];
-      return lines.length === 0 ? `${service} has no ports` : lines.join('\n');
-    }).join('\n');
+    this.#refresh();
+    return Array.from(this.#services.keys(), (service) => this.#viewOf(service)).join('\n');
   }
 
-  #plan(): string {
-    this.#view();
-    const lines = this.#plans.flatMap((plan) =>
-      plan.drain().map((change) => renderChange(change, plan.family)),
-    );
-    return lines.length === 0 ? 'nothing' : lines.join('\n');
-  }
-
-  #restart(): string {
-    this.#view();
-    const before = this.#plans.map(elementsByKey);
-    this.#plans = this.#plans.map((plan, index) => {
-      return new FamilyPlan(plan.family, this.#views.current, before[index]);
-    });
-    const lines = this.#plans.flatMap((plan, index) => {
-      const changes = diff(elementsByKey(plan), before[index] ?? new Map(), (a, b) => a.data === b.data);
-      return changes.map((change) => renderChange(change, plan.family));
-    });
-    return lines.length === 0 ? 'nothing' : lines.join('\n');
+  #viewOf(service: string): string {
+    const check = this.#views.healthChecks.get(service);
+    const problems = this.#views.problems.get(service) ?? [];
+    const lines = [
+      ...(this.#views.current.get(service) ?? []).map(renderView),
+      ...(check ? [`health check at ${check.port}: ${check.localReadyEndpoints} here`] : []),
+      ...problems.map(({ path, message }) => `! ${path}: ${message}`),
+    ];
+    return lines.length === 0 ? `${service} has no ports` : lines.join('\n');
   }
 }
 
-function elementsByKey(plan: FamilyPlan): Map<string, NftElement> {
-  return new Map(Array.from(plan.elements(), (element) => [nftElementKey(element), element]));
+/** `name=here zone=z ips=192.0.2.1,2001:db8::1 proxy=NAME externalIPs=false` */
+function nodeOf(text: string): ViewNode {
+  const options = optionsOf(text);
+  const ips = options.get('ips')?.split(',') ?? [];
+  return {
+    nodeName: options.get('name') ?? 'here',
+    zone: options.get('zone'),
+    nodeIps: ips.map((ip) => parseIp(ip)).filter((ip): ip is Ip => ip !== undefined),
+    serviceProxyName: options.get('proxy'),
+    allowExternalIps: options.get('externalIPs') !== 'false',
+  };
 }

@@ -1,0 +1,72 @@
+import type { Frontend, ServicePortView } from './view.ts';
+
+/** What decides between two Services that claim one frontend. */
+export interface Claimant {
+  /** `namespace/name`. */
+  readonly service: string;
+  /** RFC 3339, as the API server sets it. */
+  readonly createdAt: string;
+  readonly kind: Frontend['kind'];
+}
+
+/** Cluster IPs are given out by the API server, as node ports; external IPs anybody can write into an object. */
+const ranks: Readonly<Record<Frontend['kind'], number>> = {
+  clusterIP: 0,
+  nodePort: 0,
+  loadBalancerIP: 1,
+  externalIP: 2,
+};
+
+/** Sorts the one that has the frontend first: what was given to it, then whoever is older, then by name. */
+export function compareClaimants(a: Claimant, b: Claimant): number {
+  if (ranks[a.kind] !== ranks[b.kind]) return ranks[a.kind] - ranks[b.kind];
+  if (a.createdAt !== b.createdAt) return a.createdAt < b.createdAt ? -1 : 1;
+  return a.service < b.service ? -1 : 1;
+}
+
+/** The identity of a frontend, whoever claims it. */
+export function frontendKey({ family, protocol }: ServicePortView, frontend: Frontend): string {
+  return frontend.kind === 'nodePort'
+    ? `${family} ${protocol} ${frontend.port}`
+    : `${frontend.ip} ${protocol} ${frontend.port}`;
+}
+
+/** The frontends of these ports, by key; the first port that has one counts. */
+export function frontendsByKey(ports: readonly ServicePortView[]): Map<string, Frontend> {
+  const found = new Map<string, Frontend>();
+  for (const port of ports) {
+    for (const frontend of port.frontends) {
+      const key = frontendKey(port, frontend);
+      if (!found.has(key)) found.set(key, frontend);
+    }
+  }
+  return found;
+}
+
+/** Who claims which frontend: mostly one service each, which is kept as its name alone. */
+export class Claims {
+  readonly #services = new Map<string, string | readonly string[]>();
+
+  /** All services that claim a frontend, when there are several. */
+  rivals(key: string): readonly string[] {
+    const services = this.#services.get(key);
+    return typeof services === 'object' ? services : [];
+  }
+
+  add(key: string, service: string): void {
+    const before = this.#services.get(key);
+    this.#services.set(key, before === undefined ? service : [...listOf(before), service]);
+  }
+
+  delete(key: string, service: string): void {
+    const left = listOf(this.#services.get(key)).filter((each) => each !== service);
+    const [only] = left;
+    if (only === undefined) this.#services.delete(key);
+    else this.#services.set(key, left.length === 1 ? only : left);
+  }
+}
+
+function listOf(services: string | readonly string[] | undefined): readonly string[] {
+  if (services === undefined) return [];
+  return typeof services === 'string' ? [services] : services;
+}
