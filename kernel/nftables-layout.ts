@@ -1,7 +1,7 @@
 import { isMissing } from './errors.ts';
 import type { NetlinkMessage } from './netlink/message.ts';
 import { hookNumbers, message, policies } from './netlink/nftables/constants.ts';
-import type { EncodedLayout } from './netlink/nftables/layout.ts';
+import { type EncodedLayout, noteOfMark } from './netlink/nftables/layout.ts';
 import {
   type ChainState,
   decodeChain,
@@ -11,9 +11,10 @@ import {
   setDataType,
   setFlagsOf,
   setKeyBytes,
+  type TableName,
 } from './netlink/nftables/messages.ts';
 import { getChain, getRules, getSets, getTable } from './netlink/nftables/requests.ts';
-import type { NftChain, NftLayout } from './netlink/nftables/spec.ts';
+import type { NftChain, NftLayout, NftSet } from './netlink/nftables/spec.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
 
 /**
@@ -41,6 +42,20 @@ export async function layoutInPlace(
   }
 }
 
+/**
+ * The note of the layout that the table was made by, empty for one without a note or a table that is not ours;
+ * undefined when there is no such table.
+ */
+export async function readLayoutNote(socket: NetlinkSocket, name: TableName): Promise<string | undefined> {
+  try {
+    const [table] = await socket.request(getTable(name));
+    return table === undefined ? undefined : (noteOfMark(decodeTable(table).comment) ?? '');
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw error;
+  }
+}
+
 /** Chains are asked for one by one: a dump is of the whole family, and others may have tens of thousands. */
 async function chainsInPlace(socket: NetlinkSocket, layout: NftLayout): Promise<boolean> {
   for (const chain of layout.chains) {
@@ -61,9 +76,18 @@ function sameChain({ hook }: NftChain, state: ChainState): boolean {
 }
 
 async function setsInPlace(socket: NetlinkSocket, layout: NftLayout): Promise<boolean> {
-  const states = (await socket.dump(getSets(layout))).map(decodeSet);
-  const byName = new Map(states.map((state) => [state.name, state]));
-  return layout.sets.every((set) => {
+  const there = await readSets(socket, layout);
+  return layout.sets.every((set) => there.has(set));
+}
+
+/** The sets of the layout that the kernel has with keys and data of the same kind; none when there is no table. */
+export async function readSets(socket: NetlinkSocket, layout: NftLayout): Promise<ReadonlySet<NftSet>> {
+  const states = await socket.dump(getSets(layout)).catch((error) => {
+    if (isMissing(error)) return [];
+    throw error;
+  });
+  const byName = new Map(states.map(decodeSet).map((state) => [state.name, state]));
+  const there = layout.sets.filter((set) => {
     const state = byName.get(set.name);
     return (
       state?.keyBytes === setKeyBytes(set) &&
@@ -71,6 +95,7 @@ async function setsInPlace(socket: NetlinkSocket, layout: NftLayout): Promise<bo
       state.flags === setFlagsOf(set)
     );
   });
+  return new Set(there);
 }
 
 async function rulesInPlace(

@@ -5,11 +5,16 @@ import type { NetlinkMessage } from './netlink/message.ts';
 import { decodeElements } from './netlink/nftables/decode-elements.ts';
 import { type ElementEncoder, elementEncoder } from './netlink/nftables/encode-elements.ts';
 import { type EncodedLayout, encodeLayout } from './netlink/nftables/layout.ts';
-import { batch, deleteTable, newTable, setDataBytes, setKeyBytes } from './netlink/nftables/messages.ts';
-import { decodeGeneration, getElements, getGeneration } from './netlink/nftables/requests.ts';
+import { deleteTable, newTable, setDataBytes, setKeyBytes } from './netlink/nftables/messages.ts';
+import { getElements } from './netlink/nftables/requests.ts';
 import { type NftElement, type NftLayout, type NftSet, nftElementKey } from './netlink/nftables/spec.ts';
 import { NETLINK_NETFILTER, NetlinkSocket } from './netlink/socket.ts';
-import { layoutInPlace } from './nftables-layout.ts';
+import { commit, enterLedger, readGeneration } from './nftables-generation.ts';
+import { layoutInPlace, readSets } from './nftables-layout.ts';
+import { Slices } from './nftables-slices.ts';
+
+export { ForeignChanges, readGeneration } from './nftables-generation.ts';
+export { readLayoutNote } from './nftables-layout.ts';
 
 /** A transaction is one datagram: 5 MB for 120,000 elements. Nothing is reserved until it is needed. */
 const SOCKET_BUFFER_BYTES = 64 << 20;
@@ -18,13 +23,9 @@ const READ_ATTEMPTS_MAX = 4;
 
 /** A socket whose buffers hold whole transactions. The caller disposes of it after the tables that use it. */
 export function openNftSocket(options: { namespaceFd?: Descriptor; lane?: Lane } = {}): NetlinkSocket {
-  return NetlinkSocket.open(NETLINK_NETFILTER, { ...options, bufferBytes: SOCKET_BUFFER_BYTES });
-}
-
-/** The number that counts the transactions of the socket's namespace, ours and others'. */
-export async function readGeneration(socket: NetlinkSocket): Promise<number> {
-  const [answer] = await socket.request(getGeneration());
-  return answer === undefined ? 0 : decodeGeneration(answer);
+  const socket = NetlinkSocket.open(NETLINK_NETFILTER, { ...options, bufferBytes: SOCKET_BUFFER_BYTES });
+  enterLedger(socket, options.namespaceFd);
+  return socket;
 }
 
 /**
@@ -49,6 +50,8 @@ function openSet(layout: NftLayout, spec: NftSet): OpenSet {
 export interface NftTableOptions {
   /** From {@link openNftSocket}. */
   readonly socket: NetlinkSocket;
+  /** Another one, to read with: with a lane, so that nothing waits while the kernel writes down a large set. */
+  readonly reader?: NetlinkSocket;
   readonly layout: NftLayout;
   /** Told when the kernel refused a change and the table is made anew. */
   readonly onRefused?: (error: KernelError) => void;
@@ -63,6 +66,7 @@ export class NftTable implements Table<string, NftElement> {
   readonly name: string;
   readonly atomic = true;
   readonly #socket: NetlinkSocket;
+  readonly #reader: NetlinkSocket;
   readonly #layout: NftLayout;
   readonly #encoded: EncodedLayout;
   readonly #sets: ReadonlyMap<string, OpenSet>;
@@ -71,9 +75,10 @@ export class NftTable implements Table<string, NftElement> {
   #rows: Map<string, NftElement> | undefined;
   #inPlace = false;
 
-  constructor({ socket, layout, onRefused = () => {} }: NftTableOptions) {
+  constructor({ socket, reader = socket, layout, onRefused = () => {} }: NftTableOptions) {
     this.name = `nftables ${layout.family} ${layout.table}`;
     this.#socket = socket;
+    this.#reader = reader;
     this.#layout = layout;
     this.#encoded = encodeLayout(layout);
     this.#sets = new Map(layout.sets.map((spec) => [spec.name, openSet(layout, spec)]));
@@ -107,17 +112,23 @@ export class NftTable implements Table<string, NftElement> {
   async #readOnce(): Promise<Map<string, NftElement> | undefined> {
     if (!(await layoutInPlace(this.#socket, this.#layout, this.#encoded))) return undefined;
     const rows = new Map<string, NftElement>();
-    for (const set of this.#layout.sets) {
-      if (set.dynamic) continue;
-      try {
-        const messages = await this.#socket.dump(getElements(this.#layout, set.name));
-        for (const element of decodeElements(set, messages)) rows.set(nftElementKey(element), element);
-      } catch (error) {
-        if (isMissing(error)) return undefined;
-        throw error;
-      }
+    const slices = new Slices();
+    try {
+      for (const set of this.#layout.sets) if (!set.dynamic) await this.#readSet(set, rows, slices);
+    } catch (error) {
+      if (isMissing(error)) return undefined;
+      throw error;
     }
     return rows;
+  }
+
+  /** A range may begin in one message and end in the next: sets of ranges, which are small, are read whole. */
+  async #readSet(set: NftSet, rows: Map<string, NftElement>, slices: Slices): Promise<void> {
+    const messages = await this.#reader.dump(getElements(this.#layout, set.name));
+    for (const part of set.interval ? [messages] : messages.map((message) => [message])) {
+      for (const element of decodeElements(set, part)) rows.set(nftElementKey(element), element);
+      if (slices.isOver) await slices.next();
+    }
   }
 
   async write(changes: readonly Change<string, NftElement>[]): Promise<Failure<string>[]> {
@@ -135,7 +146,7 @@ export class NftTable implements Table<string, NftElement> {
     for (const change of good) setRow(rows, change.key, change.kind === 'delete' ? undefined : change.wanted);
     if (this.#inPlace && refused === undefined) return failures;
     if (refused !== undefined) this.#onRefused(refused);
-    const error = await this.#send(this.#tableMessages(rows));
+    const error = await this.#send(this.#tableMessages(rows, await this.#readDynamic()));
     this.#inPlace = error === undefined;
     if (error === undefined) return failures;
     // Nothing was done. The next write makes the table anew, with these rows as they were.
@@ -151,11 +162,21 @@ export class NftTable implements Table<string, NftElement> {
     if (error !== undefined) throw error;
   }
 
-  /** The first error of a transaction, which then did nothing. */
-  async #send(messages: readonly NetlinkMessage[]): Promise<KernelError | undefined> {
-    if (messages.length === 0) return undefined;
-    const outcomes = await this.#socket.transaction(batch(messages));
-    return outcomes.find((outcome) => outcome !== undefined);
+  #send(messages: readonly NetlinkMessage[]): Promise<KernelError | undefined> {
+    return commit(this.#socket, messages);
+  }
+
+  /** What packets have put into the table that is about to be replaced: clients keep their endpoints. */
+  async #readDynamic(): Promise<NftElement[]> {
+    const dynamic = this.#layout.sets.filter((set) => set.dynamic);
+    if (dynamic.length === 0) return [];
+    const there = await readSets(this.#socket, this.#layout);
+    const elements: NftElement[] = [];
+    for (const set of dynamic.filter((each) => there.has(each))) {
+      const messages = await this.#reader.dump(getElements(this.#layout, set.name));
+      elements.push(...decodeElements(set, messages));
+    }
+    return elements.filter(({ lifetime }) => lifetime === undefined || lifetime.expiresMs > 0);
   }
 
   /** Only what changes. A new value is a removal and an addition: the kernel has no other way. */
@@ -166,12 +187,13 @@ export class NftTable implements Table<string, NftElement> {
   }
 
   /** The table from nothing: a table that is there is deleted first, and it must be there to be deleted. */
-  #tableMessages(rows: ReadonlyMap<string, NftElement>): NetlinkMessage[] {
+  #tableMessages(rows: ReadonlyMap<string, NftElement>, dynamic: readonly NftElement[]): NetlinkMessage[] {
     return [
       newTable(this.#layout),
       deleteTable(this.#layout),
       ...this.#encoded.messages,
       ...this.#elementMessages('add', rows.values()),
+      ...this.#elementMessages('add', dynamic),
     ];
   }
 

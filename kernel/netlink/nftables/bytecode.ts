@@ -24,6 +24,14 @@ export type NftExpression =
   | { readonly kind: 'ct set'; readonly key: 'mark'; readonly from: number }
   | { readonly kind: 'fib'; readonly target: number; readonly address: 'saddr' | 'daddr' }
   | { readonly kind: 'numgen'; readonly target: number; readonly modulus: number; readonly offset: number }
+  | {
+      readonly kind: 'hash';
+      readonly from: number;
+      readonly bytes: number;
+      readonly target: number;
+      readonly modulus: number;
+      readonly seed: number;
+    }
   /** target = (from & mask) ^ xor */
   | {
       readonly kind: 'bitwise';

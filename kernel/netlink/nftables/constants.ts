@@ -57,7 +57,15 @@ export const set = {
 /** NFTA_SET_DESC_* and, below its CONCAT, NFTA_SET_FIELD_LEN. */
 export const setDescription = { SIZE: 1, CONCAT: 2, FIELD_LEN: 1 } as const;
 export const elementList = { TABLE: 1, SET: 2, ELEMENTS: 3, SET_ID: 4 } as const;
-export const element = { KEY: 1, DATA: 2, FLAGS: 3, USERDATA: 6, KEY_END: 10 } as const;
+export const element = {
+  KEY: 1,
+  DATA: 2,
+  FLAGS: 3,
+  TIMEOUT: 4,
+  EXPIRATION: 5,
+  USERDATA: 6,
+  KEY_END: 10,
+} as const;
 
 export const expression = { NAME: 1, DATA: 2 } as const;
 export const data = { VALUE: 1, VERDICT: 2 } as const;
@@ -67,6 +75,7 @@ export const meta = { DREG: 1, KEY: 2, SREG: 3 } as const;
 export const ct = { DREG: 1, KEY: 2, DIRECTION: 3, SREG: 4 } as const;
 export const fib = { DREG: 1, RESULT: 2, FLAGS: 3 } as const;
 export const numgen = { DREG: 1, MODULUS: 2, TYPE: 3, OFFSET: 4 } as const;
+export const hash = { SREG: 1, DREG: 2, LEN: 3, MODULUS: 4, SEED: 5, TYPE: 7 } as const;
 export const bitwise = { SREG: 1, DREG: 2, LEN: 3, MASK: 4, XOR: 5 } as const;
 export const cmp = { SREG: 1, OP: 2, DATA: 3 } as const;
 export const range = { SREG: 1, OP: 2, FROM: 3, TO: 4 } as const;
@@ -139,6 +148,8 @@ export const ctDirections = { original: 0, reply: 1 } as const;
 export const fibFlags = { saddr: 1, daddr: 2 } as const;
 export const FIB_RESULT_ADDRTYPE = 3;
 export const NG_RANDOM = 1;
+/** NFT_HASH_JENKINS */
+export const HASH_JENKINS = 0;
 /** NFT_CMP_*; the first two are NFT_RANGE_* too. */
 export const compareOps = { '==': 0, '!=': 1, '<': 2, '<=': 3, '>': 4, '>=': 5 } as const;
 export const LOOKUP_INVERTED = 1;

@@ -52,6 +52,8 @@ function decodeEntry(
   let keyEnd: string | undefined;
   let data: NftElement['data'];
   let flags = 0;
+  let timeoutMs: number | undefined;
+  let expiresMs: number | undefined;
   for (let at = from; at + NLA_HEADER_BYTES <= limit; ) {
     const end = attributeEnd(buffer, at, limit);
     const type = buffer.readUInt16LE(at + 2) & NLA_TYPE_MASK;
@@ -60,9 +62,16 @@ function decodeEntry(
     else if (type === nft.element.KEY_END) keyEnd = decodeValue(buffer, inside, end);
     else if (type === nft.element.DATA) data = decodeData(buffer, inside, end);
     else if (type === nft.element.FLAGS && end - inside === 4) flags = buffer.readUInt32BE(inside);
+    else if (type === nft.element.TIMEOUT && end - inside === 8)
+      timeoutMs = Number(buffer.readBigUInt64BE(inside));
+    else if (type === nft.element.EXPIRATION && end - inside === 8)
+      expiresMs = Number(buffer.readBigUInt64BE(inside));
     at = align4(end);
   }
-  if (keyEnd !== undefined) push({ set, key, keyEnd, ...(data === undefined ? {} : { data }) }, false);
+  if (expiresMs !== undefined) {
+    const lifetime = { timeoutMs: timeoutMs ?? expiresMs, expiresMs };
+    push({ set, key, ...(data === undefined ? {} : { data }), lifetime }, false);
+  } else if (keyEnd !== undefined) push({ set, key, keyEnd, ...(data === undefined ? {} : { data }) }, false);
   else push(data === undefined ? { set, key } : { set, key, data }, (flags & nft.ELEMENT_INTERVAL_END) !== 0);
 }
 

@@ -15,6 +15,8 @@ import {
   families,
   fib,
   fibFlags,
+  HASH_JENKINS,
+  hash,
   immediate,
   LOOKUP_INVERTED,
   lookup,
@@ -122,6 +124,18 @@ const decoders: Readonly<Record<string, (body: Attributes) => NftExpression | un
     const modulus = body.u32be(numgen.MODULUS);
     if (target === undefined || modulus === undefined || body.u32be(numgen.TYPE) !== NG_RANDOM) return;
     return { kind: 'numgen', target, modulus, offset: body.u32be(numgen.OFFSET) ?? 0 };
+  },
+  hash(body) {
+    const from = wordOf(body, hash.SREG);
+    const target = wordOf(body, hash.DREG);
+    const bytes = body.u32be(hash.LEN);
+    const modulus = body.u32be(hash.MODULUS);
+    const seed = body.u32be(hash.SEED) ?? 0;
+    const isJenkins = (body.u32be(hash.TYPE) ?? HASH_JENKINS) === HASH_JENKINS;
+    if (from === undefined || target === undefined || bytes === undefined) return;
+    return modulus === undefined || !isJenkins
+      ? undefined
+      : { kind: 'hash', from, bytes, target, modulus, seed };
   },
   bitwise(body) {
     const from = wordOf(body, bitwise.SREG);

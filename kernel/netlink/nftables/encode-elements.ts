@@ -28,8 +28,8 @@ export function elementEncoder(name: TableName, set: NftSet): ElementEncoder {
     .finish();
   const encoder = (adds: boolean) => {
     const data = adds ? set.data : undefined;
-    const encode =
-      set.interval || data === 'verdict' ? mixedLists(prefix, adds) : plainLists(prefix, set, adds);
+    const isMixed = set.interval || set.dynamic || data === 'verdict';
+    const encode = isMixed ? mixedLists(prefix, adds) : plainLists(prefix, set, adds);
     const type = adds ? nft.message.NEWSETELEM : nft.message.DELSETELEM;
     const flags = adds ? NLM_F_CREATE : 0;
     const operation = `NFT_MSG_${adds ? 'NEW' : 'DEL'}SETELEM ${name.table} ${set.name}`;
@@ -43,7 +43,7 @@ export function elementEncoder(name: TableName, set: NftSet): ElementEncoder {
 
 type EncodeLists = (entries: readonly NftEntry[]) => Uint8Array[];
 
-/** Verdicts and ranges: entries of different lengths. */
+/** Verdicts, ranges and lifetimes: entries of different lengths. */
 function mixedLists(prefix: Uint8Array, adds: boolean): EncodeLists {
   return (entries) => {
     const payloads: Uint8Array[] = [];
@@ -68,6 +68,10 @@ function encodeEntry(writer: Writer, entry: NftEntry, adds: boolean): void {
   if (typeof data === 'string') encodeData(writer, nft.element.DATA, data);
   else if (data !== undefined) encodeVerdict(writer, nft.element.DATA, data);
   if (entry.keyEnd !== undefined) encodeData(writer, nft.element.KEY_END, entry.keyEnd);
+  if (entry.lifetime !== undefined) {
+    writer.attrU64be(nft.element.TIMEOUT, BigInt(entry.lifetime.timeoutMs));
+    writer.attrU64be(nft.element.EXPIRATION, BigInt(entry.lifetime.expiresMs));
+  }
   writer.endNest(mark);
 }
 

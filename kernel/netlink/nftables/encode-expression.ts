@@ -17,6 +17,8 @@ import {
   families,
   fib,
   fibFlags,
+  HASH_JENKINS,
+  hash,
   immediate,
   LIST_ELEM,
   LOOKUP_INVERTED,
@@ -129,6 +131,12 @@ function encodeBody(writer: Writer, value: NftExpression, setId = 0): void {
       register(numgen.DREG, value.target);
       writer.attrU32be(numgen.MODULUS, value.modulus).attrU32be(numgen.TYPE, NG_RANDOM);
       writer.attrU32be(numgen.OFFSET, value.offset);
+      break;
+    case 'hash':
+      register(hash.SREG, value.from);
+      register(hash.DREG, value.target);
+      writer.attrU32be(hash.LEN, value.bytes).attrU32be(hash.MODULUS, value.modulus);
+      writer.attrU32be(hash.SEED, value.seed).attrU32be(hash.TYPE, HASH_JENKINS);
       break;
     case 'bitwise':
       register(bitwise.SREG, value.from);

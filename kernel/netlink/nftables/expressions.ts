@@ -9,6 +9,7 @@ import type { NftCompare, NftExpression, NftNatFlags, NftReject } from './byteco
 import {
   fieldBytes,
   fieldOf,
+  type NftBitwise,
   type NftField,
   type NftMetaKey,
   type NftPayloadField,
@@ -44,10 +45,21 @@ function load(source: NftSource, target: number): NftExpression[] {
       return [{ kind: 'fib', target, address: source.address }];
     case 'numgen':
       return [{ kind: 'numgen', target, modulus: source.modulus, offset: 0 }];
+    case 'jhash': {
+      const { field, modulus, seed } = source;
+      const bytes = fieldBytes(field);
+      return [
+        ...load(field, HASH_OPERAND),
+        { kind: 'hash', from: HASH_OPERAND, bytes, target, modulus, seed },
+      ];
+    }
     case 'bitwise':
       return [...load(source.field, target), bits(target, hexU32(source.mask), hexU32(source.xor))];
   }
 }
+
+/** Where a value stands while it is hashed: no key is so long that it reaches the last register. */
+const HASH_OPERAND = 12;
 
 function bits(register: number, mask: string, xor: string): NftExpression {
   return { kind: 'bitwise', from: register, target: register, mask, xor };
@@ -64,7 +76,7 @@ function loadAll(sources: readonly NftSource[], first = 0): NftExpression[] {
 }
 
 /** `tcp`, `!= 0x4000`, `"eth0"`; a name of an interface that ends in `*` stands for all that begin so. */
-export function match(source: NftSource, op: NftCompare, value: NftValue): NftExpression[] {
+export function match(source: NftField | NftBitwise, op: NftCompare, value: NftValue): NftExpression[] {
   if (op !== '==' && op !== '!=') requireOrdered(fieldOf(source).type);
   return [...load(source, 0), { kind: 'cmp', from: 0, op, data: constant(fieldOf(source), value) }];
 }
@@ -226,11 +238,18 @@ function rejectWith(kind: NftReject, code: number): NftExpression[] {
   return [{ kind: 'reject', with: kind, code }];
 }
 
-/** `update @affinity { ip saddr . meta priority timeout 3h }`, with data for maps. */
+/**
+ * `update @affinity { meta priority . ip saddr timeout 3h }`, with data for maps. `update` of what is there makes it
+ * live longer and leaves its data as they are; `delete` of a map's element wants data too, and does not look at them.
+ */
 export function updateSet(
   set: string,
   sources: readonly NftSource[],
-  options: { readonly data?: NftSource; readonly timeoutMs?: number; readonly op?: 'add' | 'update' } = {},
+  options: {
+    readonly data?: NftSource;
+    readonly timeoutMs?: number;
+    readonly op?: 'add' | 'update' | 'delete';
+  } = {},
 ): NftExpression[] {
   const { data, timeoutMs, op = 'update' } = options;
   const words = sources.reduce((sum, source) => sum + registerBytes(fieldBytes(source)) / 4, 0);

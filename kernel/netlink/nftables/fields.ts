@@ -61,8 +61,17 @@ export interface NftBitwise {
   readonly xor: number;
 }
 
+/** Jenkins' hash of a field, modulo a number: four bytes in host order. */
+export interface NftHash {
+  readonly source: 'jhash';
+  readonly field: NftField;
+  readonly modulus: number;
+  readonly seed: number;
+  readonly type: NftTypeName;
+}
+
 /** What can be loaded into registers. */
-export type NftSource = NftField | NftBitwise;
+export type NftSource = NftField | NftBitwise | NftHash;
 
 /** PROTO_DESC_*; `RAW` is for places without a name, printed as `@th,64,128`. */
 export const RAW = 0;
@@ -135,6 +144,11 @@ export function numgenRandom(modulus: number): NftField {
   return { source: 'numgen', modulus, type: 'integer' };
 }
 
+/** `jhash ip saddr mod 251 seed 0x5eed`: the same for the same address, on every machine that has the same seed. */
+export function jhash(field: NftField, modulus: number, seed: number): NftHash {
+  return { source: 'jhash', field, modulus, seed: seed >>> 0, type: 'integer' };
+}
+
 /** `meta priority & ffff:8000` */
 export function masked(field: NftField, mask: number): NftBitwise {
   return { source: 'bitwise', field, mask: mask >>> 0, xor: 0 };
@@ -150,13 +164,13 @@ export function flipped(field: NftField, bits: number): NftBitwise {
   return { source: 'bitwise', field, mask: 0xffffffff, xor: bits >>> 0 };
 }
 
-export function fieldOf(source: NftSource): NftField {
+export function fieldOf(source: NftField | NftBitwise): NftField {
   return source.source === 'bitwise' ? source.field : source;
 }
 
 /** Bytes that the source loads into registers. */
 export function fieldBytes(source: NftSource): number {
-  return nftTypes[fieldOf(source).type].bytes;
+  return nftTypes[source.source === 'bitwise' ? source.field.type : source.type].bytes;
 }
 
 /** IP_CT_*: what `ct state` is made of. */

@@ -6,12 +6,19 @@ import type { NftLayout } from './spec.ts';
 
 /** The messages that make a layout, and the mark that the kernel keeps with it. */
 export interface EncodedLayout {
-  /** The table's comment: "fairlead layout" and a hash of all that the layout is made of. */
+  /** The table's comment: "fairlead layout", a hash of all that the layout is made of, and its note. */
   readonly mark: string;
   readonly messages: readonly NetlinkMessage[];
 }
 
 const HASH_DIGITS = 16;
+const MARK = 'fairlead layout';
+
+/** The note in a table's comment; undefined where the comment is not one of ours, empty where there is no note. */
+export function noteOfMark(comment: string | undefined): string | undefined {
+  const [, note] = new RegExp(`^${MARK} [0-9a-f]{${HASH_DIGITS}}(?: (.*))?$`).exec(comment ?? '') ?? [];
+  return comment?.startsWith(`${MARK} `) ? (note ?? '') : undefined;
+}
 
 /** Table, chains, sets, rules: each may name only what stands before it. */
 export function encodeLayout(layout: NftLayout): EncodedLayout {
@@ -24,7 +31,8 @@ export function encodeLayout(layout: NftLayout): EncodedLayout {
   for (const { type, payload } of [newTable(layout), ...parts]) {
     hash.update(`${type} ${payload.length} `).update(payload);
   }
-  const mark = `fairlead layout ${hash.digest('hex').slice(0, HASH_DIGITS)}`;
+  const digest = hash.digest('hex').slice(0, HASH_DIGITS);
+  const mark = `${MARK} ${digest}${layout.note === undefined ? '' : ` ${layout.note}`}`;
   return { mark, messages: [newTable(layout, mark), ...parts] };
 }
 

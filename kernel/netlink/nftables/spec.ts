@@ -11,6 +11,8 @@ export interface NftLayout {
   readonly table: string;
   readonly chains: readonly NftChain[];
   readonly sets: readonly NftSet[];
+  /** Kept with the table (`readLayoutNote`): what a later process must know to build the same layout again. */
+  readonly note?: string;
 }
 
 export type NftFamily = 'ip' | 'ip6' | 'inet' | 'bridge';
@@ -58,7 +60,10 @@ export interface NftSet {
   readonly size?: number;
   /** Elements are ranges ({@link NftElement.keyEnd}); they must not overlap. */
   readonly interval?: boolean;
-  /** Rules add elements to it (`update @set`). Its elements are not rows: never read, never written by us. */
+  /**
+   * Rules add elements to it (`update @set`). Its elements are not rows: never read, never written by us, except that
+   * a table made anew takes over those of the table that it replaces.
+   */
   readonly dynamic?: boolean;
   /** Elements of a dynamic set go after this time without an update. */
   readonly timeoutMs?: number;
@@ -77,6 +82,14 @@ export interface NftElement {
   readonly keyEnd?: string;
   /** Maps: the data's bytes in hex, or a verdict in a verdict map. */
   readonly data?: string | NftVerdict;
+  /** Of dynamic sets only. */
+  readonly lifetime?: NftLifetime;
+}
+
+/** How long an element that packets made lives after each of them, and how long it still has. */
+export interface NftLifetime {
+  readonly timeoutMs: number;
+  readonly expiresMs: number;
 }
 
 export type NftVerdict =
