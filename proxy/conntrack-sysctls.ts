@@ -16,6 +16,9 @@ const MAX_OF_CORES = 1_048_576;
 /** One list of the hash table for so many connections. */
 const FLOWS_PER_BUCKET = 4;
 
+/** No connection has it. */
+const IPPROTO_RAW = 255;
+
 /** Keys of all parameters that a plan can have. */
 export const conntrackSysctls = {
   max: `${PREFIX}_max`,
@@ -97,8 +100,7 @@ export async function writeConntrackSysctls(
 /** Parameters appear with the kernel's module, and a question about connections loads it. */
 async function loadConntrack(namespaceFd: number | undefined): Promise<void> {
   using socket = openConntrackSocket({ namespaceFd });
-  const RESERVED = 255;
-  await readFlows(socket, [{ family: 4, protocol: RESERVED }]).catch(() => undefined);
+  await readFlows(socket, [{ family: 4, protocol: IPPROTO_RAW }]).catch(() => undefined);
 }
 
 /** How late the kernel's out-of-memory killer picks this process. Throws where it may not be set (proc(5)). */

@@ -1,8 +1,8 @@
 import { type Cidr, familyOf, type Ip } from '../../core/address.ts';
 import { InputError } from '../../core/errors.ts';
 import type { DetectLocal, ProxyPolicy } from '../policy.ts';
-import { parseIpSloppy } from '../sloppy.ts';
-import { type HostPort, parseCidrSloppy, parseHostPort } from './addresses.ts';
+import { parseCidrSloppy, parseIpSloppy } from '../sloppy.ts';
+import { type HostPort, parseHostPort } from './addresses.ts';
 import { defaultDocument, type KubeProxyConfiguration, parseDocument } from './document.ts';
 import { applyFlags, type FlagTexts, ignoredBesideFile } from './flags.ts';
 import { modeOf, type ProxyMode, validateDocument } from './validate.ts';

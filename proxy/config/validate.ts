@@ -1,7 +1,7 @@
 import { familyOf } from '../../core/address.ts';
 import type { Problem } from '../../core/errors.ts';
-import { parseIpSloppy } from '../sloppy.ts';
-import { parseCidrSloppy, parseHostPort } from './addresses.ts';
+import { parseCidrSloppy, parseIpSloppy } from '../sloppy.ts';
+import { parseHostPort } from './addresses.ts';
 import type { KubeProxyConfiguration } from './document.ts';
 import { renderDuration } from './duration.ts';
 
