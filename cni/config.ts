@@ -1,17 +1,7 @@
-import {
-  type Cidr,
-  type Ip,
-  type Mac,
-  networkOf,
-  parseHostCidr,
-  parseIp,
-  parseMac,
-} from '../core/address.ts';
+import { type Cidr, type Ip, networkOf, parseHostCidr, parseIp } from '../core/address.ts';
 import type { Problem } from '../core/errors.ts';
 import { CniError, cniCode } from './error.ts';
-import { FieldReader, type Fields } from './fields.ts';
-import { checkFamilies, type RangeSet, readRangeSets } from './ranges.ts';
-import { defaultVersion } from './version.ts';
+import type { FieldReader } from './fields.ts';
 
 /** A route as configurations and results write it. */
 export interface CniRoute {
@@ -34,49 +24,9 @@ export interface Dns {
 
 export const noDns: Dns = Object.freeze({ nameservers: [], domain: undefined, search: [], options: [] });
 
-/** The plugin's own keys of a network configuration. Every problem was reported when this was read. */
-export interface NetworkConfig {
-  /** Undefined: that of the node. */
-  readonly bridge?: string | undefined;
-  /** Undefined: that of the node. */
-  readonly mtuBytes?: number | undefined;
-  /** Whether a pod reaches itself through a Service: its packets come back on the bridge port they came from. */
-  readonly hairpin: boolean;
-  /** Wanted address of the container's end, from `runtimeConfig` or `args`. */
-  readonly mac?: Mac | undefined;
-  /** Empty: the subnets of the node. */
-  readonly rangeSets: readonly RangeSet[];
-  readonly routes: readonly CniRoute[];
-  readonly dns: Dns;
-}
-
 const mtuBytesLeast = 68;
 const mtuBytesMost = 65_535;
 const u32Most = 2 ** 32 - 1;
-/** IPAM plugins whose work is done here; others cannot be called yet. */
-const ipamTypes: readonly string[] = ['', 'fairlead', 'host-local'];
-
-/**
- * Reads the keys that this plugin knows, of a configuration of `type` fairlead or bridge. Unknown keys are let
- * pass, as every CNI plugin does. All problems come in one message.
- */
-export function parseNetworkConfig(config: Fields): NetworkConfig | CniError {
-  const problems: Problem[] = [];
-  const reader = new FieldReader(config, problems);
-  const ipam = reader.object('ipam');
-  const runtime = reader.object('runtimeConfig');
-  const fields = {
-    bridge: readLinkName(reader, 'bridge'),
-    mtuBytes: readMtu(reader),
-    hairpin: reader.flag('hairpinMode') ?? true,
-    mac: readMac(runtime) ?? readMac(reader.object('args').object('cni')),
-    rangeSets: readIpam(ipam, runtime, reader.text('cniVersion') ?? defaultVersion),
-    routes: readRoutes(ipam),
-    dns: readDns(reader.object('dns')),
-  };
-  return refuseConfig(problems) ?? fields;
-}
-
 /** All problems of a configuration as one error; undefined without any. What has no path stands as it is. */
 export function refuseConfig(problems: readonly Problem[]): CniError | undefined {
   if (problems.length === 0) return undefined;
@@ -99,19 +49,6 @@ export function readMtu(reader: FieldReader): number | undefined {
   return mtuBytes >= mtuBytesLeast
     ? mtuBytes
     : reader.problem('mtu', `at least ${mtuBytesLeast}, not ${mtuBytes}`);
-}
-
-function readMac(reader: FieldReader): Mac | undefined {
-  return reader.parsed('mac', 'a MAC address', parseMac);
-}
-
-function readIpam(ipam: FieldReader, runtime: FieldReader, cniVersion: string): readonly RangeSet[] {
-  const type = ipam.text('type') ?? '';
-  if (!ipamTypes.includes(type)) ipam.problem('type', `${JSON.stringify(type)} is not supported`);
-  const sets = readRangeSets(ipam, runtime);
-  const wrong = checkFamilies(sets, cniVersion);
-  if (wrong !== undefined) ipam.problem('ranges', wrong);
-  return sets;
 }
 
 /** `dst` may have host bits; they do not count, as in Go's net.ParseCIDR. */
@@ -149,7 +86,7 @@ function readRoute(reader: FieldReader): CniRoute | undefined {
 export function readDns(reader: FieldReader): Dns {
   return {
     nameservers: reader.texts('nameservers'),
-    domain: reader.text('domain'),
+    domain: reader.text('domain') || undefined,
     search: reader.texts('search'),
     options: reader.texts('options'),
   };

@@ -1,6 +1,6 @@
 import { parseHostCidr, parseIp } from '../core/address.ts';
 import type { Problem } from '../core/errors.ts';
-import { type CniRoute, type Dns, readRoutes } from './config.ts';
+import { type CniRoute, type Dns, readDns, readRoutes } from './config.ts';
 import { CniError, cniCode } from './error.ts';
 import { FieldReader, foldKeys, isObject } from './fields.ts';
 import type { ResultAddress } from './result.ts';
@@ -59,13 +59,4 @@ function readAddress(fields: FieldReader, key: string, isNeeded = false): Result
   if (address !== undefined) return [{ address, gateway }];
   if (isNeeded && !fields.has(key)) fields.problem(key, 'missing');
   return [];
-}
-
-function readDns(reader: FieldReader): Dns {
-  return {
-    nameservers: reader.texts('nameservers'),
-    domain: reader.text('domain'),
-    search: reader.texts('search'),
-    options: reader.texts('options'),
-  };
 }

@@ -11,11 +11,6 @@ export interface GivenAddress {
   readonly range: AddressRange;
 }
 
-/** What {@link Ipam.allocate} says when one of the sets has nothing left; then nothing was given. */
-export interface Exhausted {
-  readonly exhausted: RangeSet;
-}
-
 export interface NamedPool {
   readonly set: RangeSet;
   readonly state: PoolState;
@@ -55,14 +50,6 @@ export class Ipam {
   /** How many addresses were given again before they had rested, because no others were left. */
   get earlyReuses(): number {
     return this.#earlyReuses;
-  }
-
-  /** As {@link grant} without wishes, for a holder that holds nothing; throws when it does. */
-  allocate(holder: string, sets: readonly RangeSet[]): readonly GivenAddress[] | Exhausted {
-    const granted = this.grant(holder, sets);
-    if (!('kind' in granted)) return granted;
-    if (granted.kind === 'exhausted') return { exhausted: granted.set };
-    throw new Error(`${holder} is held already`);
   }
 
   /**

@@ -1,6 +1,6 @@
 import { networkOf, parseHostCidr, parseIp } from '../core/address.ts';
 import type { Problem } from '../core/errors.ts';
-import type { Dns } from './config.ts';
+import { readDns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
 import { FieldReader, type Fields, foldKeys, isObject } from './fields.ts';
 import type { Result, ResultAddress, ResultInterface } from './result.ts';
@@ -115,13 +115,4 @@ function readRoutes(reader: FieldReader): Result['routes'] {
     }
     return [{ destination: networkOf(destination), ...route }];
   });
-}
-
-function readDns(reader: FieldReader): Dns {
-  return {
-    nameservers: reader.texts('nameservers'),
-    domain: nonEmpty(reader.text('domain')),
-    search: reader.texts('search'),
-    options: reader.texts('options'),
-  };
 }

@@ -27,12 +27,7 @@ import { parseRequested } from '../requested.ts';
 import { parseMasquerade } from './masquerade.ts';
 
 /** Where addresses come from. Own ones without range sets come from the node's subnets. */
-export type IpamConfig =
-  | Exclude<IpamChoice, { kind: 'own' }>
-  | (Extract<IpamChoice, { kind: 'own' }> & {
-      /** Path of a resolv.conf(5) whose content is the dns of the result. */
-      readonly resolvConf?: string | undefined;
-    });
+export type IpamConfig = IpamChoice;
 
 export interface InterfaceConfig {
   /** Undefined: the kernel's 1500; of type fairlead the node's. */

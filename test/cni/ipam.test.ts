@@ -17,8 +17,8 @@ function setOf(...subnets: string[]): RangeSet {
 }
 
 function allocate(ipam: Ipam, holder: string, ...sets: RangeSet[]): string {
-  const given = ipam.allocate(holder, sets);
-  return 'exhausted' in given ? 'exhausted' : given.map(({ ip }) => ip).join(' ');
+  const given = ipam.grant(holder, sets);
+  return 'kind' in given ? given.kind : given.map(({ ip }) => ip).join(' ');
 }
 
 test('addresses are given in ascending order, without the gateway', (t) => {
@@ -74,7 +74,8 @@ test('a holder holds only once', (t) => {
   const ipam = new Ipam();
   const set = setOf('10.1.0.0/24');
   allocate(ipam, 'a', set);
-  t.throws(() => ipam.allocate('a', [set]), { message: 'a is held already' });
+  t.is(allocate(ipam, 'a', set), 'duplicate');
+  t.throws(() => ipam.hold('a', ['10.9.0.1' as Ip]), { message: 'a is held already' });
 });
 
 test('a /64 is given without a bitmap and without growing for ever: what has rested is used before new ones', (t) => {

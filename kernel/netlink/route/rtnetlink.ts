@@ -33,7 +33,6 @@ export const RTNLGRP_IPV4_ROUTE = 7;
 export const RTNLGRP_IPV4_RULE = 8;
 export const RTNLGRP_IPV6_IFADDR = 9;
 export const RTNLGRP_IPV6_ROUTE = 11;
-export const RTNLGRP_IPV6_RULE = 19;
 export const RTNLGRP_IPV4_NETCONF = 24;
 export const RTNLGRP_IPV6_NETCONF = 25;
 
