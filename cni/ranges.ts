@@ -2,7 +2,6 @@ import {
   addressBits,
   type Cidr,
   cidrContains,
-  cidrsOverlap,
   type Family,
   familyOf,
   type Ip,
@@ -169,33 +168,87 @@ function readSet(reader: FieldReader, path: string, entry: unknown, index: numbe
   if (rest.some(({ subnet }) => familyOf(subnet) !== familyOf(first.subnet))) {
     return refuse('mixed address families');
   }
-  const [one, other] = findOverlap(ranges) ?? [];
-  if (one !== undefined && other !== undefined) {
-    return refuse(`subnets ${formatRangeSet([one])} and ${formatRangeSet([other])} overlap`);
+  const overlap = firstOverlap(ranges.map((range) => [range]));
+  if (overlap !== undefined) {
+    const [one, other] = overlap.map((place) => formatRangeSet([ranges[place] ?? first]));
+    return refuse(`subnets ${one} and ${other} overlap`);
   }
   return [first, ...rest];
 }
 
-function rangesOverlap(a: AddressRange, b: AddressRange): boolean {
-  if (!cidrsOverlap(a.subnet, b.subnet)) return false;
-  return ipToBigInt(a.first) <= ipToBigInt(b.last) && ipToBigInt(b.first) <= ipToBigInt(a.last);
-}
-
-function findOverlap(ranges: readonly AddressRange[]): [AddressRange, AddressRange] | undefined {
-  for (const [index, one] of ranges.entries()) {
-    const other = ranges.slice(index + 1).find((later) => rangesOverlap(one, later));
-    if (other !== undefined) return [one, other];
-  }
-  return undefined;
-}
-
 function checkOverlaps(ipam: FieldReader, sets: readonly (RangeSet | undefined)[]): void {
-  sets.forEach((set, index) => {
-    const overlaps = (other: RangeSet | undefined) =>
-      set?.some((range) => other?.some((later) => rangesOverlap(range, later)));
-    const place = sets.findIndex((other, at) => at > index && overlaps(other));
-    if (place >= 0) ipam.problem('ranges', `range set ${index} overlaps with ${place}`);
-  });
+  const [one, other] = firstOverlap(sets.map((set) => set ?? [])) ?? [];
+  if (one !== undefined) ipam.problem('ranges', `range set ${one} overlaps with ${other}`);
+}
+
+/** A range as numbers, IPv6 behind IPv4, with the place of its group. */
+interface Span {
+  readonly first: bigint;
+  readonly last: bigint;
+  readonly group: number;
+}
+
+const family6Base = 1n << 128n;
+
+function spanOf({ first, last }: AddressRange, group: number): Span {
+  const base = familyOf(first) === 4 ? 0n : family6Base;
+  return { first: base + ipToBigInt(first), last: base + ipToBigInt(last), group };
+}
+
+/**
+ * Places of the first group that shares an address with a later one, and of the first of those; undefined when none
+ * does. Within a group ranges must be apart. Takes n log n steps for n ranges.
+ */
+export function firstOverlap(
+  groups: readonly (readonly AddressRange[])[],
+): readonly [number, number] | undefined {
+  const spans = groups.flatMap((ranges, group) => ranges.map((range) => spanOf(range, group)));
+  spans.sort(byFirst);
+  const one = firstGroupInOverlap(spans);
+  if (one === undefined) return undefined;
+  const own = spans.filter(({ group }) => group === one);
+  const others = spans.filter((span) => span.group > one && overlapsAny(own, span));
+  return [one, others.reduce((least, { group }) => Math.min(least, group), groups.length)];
+}
+
+function byFirst(a: Span, b: Span): number {
+  if (a.first === b.first) return 0;
+  return a.first < b.first ? -1 : 1;
+}
+
+/**
+ * A span overlaps one before it of another group if that of them which reaches farthest does. Its partner is that one;
+ * what else it overlaps overlaps that one, too, so no group stays unnoticed.
+ */
+function firstGroupInOverlap(sorted: readonly Span[]): number | undefined {
+  let least: number | undefined;
+  let farthest: Span | undefined;
+  /** Of those of other groups than `farthest`. */
+  let second: Span | undefined;
+  for (const span of sorted) {
+    const before = farthest?.group === span.group ? second : farthest;
+    if (before !== undefined && before.last >= span.first) {
+      least = Math.min(least ?? span.group, span.group, before.group);
+    }
+    if (farthest === undefined || span.last > farthest.last) {
+      if (farthest?.group !== span.group) second = farthest;
+      farthest = span;
+    } else if (span.group !== farthest.group && (second === undefined || span.last > second.last)) {
+      second = span;
+    }
+  }
+  return least;
+}
+
+/** `sorted` are apart from each other: only the last that begins before the end of the span matters. */
+function overlapsAny(sorted: readonly Span[], { first, last }: Span): boolean {
+  let [from, to] = [0, sorted.length];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if ((sorted[middle] as Span).first <= last) from = middle + 1;
+    else to = middle;
+  }
+  return from > 0 && (sorted[from - 1] as Span).last >= first;
 }
 
 /** Results before 0.3.0 have room for one address of each family: what is wrong with more, in host-local's words. */

@@ -1,12 +1,17 @@
 import test from 'ava';
-import { parseNetworkConfig } from '../../cni/config.ts';
+import fc from 'fast-check';
 import { CniError } from '../../cni/error.ts';
 import { foldKeys } from '../../cni/fields.ts';
-import { formatRangeSet } from '../../cni/ranges.ts';
+import { type AddressRange, firstOverlap, formatRangeSet } from '../../cni/ranges.ts';
+import { parseBridge } from '../../cni/types/bridge.ts';
+import type { CniVersion } from '../../cni/version.ts';
+import { ipFromBigInt, ipToBigInt } from '../../core/address.ts';
 
 function parse(config: Record<string, unknown>) {
-  const parsed = parseNetworkConfig(foldKeys(config));
-  return parsed instanceof CniError ? `${parsed.code} ${parsed.message}` : parsed;
+  const cniVersion = (config.cniVersion ?? '0.1.0') as CniVersion;
+  const parsed = parseBridge(foldKeys(config), { cniVersion, args: {}, configText: '' }, 'fairlead');
+  if (parsed instanceof CniError) return `${parsed.code} ${parsed.message}`;
+  return { rangeSets: parsed.ipam.kind === 'own' ? parsed.ipam.rangeSets : [] };
 }
 
 /** The problem of a single subnet. */
@@ -21,18 +26,6 @@ function addresses(ipam: Record<string, unknown>): string {
   const [set] = parsed.rangeSets;
   return set === undefined ? 'none' : `${formatRangeSet(set)} gateway ${set[0].gateway}`;
 }
-
-test('an empty configuration takes everything from the node', (t) => {
-  t.deepEqual(parse({}), {
-    bridge: undefined,
-    mtuBytes: undefined,
-    hairpin: true,
-    mac: undefined,
-    rangeSets: [],
-    routes: [],
-    dns: { nameservers: [], domain: undefined, search: [], options: [] },
-  });
-});
 
 test('a subnet leaves out network, broadcast and, when given, the gateway', (t) => {
   t.is(addresses({ subnet: '10.1.0.0/24' }), '10.1.0.1-10.1.0.254 gateway 10.1.0.1');
@@ -122,64 +115,54 @@ test('alternatives of one set may be apart', (t) => {
   );
 });
 
-test('every problem comes with its path, all of them at once', (t) => {
-  t.is(
-    parse({
-      bridge: 'much-too-long-a-name',
-      mtu: '1500',
-      ipam: { type: 'dhcp', ranges: [[{ subnet: 5 }]], routes: [{ gw: 'x' }, 7] },
-      dns: { nameservers: 'x' },
+/** As ranges were compared before: each with each. */
+function firstOverlapByPairs(groups: readonly (readonly AddressRange[])[]): readonly number[] | undefined {
+  const overlap = (a: AddressRange, b: AddressRange) =>
+    a.first.includes(':') === b.first.includes(':') &&
+    ipToBigInt(a.first) <= ipToBigInt(b.last) &&
+    ipToBigInt(b.first) <= ipToBigInt(a.last);
+  for (const [one, ranges] of groups.entries()) {
+    const other = groups.findIndex(
+      (later, place) => place > one && ranges.some((a) => later.some((b) => overlap(a, b))),
+    );
+    if (other >= 0) return [one, other];
+  }
+  return undefined;
+}
+
+const rangeArbitrary = fc
+  .record({ isV4: fc.boolean(), first: fc.nat(60), size: fc.nat(6) })
+  .map(({ isV4, first, size }) => {
+    const [family, base] = isV4 ? [4 as const, 10n << 24n] : [6 as const, 0n];
+    const at = (offset: number) => ipFromBigInt(base + BigInt(offset), family);
+    return { first: at(first), last: at(first + size) } as AddressRange;
+  });
+
+/** Ranges of one set are apart. */
+const groupArbitrary = fc.array(rangeArbitrary, { maxLength: 4 }).map((ranges) =>
+  ranges.filter((range, index) => {
+    return firstOverlapByPairs([[range], ranges.slice(0, index)]) === undefined;
+  }),
+);
+
+test('the first overlap is found as by comparing each with each', (t) => {
+  fc.assert(
+    fc.property(fc.array(groupArbitrary, { maxLength: 8 }), (groups) => {
+      t.deepEqual(firstOverlap(groups), firstOverlapByPairs(groups) as [number, number] | undefined);
     }),
-    '7 invalid network config: bridge: must be a link name of at most 15 characters, not "much-too-long-a-name"; ' +
-      'mtu: must be a whole number from 0 to 65535, not "1500"; ' +
-      'ipam.type: "dhcp" is not supported; ' +
-      'ipam.ranges[0][0].subnet: must be text, not 5; ' +
-      'ipam.routes[0].gw: must be an IP address, not "x"; ' +
-      'ipam.routes[0].dst: missing; ' +
-      'ipam.routes[1]: must be an object, not 7; ' +
-      'dns.nameservers: must be a list of texts, not "x"',
+    { numRuns: 3000 },
   );
 });
 
-test('routes are read with all their fields', (t) => {
-  t.like(
-    parse({
-      ipam: {
-        routes: [{ dst: '10.9.1.1/16', gw: '10.1.0.9', mtu: 1400, priority: 5, table: 7, scope: 253 }],
-      },
-    }),
-    {
-      routes: [
-        {
-          destination: '10.9.0.0/16',
-          gateway: '10.1.0.9',
-          mtuBytes: 1400,
-          priority: 5,
-          table: 7,
-          scope: 253,
-        },
-      ],
-    },
+test('twenty thousand ranges are read in less than two seconds, overlapping or not', (t) => {
+  const subnet = (index: number) => ({ subnet: `10.${index >> 8}.${index & 255}.0/24` });
+  const many = Array.from({ length: 20_000 }, (_, index) => subnet(index));
+  const startedMs = performance.now();
+  t.is(typeof parse({ cniVersion: '1.0.0', ipam: { ranges: many.map((one) => [one]) } }), 'object');
+  t.is(typeof parse({ cniVersion: '1.0.0', ipam: { ranges: [many] } }), 'object');
+  t.regex(
+    String(parse({ cniVersion: '1.0.0', ipam: { ranges: [...many.map((one) => [one]), [subnet(0)]] } })),
+    /range set 0 overlaps with 20000/,
   );
-});
-
-test('an MTU of 0 is none, and one too small for IPv4 is refused', (t) => {
-  t.like(parse({ mtu: 0 }), { mtuBytes: undefined });
-  t.like(parse({ MTU: 1450 }), { mtuBytes: 1450 });
-  t.regex(String(parse({ mtu: 67 })), /mtu: at least 68, not 67/);
-});
-
-test('runtimeConfig.mac goes before args.cni.mac', (t) => {
-  const args = { cni: { mac: '02:00:00:00:00:01' } };
-  t.like(parse({ args }), { mac: '02:00:00:00:00:01' });
-  t.like(parse({ args, runtimeConfig: { mac: '02-00-00-00-00-0A' } }), { mac: '02:00:00:00:00:0a' });
-});
-
-test('keys of the reference plugin that mean nothing here are let pass', (t) => {
-  t.like(
-    parse({ isGateway: true, isDefaultGateway: true, ipMasq: true, hairpinMode: false, promiscMode: 'x' }),
-    {
-      hairpin: false,
-    },
-  );
+  t.true(performance.now() - startedMs < 2000);
 });
