@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Backoff } from './backoff.ts';
 import { ApiError } from './errors.ts';
 import { type KubeObject, type ListWatcher, objectKey, type Resource } from './types.ts';
@@ -7,6 +8,8 @@ const PAGE_SIZE = 500;
 const WATCH_SECONDS = 40;
 /** Longer than a watch may last: silence of this length means that the connection is dead. */
 const INACTIVITY_TIMEOUT_MS = 45_000;
+/** How often a server that does not have a kind is asked whether it has it now. */
+const ABSENT_KIND_INTERVAL_MS = 5 * 60_000;
 /** A watch that ended sooner than this counts as a failed one, so that its repetition is slowed down. */
 const SHORT_WATCH_MS = 1_000;
 
@@ -22,6 +25,8 @@ export interface InformerOptions {
   readonly onChange: (key: string) => void;
   /** Each time the server cannot be reached or refuses; the informer goes on trying by itself. */
   readonly onError?: (error: Error) => void;
+  /** Some servers do not have this kind: the same to us as one without objects. */
+  readonly isOptional?: boolean;
   readonly watchSeconds?: number;
   readonly inactivityTimeoutMs?: number;
 }
@@ -63,7 +68,12 @@ export class Informer<T extends KubeObject> {
         await this.#watch();
       } catch (error) {
         if (signal.aborted) return;
-        await this.#failed(error as Error);
+        if (this.#options.isOptional && isUnknownKind(error)) {
+          this.#replace(new Map());
+          this.#resourceVersion = undefined;
+          synced();
+          await sleep(ABSENT_KIND_INTERVAL_MS, undefined, { signal }).catch(() => {});
+        } else await this.#failed(error as Error);
       }
     }
   }
@@ -135,6 +145,10 @@ export class Informer<T extends KubeObject> {
   #drop(key: string): void {
     if (this.#objects.delete(key)) this.#options.onChange(key);
   }
+}
+
+function isUnknownKind(error: unknown): boolean {
+  return error instanceof ApiError && error.status === 404;
 }
 
 /** Too old (compacted), or newer than anything there (the server's data was put back to an earlier state). */

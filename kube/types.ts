@@ -18,6 +18,7 @@ export type V1ServicePort = Wire<client.V1ServicePort>;
 export type V1EndpointSlice = Wire<client.V1EndpointSlice>;
 export type V1Endpoint = Wire<client.V1Endpoint>;
 export type V1EndpointPort = Wire<client.DiscoveryV1EndpointPort>;
+export type V1ServiceCIDR = Wire<client.V1ServiceCIDR>;
 export type V1Lease = Wire<client.V1Lease>;
 export type V1Event = Wire<client.CoreV1Event>;
 
@@ -54,6 +55,13 @@ export const ENDPOINT_SLICES: Resource = {
   version: 'v1',
   plural: 'endpointslices',
   namespaced: true,
+};
+/** Since Kubernetes 1.33; older servers answer 404. */
+export const SERVICE_CIDRS: Resource = {
+  group: 'networking.k8s.io',
+  version: 'v1',
+  plural: 'servicecidrs',
+  namespaced: false,
 };
 export const LEASES: Resource = {
   group: 'coordination.k8s.io',

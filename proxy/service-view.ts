@@ -99,8 +99,12 @@ function portView(port: PortSpec, context: FamilyContext): ServicePortView {
     affinitySeconds,
     sourceRanges: loadBalancerIps.length > 0 ? sourceRanges : undefined,
     balancing,
-    servingEndpoints: port.protocol === 'udp' ? all.filter(isServing) : undefined,
+    servingEndpoints: hasStaleFlows(port, node) ? all.filter(isServing) : undefined,
   };
+}
+
+function hasStaleFlows({ protocol }: PortSpec, { resetTcp }: ViewNode): boolean {
+  return protocol === 'udp' || (protocol === 'tcp' && resetTcp === true);
 }
 
 /** Those that get new connections are serving, whatever they say: Services may publish pods that are not ready. */

@@ -57,7 +57,7 @@ export interface ServicePortView {
   readonly sourceRanges?: readonly Cidr[] | undefined;
   /** `maglev`: by a consistent hash of the client's address. */
   readonly balancing: 'random' | 'maglev';
-  /** UDP only: every endpoint that serves, whatever the policies say. Flows to others are stale. */
+  /** UDP only, unless the node wants those of TCP: every endpoint that serves, whatever the policies say. Flows to others are stale. */
   readonly servingEndpoints?: readonly Pick<Endpoint, 'ip' | 'port'>[] | undefined;
 }
 
@@ -87,4 +87,6 @@ export interface ViewNode {
   readonly serviceProxyName?: string | undefined;
   /** Default true. */
   readonly allowExternalIps?: boolean | undefined;
+  /** TCP flows to endpoints that do not serve are stale as well. */
+  readonly resetTcp?: boolean | undefined;
 }

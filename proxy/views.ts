@@ -83,9 +83,10 @@ export class ServiceViews {
 
   /**
    * Makes the dirty services' views anew and returns those that are not as they were; a service without ports has an
-   * empty list. Others are among them where a frontend went from one service to another.
+   * empty list. Others are among them where a frontend went from one service to another. What they were goes to
+   * `replaced`, unless there is something older.
    */
-  refresh(): Map<string, readonly ServicePortView[]> {
+  refresh(replaced?: Map<string, readonly ServicePortView[]>): Map<string, readonly ServicePortView[]> {
     const dirty = this.#dirty;
     this.#dirty = new Set();
     const affected = new Set(dirty);
@@ -93,7 +94,9 @@ export class ServiceViews {
     const changed = new Map<string, readonly ServicePortView[]>();
     for (const service of affected) {
       const ports = this.#settle(service);
-      if (samePorts(ports, this.current.get(service) ?? noPorts)) continue;
+      const before = this.current.get(service) ?? noPorts;
+      if (samePorts(ports, before)) continue;
+      if (replaced?.has(service) === false) replaced.set(service, before);
       changed.set(service, ports);
       setOrDelete(this.current, service, ports.length > 0 ? ports : undefined);
     }

@@ -108,6 +108,18 @@ test('a version that the server does not have yet leads to a new list', async (t
   await end();
 });
 
+test('a kind that may be missing counts as empty where the server does not have it', async (t) => {
+  const missing = { list: () => Promise.reject(new ApiError(404, 'NotFound', 'no such kind')) };
+  const server = Object.assign(new ScriptedServer([], []), missing);
+  const errors: string[] = [];
+  const onError = (error: Error) => errors.push(error.message);
+  const { informer, end } = start({ client: server, isOptional: true, onError });
+  await informer.synced;
+  t.is(informer.store.size, 0);
+  t.deepEqual(errors, []);
+  await end();
+});
+
 test('other failures are reported, slowed down, and do not lose the version', async (t) => {
   const errors: string[] = [];
   const failure = new Error('no connection');

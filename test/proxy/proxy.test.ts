@@ -1,9 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
-import { ENDPOINT_SLICES, SERVICES } from '../../kube/types.ts';
+import type { Cidr } from '../../core/address.ts';
+import { ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, type V1Node } from '../../kube/types.ts';
 import type { Backend, SyncResult, Views } from '../../proxy/backend.ts';
-import { startProxy } from '../../proxy/proxy.ts';
+import type { NodeFacts } from '../../proxy/policy.ts';
+import { defaultPolicy } from '../../proxy/policy.ts';
+import { type ProxyOptions, type ProxyPass, startProxy } from '../../proxy/proxy.ts';
 import { FakeApi } from './fake-api.ts';
 import { parseService, parseSlice } from './objects.ts';
 
@@ -11,6 +14,7 @@ import { parseService, parseSlice } from './objects.ts';
 class RecordingBackend implements Backend {
   readonly name = 'nftables';
   readonly calls: string[] = [];
+  readonly facts: NodeFacts[] = [];
   disturbed = false;
   disposed = false;
   failNext = 0;
@@ -35,7 +39,8 @@ class RecordingBackend implements Backend {
     return { writes: 1, failures };
   }
 
-  async updateNode(): Promise<SyncResult> {
+  async updateNode(facts: NodeFacts): Promise<SyncResult> {
+    this.facts.push(facts);
     return { writes: 0, failures: [] };
   }
 
@@ -57,7 +62,7 @@ function setUp(t: ExecutionContext) {
   const backend = new RecordingBackend();
   const lines: string[] = [];
   const log = pino({ level: 'info' }, { write: (line) => lines.push(line) });
-  const start = () => {
+  const start = (options: Partial<ProxyOptions> = {}) => {
     const proxy = startProxy({
       client: api,
       nodeName: 'here',
@@ -65,6 +70,7 @@ function setUp(t: ExecutionContext) {
       clusterCidrs: [],
       log,
       backend,
+      ...options,
     });
     t.teardown(() => proxy[Symbol.asyncDispose]());
     return proxy;
@@ -166,17 +172,17 @@ test('what others change is noticed within a second', async (t) => {
 });
 
 test('a problem with an object is said once, and once that it is over', async (t) => {
-  const { api, lines, start, called } = setUp(t);
+  const { api, lines, start } = setUp(t);
   api.put(SERVICES, web);
-  await start().synced;
+  const proxy = start();
+  await proxy.synced;
   const bad = parseSlice('default/web-1 service=web ports=http:8080 nonsense');
   api.put(ENDPOINT_SLICES, bad);
-  await called(2);
+  await until(() => proxy.status().updates === 1);
   api.put(ENDPOINT_SLICES, bad);
-  await called(3);
+  await until(() => proxy.status().updates === 2);
   api.put(ENDPOINT_SLICES, webSlice);
-  await called(4);
-  await sleep(5);
+  await until(() => proxy.status().updates === 3);
   const problems = lines.map((line) => JSON.parse(line)).filter(({ service }) => service !== undefined);
   t.deepEqual(
     problems.map(({ msg, problem }) => [msg, problem]),
@@ -208,3 +214,138 @@ test('a stopped proxy writes nothing more and lets go of its backend', async (t)
   await sleep(50);
   t.deepEqual(backend.calls, ['replace default/web=0']);
 });
+
+const node = (ip: string, zone = 'a'): V1Node => ({
+  metadata: { name: 'here', labels: { 'topology.kubernetes.io/zone': zone } },
+  status: { addresses: [{ type: 'InternalIP', address: ip }] },
+});
+
+test('the backend knows the node before the first services', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(NODES, node('192.0.2.1'));
+  api.put(SERVICE_CIDRS, { metadata: { name: 'kubernetes' }, spec: { cidrs: ['10.96.0.0/16'] } } as object);
+  await start({ nodeAddresses: undefined }).synced;
+  t.deepEqual(backend.facts as unknown, [
+    { nodePortIps: { 4: ['192.0.2.1'], 6: [] }, serviceCidrs: ['10.96.0.0/16'] },
+  ]);
+});
+
+test('the first pass waits for the addresses of our Node', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  const proxy = start({ nodeAddresses: undefined });
+  await sleep(100);
+  t.deepEqual(backend.calls, []);
+  api.put(NODES, node('192.0.2.1'));
+  await proxy.synced;
+  t.deepEqual(backend.facts.at(-1)?.nodePortIps[4] as unknown, ['192.0.2.1']);
+});
+
+test('an address of our Node and a service CIDR act at once, and touch no service', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(NODES, node('192.0.2.1'));
+  api.put(SERVICES, web);
+  await start({ nodeAddresses: undefined }).synced;
+  api.put(NODES, node('192.0.2.2'));
+  await until(() => backend.facts.length === 2);
+  api.put(SERVICE_CIDRS, { metadata: { name: 'more' }, spec: { cidrs: ['10.97.0.0/16'] } } as object);
+  await until(() => backend.facts.length === 3);
+  t.deepEqual(backend.facts.at(-1) as unknown, {
+    nodePortIps: { 4: ['192.0.2.2'], 6: [] },
+    serviceCidrs: ['10.97.0.0/16'],
+  });
+  t.deepEqual(backend.calls, ['replace default/web=0']);
+});
+
+test('another zone makes the services that hint at zones anew, and only them', async (t) => {
+  const { api, backend, start, called } = setUp(t);
+  api.put(NODES, node('192.0.2.1', 'a'));
+  api.put(SERVICES, web, parseService('default/api ips=10.96.0.11 ports=http:80'));
+  const zones = '10.244.1.5,zones=a 10.244.1.6,zones=b 10.244.1.7,zones=b';
+  api.put(ENDPOINT_SLICES, parseSlice(`default/web-1 service=web ports=http:8080 ${zones}`));
+  api.put(ENDPOINT_SLICES, parseSlice('default/api-1 service=api ports=http:8080 10.244.1.9'));
+  await start().synced;
+  api.put(NODES, node('192.0.2.1', 'b'));
+  t.deepEqual(await called(2), ['replace default/api=1 default/web=1', 'update default/web=2']);
+  t.deepEqual(backend.facts.length, 1);
+});
+
+test('with a name of its own the proxy asks for the services that name it', async (t) => {
+  const { api, start } = setUp(t);
+  await start({ serviceProxyName: 'mine' }).synced;
+  t.is(api.selectors.get('services')?.labelSelector, 'service.kubernetes.io/service-proxy-name=mine');
+  t.is(api.selectors.get('nodes')?.fieldSelector, 'metadata.name=here');
+});
+
+test('observers hear what changed, from what to what, and when it happened; a failed pass is in the next', async (t) => {
+  const { api, backend, start, called } = setUp(t);
+  const passes: ProxyPass[] = [];
+  const errors: string[] = [];
+  api.put(SERVICES, web);
+  const observer = {
+    passed: (pass: ProxyPass) => passes.push(pass),
+    failed: (error: Error) => errors.push(error.message),
+  };
+  const proxy = start({ observers: [observer] });
+  await proxy.synced;
+  backend.failNext = 1;
+  const changed = 'changed=2026-01-01T00:00:00.5Z';
+  api.put(ENDPOINT_SLICES, parseSlice(`default/web-1 service=web ports=http:8080 ${changed} 10.244.1.5`));
+  await called(2);
+  t.true((proxy.status().waitingSinceMs ?? 0) > 0);
+  await until(() => passes.length === 2);
+  t.deepEqual(errors, ['refused']);
+  t.deepEqual(
+    passes.map(({ kind, changed: views }) => [
+      kind,
+      Array.from(views, ([service, { before, after }]) => [service, counts(before), counts(after)]),
+    ]),
+    [
+      ['full', [['default/web', [], [0]]]],
+      ['full', [['default/web', [0], [1]]]],
+    ],
+  );
+  t.deepEqual(passes[1]?.triggerTimesMs, [Date.parse('2026-01-01T00:00:00.500Z')]);
+  t.is(passes[1]?.facts, passes[0]?.facts);
+  t.is(proxy.status().waitingSinceMs, undefined);
+});
+
+const counts = (ports: readonly { clusterEndpoints: readonly unknown[] }[]) =>
+  ports.map(({ clusterEndpoints }) => clusterEndpoints.length);
+
+test('a change that means nothing writes nothing', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  api.put(ENDPOINT_SLICES, webSlice);
+  const proxy = start();
+  await proxy.synced;
+  api.put(ENDPOINT_SLICES, { ...webSlice, metadata: { ...webSlice.metadata, annotations: { a: 'b' } } });
+  await until(() => proxy.status().updates === 1);
+  t.deepEqual(backend.calls, ['replace default/web=2']);
+});
+
+test('between two passes lies at least the time that was asked for', async (t) => {
+  const { api, start, called } = setUp(t);
+  api.put(SERVICES, web);
+  await start({ minSyncPeriodMs: 150 }).synced;
+  const startMs = performance.now();
+  api.put(ENDPOINT_SLICES, webSlice);
+  await called(2);
+  t.true(performance.now() - startMs > 100);
+});
+
+test('node ports on networks follow the addresses of this machine', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  const networks = ['127.0.0.0/8', 'fd00:dead::/64'] as readonly string[] as readonly Cidr[];
+  await start({ policy: { ...defaultPolicy, nodePortAddresses: networks } }).synced;
+  t.deepEqual(backend.facts.at(-1)?.nodePortIps, { 4: [], 6: [] });
+});
+
+async function until(condition: () => boolean): Promise<void> {
+  const deadline = performance.now() + 5_000;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error('waited in vain');
+    await sleep(5);
+  }
+}

@@ -1,0 +1,86 @@
+import type { Views } from './backend.ts';
+import type { ProxyObserver, ProxyPass, ProxyStatus, ViewChange } from './proxy.ts';
+import type { ServicePortView } from './view.ts';
+
+type Counted = Omit<ProxyStatus, 'backend' | 'services' | 'endpoints'>;
+
+const noPorts: readonly ServicePortView[] = [];
+
+/** Keeps account of passes, and of what has not reached the kernel: it is in the next pass that succeeds. */
+export class PassLog {
+  /** The views that the kernel had last, of services that are not so any more. */
+  readonly replaced = new Map<string, readonly ServicePortView[]>();
+  /** Services that the pass under way is about. */
+  underWay = 0;
+  failures = 0;
+  readonly #observers: readonly ProxyObserver[];
+  #triggerTimesMs: number[] = [];
+  /** Of changes that the pass under way does not know of. */
+  #waitingSinceMs: number | undefined;
+  /** Of changes that it is about. */
+  #underWaySinceMs: number | undefined;
+  #isSynced = false;
+  #writes = 0;
+  #passes = { full: 0, update: 0 };
+  #lastSyncMs: number | undefined;
+  #lastSyncedAtMs: number | undefined;
+
+  constructor(observers: readonly ProxyObserver[]) {
+    this.#observers = observers;
+  }
+
+  /** Something is not as the kernel has it. */
+  waiting(): void {
+    this.#waitingSinceMs ??= Date.now();
+  }
+
+  begin(triggerTimesMs: readonly number[]): void {
+    this.#triggerTimesMs.push(...triggerTimesMs);
+    this.#underWaySinceMs ??= this.#waitingSinceMs;
+    this.#waitingSinceMs = undefined;
+  }
+
+  succeeded(done: Pick<ProxyPass, 'kind' | 'result' | 'durationMs' | 'facts'>, current: Views): void {
+    this.#isSynced = true;
+    this.#writes += done.result.writes;
+    this.#passes[done.kind] += 1;
+    this.#lastSyncMs = done.durationMs;
+    this.#lastSyncedAtMs = Date.now();
+    this.#underWaySinceMs = undefined;
+    this.underWay = 0;
+    this.failures = 0;
+    const pass = { ...done, changed: this.#takeChanges(current), triggerTimesMs: this.#triggerTimesMs };
+    this.#triggerTimesMs = [];
+    for (const observer of this.#observers) observer.passed?.(pass);
+  }
+
+  #takeChanges(current: Views): ReadonlyMap<string, ViewChange> {
+    const changes = new Map<string, ViewChange>();
+    for (const [service, before] of this.replaced) {
+      changes.set(service, { before, after: current.get(service) ?? noPorts });
+    }
+    this.replaced.clear();
+    return changes;
+  }
+
+  failed(error: Error, writes: number): void {
+    this.#writes += writes;
+    this.underWay = 0;
+    this.failures += 1;
+    for (const observer of this.#observers) observer.failed?.(error);
+  }
+
+  status(dirty: number): Counted {
+    return {
+      synced: this.#isSynced,
+      dirty: dirty + this.underWay,
+      writes: this.#writes,
+      updates: this.#passes.update,
+      fullSyncs: this.#passes.full,
+      lastSyncMs: this.#lastSyncMs,
+      lastSyncedAtMs: this.#lastSyncedAtMs,
+      waitingSinceMs: this.#underWaySinceMs ?? this.#waitingSinceMs,
+      failures: this.failures,
+    };
+  }
+}
