@@ -1,17 +1,18 @@
 import { hostCidr, type Ip, prefixLengthOf } from '../core/address.ts';
 import { type Dns, noDns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
-import { addForeignIpam, callForeignIpam } from './foreign-ipam.ts';
+import { addForeignInterface, addForeignIpam, callForeign } from './foreign-ipam.ts';
 import type { HostLocalImport } from './host-local-import.ts';
 import type { GivenAddress } from './ipam.ts';
 import type { IpamResult } from './ipam-result.ts';
 import type { Leases } from './leases.ts';
 import type { Log } from './log.ts';
 import { attachmentKey, type ForeignIpam, type Part } from './part.ts';
-import type { IpamChoice } from './plugin-type.ts';
+import type { ForeignPlugin, IpamChoice } from './plugin-type.ts';
 import { refusalError } from './refusal.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
 import { readResolvConf } from './resolv-conf.ts';
+import type { Result } from './result.ts';
 
 export interface AddressingOptions {
   readonly leases: Leases;
@@ -39,7 +40,7 @@ export class Addressing {
       case 'none':
         return { ipam: { ips: [], routes: [], dns: noDns }, kept: {} };
       case 'foreign':
-        return this.#acquireForeign(request, choice.type);
+        return this.#acquireForeign(request, choice);
       case 'own': {
         const imported = this.#lookForFiles(request, choice);
         return imported === true && choice.resolvConf === undefined
@@ -87,11 +88,18 @@ export class Addressing {
     return given;
   }
 
-  async #acquireForeign(request: AttachmentRequest, type: string): Promise<Acquired> {
-    const { configText } = request;
-    const env = request.env;
+  async #acquireForeign({ env }: AttachmentRequest, { type, configText }: ForeignPlugin): Promise<Acquired> {
     const ipam = await addForeignIpam({ type, env, configText, onLog: this.#onLog });
     return { ipam, kept: { foreignIpam: { type, env: Object.fromEntries(env), configText } } };
+  }
+
+  /** An interface that a program makes, with its addresses. Throws CniError. */
+  async addForeign(
+    { env, cniVersion }: AttachmentRequest,
+    { type, configText }: ForeignPlugin,
+  ): Promise<{ result: Result; foreignIpam: ForeignIpam }> {
+    const result = await addForeignInterface({ type, env, configText, onLog: this.#onLog }, cniVersion);
+    return { result, foreignIpam: { type, env: Object.fromEntries(env), configText } };
   }
 
   /** Undoes {@link acquire} of which nothing was recorded. */
@@ -106,7 +114,7 @@ export class Addressing {
     now: Environment = noVariables,
   ): Promise<void> {
     const call = { type, env: new Map([...Object.entries(env), ...now]), configText, onLog: this.#onLog };
-    await callForeignIpam('DEL', call);
+    await callForeign('DEL', call);
   }
 
   readonly #onLog = (text: string) => this.#options.log.warn({ ipam: text }, 'foreign IPAM plugin');

@@ -3,7 +3,13 @@ import { Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
 import { checkChained, checkPart } from './check.ts';
 import { CniError } from './error.ts';
 import { attachmentKey, isEmpty, joinRows, type Part } from './part.ts';
-import type { ChainedNode, ChainedPlugin, InterfaceNetwork, ParsedPlugin } from './plugin-type.ts';
+import type {
+  ChainedNode,
+  ChainedPlugin,
+  ForeignPlugin,
+  InterfaceNetwork,
+  ParsedPlugin,
+} from './plugin-type.ts';
 import { parsePrevResult } from './prev-result.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
 import type { Result } from './result.ts';
@@ -79,6 +85,21 @@ export class Chain {
     return { ...result, interfaces: [{ ...first, mac }, ...result.interfaces.slice(1)] };
   }
 
+  /** Another program makes the interface; what is kept is how it is told to take it away. */
+  async addForeign(request: AttachmentRequest, namespaceFd: number, plugin: ForeignPlugin): Promise<Made> {
+    const id = idOf(request);
+    if (this.#options.leases.get(attachmentKey(id)).length > 0) await this.#makeWay(request, namespaceFd);
+    const { result, foreignIpam } = await this.#addressing.addForeign(request, plugin);
+    const part: Part = { ...id, type: request.type, rows: {}, foreignIpam };
+    try {
+      await this.#attacher.make(part, namespaceFd);
+    } catch (error) {
+      await this.#addressing.releaseForeign(foreignIpam).catch(() => {});
+      throw error;
+    }
+    return { part, result };
+  }
+
   async addChained(request: AttachmentRequest, namespaceFd: number, plugin: ChainedPlugin): Promise<Made> {
     const { leases, node } = this.#options;
     const previous = parsePrevResult(request.config, request.cniVersion);
@@ -107,7 +128,7 @@ export class Chain {
     const id = idOf(request);
     const parts = leases.get(attachmentKey(id));
     const part = parts.find(({ type }) => type === request.type);
-    if (plugin.kind === 'interface') {
+    if (plugin.kind !== 'chained') {
       await checkPart(request, namespaceFd, part, previous, this.#options);
       return;
     }

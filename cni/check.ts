@@ -1,6 +1,6 @@
 import type { Table } from '../core/rows.ts';
 import { CniError, cniCode } from './error.ts';
-import { callForeignIpam } from './foreign-ipam.ts';
+import { callForeign } from './foreign-ipam.ts';
 import { type Part, type PartRows, type RowKind, rowKinds, rowsOf } from './part.ts';
 import type { PartTables } from './part-tables.ts';
 import type { ChainedCall, ChainedPlugin } from './plugin-type.ts';
@@ -37,9 +37,16 @@ export async function checkPart(
   }
   await checkRows(part.rows, namespaceFd, tables);
   if (part.foreignIpam !== undefined) {
-    const { type } = part.foreignIpam;
-    await callForeignIpam('CHECK', { type, env: request.env, configText: request.configText });
+    const { type, configText } = part.foreignIpam;
+    // A delegate has a configuration of its own.
+    const isDelegate = request.type === 'flannel';
+    const told = isDelegate ? withPrevResult(configText, request) : request.configText;
+    await callForeign('CHECK', { type, env: request.env, configText: told });
   }
+}
+
+function withPrevResult(configText: string, { config }: AttachmentRequest): string {
+  return JSON.stringify({ ...JSON.parse(configText), prevResult: config.get('prevresult') });
 }
 
 function unknownAttachment({ type, network, containerId, ifname }: AttachmentRequest): CniError {

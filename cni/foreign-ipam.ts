@@ -5,7 +5,10 @@ import { setTimeout } from 'node:timers/promises';
 import { CniError, cniCode } from './error.ts';
 import { foldKeys, isObject } from './fields.ts';
 import { type IpamResult, parseIpamResult } from './ipam-result.ts';
+import { parsePrinted } from './prev-result.ts';
 import type { Environment } from './request.ts';
+import type { Result } from './result.ts';
+import type { CniVersion } from './version.ts';
 
 /** A plugin that has not ended by then is killed. A DHCP server may take a while. */
 export const foreignTimeoutMs = 30_000;
@@ -31,14 +34,24 @@ export interface ForeignCall {
   readonly onLog?: (text: string) => void;
 }
 
+/** Addresses from a foreign IPAM plugin. See {@link addForeign}. */
+export function addForeignIpam(call: ForeignCall): Promise<IpamResult> {
+  return addForeign(call, parseIpamResult);
+}
+
+/** An interface from a foreign plugin, whose result is of the shape of the version. See {@link addForeign}. */
+export function addForeignInterface(call: ForeignCall, version: CniVersion): Promise<Result> {
+  return addForeign(call, (text) => parsePrinted(text, version));
+}
+
 /**
- * Addresses from a foreign IPAM plugin. If it fails, or its result cannot be used, it is told to take back what it
- * may have given. Throws CniError: the plugin's own, if it printed one.
+ * What a foreign plugin gives. If it fails, or its result cannot be used, it is told to take back what it may have
+ * given. Throws CniError: the plugin's own, if it printed one.
  */
-export async function addForeignIpam(call: ForeignCall): Promise<IpamResult> {
+async function addForeign<T>(call: ForeignCall, parse: (text: string) => T | CniError): Promise<T> {
   const path = await findPlugin(call.type, call.env.get('CNI_PATH') ?? '');
   try {
-    const result = parseIpamResult(await run(path, 'ADD', call));
+    const result = parse(await run(path, 'ADD', call));
     if (result instanceof CniError) throw result;
     return result;
   } catch (error) {
@@ -48,7 +61,7 @@ export async function addForeignIpam(call: ForeignCall): Promise<IpamResult> {
 }
 
 /** Every verb that has no result; also the DEL after an ADD that failed later. Throws CniError. */
-export async function callForeignIpam(verb: Exclude<ForeignVerb, 'ADD'>, call: ForeignCall): Promise<void> {
+export async function callForeign(verb: Exclude<ForeignVerb, 'ADD'>, call: ForeignCall): Promise<void> {
   await run(await findPlugin(call.type, call.env.get('CNI_PATH') ?? ''), verb, call);
 }
 

@@ -26,6 +26,14 @@ export interface Planned {
   readonly result: Result;
 }
 
+/** A program found in CNI_PATH. */
+export interface ForeignPlugin {
+  readonly kind: 'foreign';
+  readonly type: string;
+  /** The configuration that it gets. */
+  readonly configText: string;
+}
+
 /** Whom the addresses come from. */
 export type IpamChoice =
   /** Out of the node's own book: one of each set. */
@@ -39,8 +47,7 @@ export type IpamChoice =
       /** Path of a resolv.conf(5) whose content is the dns of the result. */
       readonly resolvConf?: string | undefined;
     }
-  /** A program found in CNI_PATH. */
-  | { readonly kind: 'foreign'; readonly type: string }
+  | ForeignPlugin
   | { readonly kind: 'none' };
 
 /** What a container's end is planned with. */
@@ -104,11 +111,12 @@ export interface ChainedPlugin {
   check?(call: ChainedCall): Promise<CniError | undefined>;
 }
 
-export type ParsedPlugin = InterfacePlugin | ChainedPlugin;
+/** A program may stand for the whole plugin, where another type is only its name: flannel. */
+export type ParsedPlugin = InterfacePlugin | ChainedPlugin | ForeignPlugin;
 
 /** One value of `type` in configurations. */
 export interface PluginType {
-  readonly kind: ParsedPlugin['kind'];
+  readonly kind: 'interface' | 'chained';
   /** The same configuration may mean something else the next time. */
   readonly readsFiles?: true;
   /** Every problem of the configuration is told when it is read. */

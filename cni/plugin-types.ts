@@ -31,9 +31,11 @@ const flannelType: PluginType = {
   parse(config, input) {
     const delegated = delegateFlannel(config);
     if (delegated instanceof CniError) return delegated;
-    const type = findPluginType(delegated.type);
-    if (type instanceof CniError) return type;
-    return type.parse(delegated.config, { ...input, configText: delegated.configText });
+    const { type, configText } = delegated;
+    const own = pluginTypes.get(type);
+    // As with flannel's own plugin it may be any program.
+    if (own === undefined) return { kind: 'foreign', type, configText };
+    return own.parse(delegated.config, { ...input, configText });
   },
   delBefore: removeScratch,
 };

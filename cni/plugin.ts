@@ -76,13 +76,13 @@ export class Plugin {
         return;
       case 'ADD':
         checkNamespaces(request, call);
-        return this.#queue.run(attachmentKey(request), () => this.#add(request, call));
+        return this.#queue.run(queueKey(request), () => this.#add(request, call));
       case 'DEL':
         checkNamespaces(request, call);
-        return this.#queue.run(attachmentKey(request), () => this.#del(request, call));
+        return this.#queue.run(queueKey(request), () => this.#del(request, call));
       case 'CHECK':
         checkNamespaces(request, call);
-        return this.#queue.run(attachmentKey(request), () => this.#check(request, call));
+        return this.#queue.run(queueKey(request), () => this.#check(request, call));
       case 'GC':
         await this.#upkeep.gc(request);
         call.answer(0, '');
@@ -109,9 +109,14 @@ export class Plugin {
   #make(request: AttachmentRequest, namespaceFd: number): Promise<Made> {
     const known = this.#known(request);
     const { plugin } = known;
-    return plugin.kind === 'interface'
-      ? this.#chain.addInterface(request, namespaceFd, this.#network(known, plugin))
-      : this.#chain.addChained(request, namespaceFd, plugin);
+    switch (plugin.kind) {
+      case 'interface':
+        return this.#chain.addInterface(request, namespaceFd, this.#network(known, plugin));
+      case 'chained':
+        return this.#chain.addChained(request, namespaceFd, plugin);
+      case 'foreign':
+        return this.#chain.addForeign(request, namespaceFd, plugin);
+    }
   }
 
   async #addAddresses(request: AttachmentRequest, call: Call): Promise<void> {
@@ -204,6 +209,12 @@ export class Plugin {
     if (this.#configs.size >= configsMax && oldest !== undefined) this.#configs.delete(oldest);
     this.#configs.set(key, known);
   }
+}
+
+/** A program that we call may itself call us, by another name, for the addresses of the same attachment. */
+function queueKey(request: AttachmentRequest): string {
+  const key = attachmentKey(request);
+  return request.type === ipamPlugin ? `${ipamPlugin} ${key}` : key;
 }
 
 function orThrow<T>(value: T | CniError): T {

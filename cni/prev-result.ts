@@ -45,6 +45,15 @@ export function parseResult(fields: Fields, version: CniVersion): Result | CniEr
   return refuse(problems.map(({ path, message }) => `${path}: ${message}`).join('; '));
 }
 
+/** What a plugin printed: a result in the shape of the version. */
+export function parsePrinted(text: string, version: CniVersion): Result | CniError {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (isObject(value)) return parseResult(foldKeys(value), version);
+  } catch {}
+  return refuse(`must be an object, not ${JSON.stringify(text.slice(0, 200))}`);
+}
+
 function refuse(why: string): CniError {
   return new CniError(cniCode.decodingFailure, `could not parse prevResult: ${why}`);
 }

@@ -1,11 +1,11 @@
 import { CniError, cniCode } from './error.ts';
-import { callForeignIpam } from './foreign-ipam.ts';
+import { callForeign } from './foreign-ipam.ts';
 import type { HostLocal } from './host-local.ts';
 import type { HostLocalImport } from './host-local-import.ts';
 import type { Leases } from './leases.ts';
 import type { NodeNetwork } from './node-network.ts';
 import { attachmentKey, type Part } from './part.ts';
-import type { IpamChoice } from './plugin-type.ts';
+import type { ForeignPlugin, IpamChoice } from './plugin-type.ts';
 import { findPluginType } from './plugin-types.ts';
 import { exhaustedText } from './refusal.ts';
 import { ipamPlugin, type NetworkRequest } from './request.ts';
@@ -55,7 +55,7 @@ export class Upkeep {
     if (ipam?.kind === 'own' && ipam.imports) {
       await this.#options.imports.ensure(request.network, request.config);
     }
-    if (ipam?.kind === 'foreign') await this.#callForeign('GC', ipam.type, request);
+    if (ipam?.kind === 'foreign') await this.#callForeign('GC', ipam, request);
   }
 
   /** Whether an ADD could be served now. Throws CniError, code 50 or 51. */
@@ -69,7 +69,7 @@ export class Upkeep {
     } catch (error) {
       throw unavailable(error);
     }
-    if (ipam?.kind === 'foreign') await this.#callForeign('STATUS', ipam.type, request);
+    if (ipam?.kind === 'foreign') await this.#callForeign('STATUS', ipam, request);
     const exhausted = ipam?.kind === 'own' ? this.#options.leases.exhausted(ipam.rangeSets) : undefined;
     if (exhausted !== undefined) throw new CniError(cniCode.notAvailable, exhaustedText(exhausted));
   }
@@ -81,13 +81,18 @@ export class Upkeep {
     const plugin = found.parse(config, { cniVersion, configText, args: {} });
     if (plugin instanceof CniError) throw plugin;
     if (plugin.kind === 'chained') return undefined;
+    if (plugin.kind === 'foreign') return plugin;
     const network = plugin.network(this.#options.network());
     if (network instanceof CniError) throw network;
     return network.ipam;
   }
 
-  #callForeign(verb: 'GC' | 'STATUS', type: string, { env, configText }: NetworkRequest): Promise<void> {
-    return callForeignIpam(verb, { type, env, configText });
+  #callForeign(
+    verb: 'GC' | 'STATUS',
+    { type, configText }: ForeignPlugin,
+    { env }: NetworkRequest,
+  ): Promise<void> {
+    return callForeign(verb, { type, env, configText });
   }
 }
 

@@ -21,6 +21,8 @@ export interface FlannelConfig {
   readonly delegate: Json;
   readonly ipam: Json;
   readonly runtimeConfig?: unknown;
+  /** What the runtime says about the network as a whole (`cni.dev/…`): of GC. */
+  readonly attachments: Json;
 }
 
 /** Another plugin's configuration. */
@@ -49,6 +51,7 @@ export function parseFlannel(config: Fields): FlannelConfig | CniError {
     delegate,
     ipam,
     runtimeConfig: config.get('runtimeconfig'),
+    attachments: Object.fromEntries([...config].filter(([key]) => key.startsWith('cni.dev/'))),
   };
 }
 
@@ -152,6 +155,7 @@ export function planDelegate(config: FlannelConfig, env: SubnetEnv): Delegate | 
       name,
       ...(typeof cniVersion === 'string' && cniVersion !== '' && { cniVersion }),
       ...(runtimeConfig !== undefined && { runtimeConfig }),
+      ...config.attachments,
       ipam: {
         type: 'host-local',
         ...ipam,

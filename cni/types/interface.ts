@@ -72,12 +72,12 @@ const ownTypes: readonly string[] = ['fairlead', 'host-local'];
 
 function readIpam(
   reader: FieldReader,
-  { absent, requested, cniVersion }: ParseInput & { absent: Absent; requested: readonly Ip[] },
+  { absent, requested, cniVersion, configText }: ParseInput & { absent: Absent; requested: readonly Ip[] },
 ): IpamConfig {
   const ipam = reader.object('ipam');
   const type = ipam.text('type') ?? '';
   if (type === '' && absent === 'none') return { kind: 'none' };
-  if (type !== '' && !ownTypes.includes(type)) return { kind: 'foreign', type };
+  if (type !== '' && !ownTypes.includes(type)) return { kind: 'foreign', type, configText };
   const rangeSets = readRangeSets(ipam, reader.object('runtimeConfig'));
   const crowded = checkFamilies(rangeSets, cniVersion);
   if (crowded !== undefined) ipam.problem('ranges', crowded);

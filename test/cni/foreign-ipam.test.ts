@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { CniError } from '../../cni/error.ts';
-import { addForeignIpam, callForeignIpam, type ForeignCall, findPlugin } from '../../cni/foreign-ipam.ts';
+import { addForeignIpam, callForeign, type ForeignCall, findPlugin } from '../../cni/foreign-ipam.ts';
 
 const configText =
   '{"cniVersion":"1.0.0","name":"lan","type":"bridge","ipam":{"type":"fake","$(touch x)":1}}';
@@ -78,8 +78,8 @@ test("the plugin's own error is passed on, after DEL", async (t) => {
   );
   t.is(await refusal(addForeignIpam(call)), '11 pool is empty | 10.1.0.0/24');
   t.deepEqual(calls(), ['ADD box IP=10.1.0.5', 'DEL box IP=10.1.0.5']);
-  t.is(await refusal(callForeignIpam('CHECK', call)), '11 pool is empty | 10.1.0.0/24');
-  t.is(await refusal(callForeignIpam('DEL', call)), 'done');
+  t.is(await refusal(callForeign('CHECK', call)), '11 pool is empty | 10.1.0.0/24');
+  t.is(await refusal(callForeign('DEL', call)), 'done');
 });
 
 for (const [result, problem] of [
@@ -109,14 +109,14 @@ test('a plugin that says nothing understandable is quoted with its exit status',
     'fake: DEL after a failed ADD: plugin fake failed: oops (exit status 7)',
   ]);
   const { call: killed } = fake(t, 'kill -9 $$');
-  t.is(await refusal(callForeignIpam('DEL', killed)), '999 plugin fake failed: it said nothing (SIGKILL) | ');
+  t.is(await refusal(callForeign('DEL', killed)), '999 plugin fake failed: it said nothing (SIGKILL) | ');
 });
 
 test('a plugin that does not end is killed, also when a child of it keeps its output open', async (t) => {
   const { call } = fake(t, 'sleep 3 & exec sleep 3');
   const since = performance.now();
   t.is(
-    await refusal(callForeignIpam('CHECK', { ...call, timeoutMs: 100 })),
+    await refusal(callForeign('CHECK', { ...call, timeoutMs: 100 })),
     '11 plugin fake did not end CHECK within 100 ms | ',
   );
   t.true(performance.now() - since < 2000);
@@ -124,7 +124,7 @@ test('a plugin that does not end is killed, also when a child of it keeps its ou
 
 test('a plugin that does not read its input is no trouble', async (t) => {
   const { call } = fake(t, 'exec <&-; exit 0');
-  t.is(await refusal(callForeignIpam('DEL', { ...call, configText: 'x'.repeat(1 << 20) })), 'done');
+  t.is(await refusal(callForeign('DEL', { ...call, configText: 'x'.repeat(1 << 20) })), 'done');
 });
 
 test('plugins are looked for in CNI_PATH only, and are files', async (t) => {

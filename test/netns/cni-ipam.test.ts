@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { CniError } from '../../cni/error.ts';
 import { foldKeys } from '../../cni/fields.ts';
-import { addForeignIpam, callForeignIpam, type ForeignCall } from '../../cni/foreign-ipam.ts';
+import { addForeignIpam, callForeign, type ForeignCall } from '../../cni/foreign-ipam.ts';
 import { HostLocal } from '../../cni/host-local.ts';
 import { HostLocalImport } from '../../cni/host-local-import.ts';
 import { type AttachmentRequest, parseRequest } from '../../cni/request.ts';
@@ -64,16 +64,13 @@ referenceTest('the reference host-local gives addresses to us, and takes them ba
     { address: 'fd00::2/64', gateway: 'fd00::1' },
   ]);
   t.is(routes.length, 1);
-  await callForeignIpam('CHECK', call(dual));
-  await callForeignIpam('DEL', call(dual));
+  await callForeign('CHECK', call(dual));
+  await callForeign('DEL', call(dual));
   t.deepEqual(
     files().filter((name) => name.includes('.0.') || name.includes(':')),
     [],
   );
-  t.regex(
-    await refusal(callForeignIpam('CHECK', call(dual))),
-    /Failed to find address added by container box/,
-  );
+  t.regex(await refusal(callForeign('CHECK', call(dual))), /Failed to find address added by container box/);
 });
 
 referenceTest('what the reference host-local refuses is told as it says it', async (t) => {
@@ -93,7 +90,7 @@ referenceTest(
     const { ips } = await addForeignIpam(call({ type: 'static', addresses }));
     t.deepEqual(ips as unknown, addresses);
     t.is(await refusal(addForeignIpam(call({ type: 'static' }))), 'IPAM plugin returned missing IP config');
-    await callForeignIpam('DEL', call({ type: 'static' }));
+    await callForeign('DEL', call({ type: 'static' }));
   },
 );
 
