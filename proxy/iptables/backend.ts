@@ -1,0 +1,159 @@
+import { existsSync } from 'node:fs';
+import { type Family, families } from '../../core/address.ts';
+import { SysctlTable } from '../../kernel/sysctl.ts';
+import type { Backend, SyncResult, Views } from '../backend.ts';
+import type { NodeFacts, ProxyPolicy } from '../policy.ts';
+import { removal } from './compare.ts';
+import { ruleContext } from './context.ts';
+import { renderEdit } from './edit.ts';
+import { FamilyChains } from './family.ts';
+import { IptablesPrograms, type Variant } from './program.ts';
+import { parseSave } from './save.ts';
+import { detectVariant, savedOrNothing, variants } from './variant.ts';
+
+export interface IptablesOptions {
+  readonly policy: ProxyPolicy;
+  /** The node's network namespace; else that of the process. Must stay open as long as the backend. */
+  readonly namespaceFd?: number | undefined;
+  /** Default: both, or IPv4 alone where the kernel runs without IPv6. */
+  readonly families?: readonly Family[] | undefined;
+  /** Default: what the host uses, see {@link detectVariant}. */
+  readonly variant?: Variant | undefined;
+  /** How often at most it is looked whether our chains are still there. */
+  readonly checkIntervalMs?: number | undefined;
+}
+
+/** Each look starts six short programs. */
+const CHECK_INTERVAL_MS = 5_000;
+/** With long tables even these take long: then they may take this part of the time. */
+const CHECK_SHARE = 0.05;
+
+const BE_LIBERAL = 'net/netfilter/nf_conntrack_tcp_be_liberal';
+const ROUTE_LOCALNET = 'net/ipv4/conf/all/route_localnet';
+
+/**
+ * The services as iptables rules, in chains named as kube-proxy's: those it left are taken over. Nothing is started
+ * before the first `replace`. Throws TypeError for a policy that cannot be written as rules.
+ */
+export function openIptables(options: IptablesOptions): Backend {
+  return new IptablesBackend(options);
+}
+
+class IptablesBackend implements Backend {
+  readonly name = 'iptables';
+  readonly #options: IptablesOptions;
+  #programs: IptablesPrograms | undefined;
+  #chains: readonly FamilyChains[] | undefined;
+  #facts: NodeFacts = { nodePortIps: { 4: 'all', 6: 'all' }, serviceCidrs: [] };
+  #checkAgainAtMs = 0;
+
+  constructor(options: IptablesOptions) {
+    this.#options = options;
+    for (const family of families) ruleContext(family, options.policy, true);
+  }
+
+  async replace(views: Views): Promise<SyncResult> {
+    const { policy, namespaceFd, variant, families: wanted = supportedFamilies() } = this.#options;
+    this.#programs ??= new IptablesPrograms({
+      namespaceFd,
+      variant: variant ?? (await detectVariant(namespaceFd)),
+    });
+    const invalid = this.#chains === undefined && (await dropsInvalid(namespaceFd));
+    this.#chains ??= wanted.map((family) => {
+      return new FamilyChains(ruleContext(family, policy, invalid), this.#facts.nodePortIps[family]);
+    });
+    const result = await this.#each((chains, programs) => chains.replace(programs, views));
+    // Packets may be routed to 127.0.0.1 when the rule is in place that says which.
+    const isGuarded = result.failures.length === 0;
+    if (isGuarded && this.#chains.some(({ opensLocalhost }) => opensLocalhost))
+      await routeLocalnet(namespaceFd);
+    return result;
+  }
+
+  async update(changed: Views): Promise<SyncResult> {
+    return await this.#each((chains, programs) => chains.update(programs, changed));
+  }
+
+  async updateNode(facts: NodeFacts): Promise<SyncResult> {
+    this.#facts = facts;
+    return await this.#each((chains, programs) => {
+      return chains.updateNode(programs, facts.nodePortIps[chains.family]);
+    });
+  }
+
+  /** One family goes on when the other cannot. */
+  async #each(
+    sync: (chains: FamilyChains, programs: IptablesPrograms) => Promise<number>,
+  ): Promise<SyncResult> {
+    let writes = 0;
+    const failures: SyncResult['failures'][number][] = [];
+    for (const chains of this.#chains ?? []) {
+      try {
+        if (this.#programs !== undefined) writes += await sync(chains, this.#programs);
+      } catch (error) {
+        failures.push({ key: `iptables IPv${chains.family}`, kind: 'update', error: error as Error });
+      }
+    }
+    return { writes, failures };
+  }
+
+  /** Looks for our canaries, at most every few seconds; in between the answer is no. */
+  async isDisturbed(): Promise<boolean> {
+    const startMs = performance.now();
+    if (this.#programs === undefined || startMs < this.#checkAgainAtMs) return false;
+    for (const chains of this.#chains ?? []) {
+      if (await chains.isDisturbed(this.#programs)) return true;
+    }
+    const endMs = performance.now();
+    const { checkIntervalMs = CHECK_INTERVAL_MS } = this.#options;
+    this.#checkAgainAtMs = endMs + Math.max(checkIntervalMs, (endMs - startMs) / CHECK_SHARE);
+    return false;
+  }
+
+  problems(): ReadonlyMap<string, string> {
+    return new Map((this.#chains ?? []).flatMap(({ problems }) => [...problems]));
+  }
+
+  /** The rules stay, so that connections outlive a restart. */
+  [Symbol.dispose](): void {
+    this.#chains = undefined;
+  }
+}
+
+function supportedFamilies(): readonly Family[] {
+  return existsSync('/proc/net/if_inet6') ? families : [4];
+}
+
+/** With nf_conntrack_tcp_be_liberal nothing that belongs to a connection is invalid. */
+async function dropsInvalid(namespaceFd: number | undefined): Promise<boolean> {
+  const table = new SysctlTable({ keys: [BE_LIBERAL], ...(namespaceFd !== undefined && { namespaceFd }) });
+  const rows = await table.read();
+  return (rows.get(BE_LIBERAL) ?? '0') === '0';
+}
+
+async function routeLocalnet(namespaceFd: number | undefined): Promise<void> {
+  const table = new SysctlTable({
+    keys: [ROUTE_LOCALNET],
+    ...(namespaceFd !== undefined && { namespaceFd }),
+  });
+  const [failure] = await table.write([{ kind: 'create', key: ROUTE_LOCALNET, wanted: '1' }]);
+  if (failure !== undefined) throw failure.error;
+}
+
+/**
+ * Takes away what any proxy in this mode left, in both kinds of iptables and both families; whether there was anything.
+ * Chains that others share stay: KUBE-FIREWALL, and KUBE-MARK-MASQ while a rule of others leads to it.
+ */
+export async function removeIptables(options: { readonly namespaceFd?: number } = {}): Promise<boolean> {
+  let found = false;
+  for (const variant of [undefined, ...variants]) {
+    const programs = new IptablesPrograms({ ...options, variant });
+    for (const family of families) {
+      const input = renderEdit(removal(parseSave(await savedOrNothing(programs, family))));
+      if (input === '') continue;
+      found = true;
+      await programs.restore(family, input);
+    }
+  }
+  return found;
+}

@@ -1,0 +1,151 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { env } from 'node:process';
+import type { Readable } from 'node:stream';
+import type { Family } from '../../core/address.ts';
+import type { TableName } from './rule.ts';
+
+/** The two kinds of iptables: rules of nf_tables, or those of the kernel's older x_tables. */
+export type Variant = 'nft' | 'legacy';
+
+export interface ProgramOptions {
+  /** The node's network namespace; else that of the process. Must stay open. */
+  readonly namespaceFd?: number | undefined;
+  /** Undefined: whatever the host calls `iptables`. */
+  readonly variant?: Variant | undefined;
+}
+
+/** Another program may hold the lock of the legacy kind. */
+const LOCK_WAIT_SECONDS = 5;
+/** A full table of a large cluster takes tens of seconds. */
+const TIMEOUT_MS = 120_000;
+const CHECK_TIMEOUT_MS = 10_000;
+const OUTPUT_CHARS_MAX = 512 << 20;
+const ERROR_CHARS_MAX = 64 << 10;
+
+/** A program of iptables did not do as told. */
+export class IptablesError extends Error {
+  override readonly name = 'IptablesError';
+  /** ENOENT: there is no such program. */
+  readonly code: string | undefined;
+  /** The line of the input that it stopped at. */
+  readonly line: string | undefined;
+
+  constructor(
+    message: string,
+    { code, line }: { code?: string | undefined; line?: string | undefined } = {},
+  ) {
+    super(message);
+    this.code = code;
+    this.line = line;
+  }
+}
+
+/** The programs of one kind in one namespace. They are started directly: no shell reads what is given to them. */
+export class IptablesPrograms {
+  readonly #namespaceFd: number | undefined;
+  readonly #variant: Variant | undefined;
+
+  constructor({ namespaceFd, variant }: ProgramOptions) {
+    this.#namespaceFd = namespaceFd;
+    this.#variant = variant;
+  }
+
+  /** All tables of a family as text. Throws IptablesError. */
+  async save(family: Family): Promise<string> {
+    const { stdout } = await this.#run([this.#name(family, '-save')], '', TIMEOUT_MS);
+    return stdout;
+  }
+
+  /** Each table of the input is done as a whole or not at all. Throws IptablesError. */
+  async restore(family: Family, input: string): Promise<void> {
+    const words = [this.#name(family, '-restore'), '--noflush', '-w', `${LOCK_WAIT_SECONDS}`];
+    await this.#run(words, input, TIMEOUT_MS);
+  }
+
+  /** Whether the chain is there and has a rule in it; undefined when that cannot be told. */
+  async hasRules(family: Family, table: TableName, chain: string): Promise<boolean | undefined> {
+    const words = [this.#name(family, ''), '-w', `${LOCK_WAIT_SECONDS}`, '-t', table, '-S', chain];
+    try {
+      return (await this.#run(words, '', CHECK_TIMEOUT_MS)).stdout.includes(`-A ${chain} `);
+    } catch (error) {
+      return error instanceof IptablesError && error.code === '1' ? false : undefined;
+    }
+  }
+
+  #name(family: Family, what: '' | '-save' | '-restore'): string {
+    const kind = this.#variant === undefined ? '' : `-${this.#variant}`;
+    return `${family === 4 ? 'iptables' : 'ip6tables'}${kind}${what}`;
+  }
+
+  async #run(words: readonly string[], input: string, timeoutMs: number): Promise<{ stdout: string }> {
+    const { code, stdout, stderr } = await runProgram(this.#entered(words), input, {
+      timeoutMs,
+      namespaceFd: this.#namespaceFd,
+    });
+    if (code === '0') return { stdout };
+    throw errorOf(words[0] ?? '', { code, stderr }, input);
+  }
+
+  /** The namespace is the child's third descriptor. */
+  #entered(words: readonly string[]): readonly string[] {
+    return this.#namespaceFd === undefined ? words : ['nsenter', '--net=/proc/self/fd/3', '--', ...words];
+  }
+}
+
+interface Ending {
+  /** The exit status, the name of a signal, or of the error that kept it from starting. */
+  readonly code: string;
+  readonly stderr: string;
+}
+
+async function runProgram(
+  words: readonly string[],
+  input: string,
+  { timeoutMs, namespaceFd }: { timeoutMs: number; namespaceFd: number | undefined },
+): Promise<Ending & { stdout: string }> {
+  const [program = '', ...args] = words;
+  const { promise, resolve } = Promise.withResolvers<string>();
+  // Where these programs are, whatever the caller's path.
+  const PATH = `${env.PATH ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`;
+  const child: ChildProcess = spawn(program, args, {
+    stdio: ['pipe', 'pipe', 'pipe', ...(namespaceFd === undefined ? [] : [namespaceFd])],
+    env: { PATH, LC_ALL: 'C' },
+    timeout: timeoutMs,
+    killSignal: 'SIGKILL',
+  });
+  child.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
+  child.on('close', (code, signal) => resolve(signal ?? `${code}`));
+  // A program that ended early says why itself.
+  child.stdin?.on('error', () => undefined).end(input);
+  const [stdout, stderr] = [collect(child.stdout, OUTPUT_CHARS_MAX), collect(child.stderr, ERROR_CHARS_MAX)];
+  const code = await promise;
+  return { code, stdout: stdout(), stderr: stderr() };
+}
+
+/** Reads to the end, and keeps the beginning. */
+function collect(stream: Readable | null, charsMax: number): () => string {
+  const parts: string[] = [];
+  let length = 0;
+  stream?.setEncoding('utf8').on('data', (part: string) => {
+    if (length < charsMax) parts.push(part);
+    length += part.length;
+  });
+  return () => parts.join('');
+}
+
+/** What the program said, and the line that it said it of. */
+function errorOf(program: string, { code, stderr }: Ending, input: string): IptablesError {
+  if (code === 'ENOENT') return new IptablesError(`${program}: there is no such program`, { code });
+  if (/No such file or directory/.test(stderr) && stderr.startsWith('nsenter')) {
+    return new IptablesError(`${program}: there is no such program`, { code: 'ENOENT' });
+  }
+  if (code === 'SIGKILL') return new IptablesError(`${program}: no answer in time`, { code });
+  const said = stderr
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '' && !/^(#|Try `|.*v\d+\.\d+\.\d+ \([a-z_]+\):$)/.test(line));
+  const number = /line:? (\d+)/i.exec(stderr)?.[1];
+  const line = number === undefined ? undefined : input.split('\n')[Number(number) - 1];
+  const at = line === undefined ? '' : ` (line ${number}: ${JSON.stringify(line)})`;
+  return new IptablesError(`${program}: ${said[0] ?? `ended with ${code}`}${at}`, { code, line });
+}
