@@ -1,79 +1,115 @@
-import { execFileSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { createNamespace, deleteNamespace } from '../kernel/netns.ts';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { CniNode } from '../test/cni/node.ts';
-import { buildRunner, type Job, runJobs } from './cni/runner.ts';
-import type { Frame } from './frame.ts';
+import {
+  type Contestant,
+  type Features,
+  fairlead,
+  hasReference,
+  podNamespaces,
+  reference,
+  referenceDirectory,
+  referenceNode,
+} from './cni/contestants.ts';
+import { buildRunner, runJobs } from './cni/runner.ts';
+import { median } from './frame/statistics.ts';
+import type { Frame, Target } from './frame.ts';
 
 export const description = 'CNI ADD and DEL, fork to exit, against the reference plugins bridge + host-local';
 
-const pluginDirectory = '/usr/lib/cni';
-const shim = fileURLToPath(new URL('../.cache/native/fairlead-cni', import.meta.url));
-
-/** Twenty at a time is what a node gets when it is drained or started. */
-const manyThreads = 20;
 const verbs = ['ADD', 'DEL'] as const;
 type Verb = (typeof verbs)[number];
 
-interface Scenario {
+interface Scenario extends Features {
   readonly name: string;
-  readonly ipMasq: boolean;
+  /** Calls at a time; twenty is what a node gets when it is drained or started. */
   readonly threads: number;
-  /** Of the ratio of ADD. */
-  readonly target?: number;
+  readonly rounds: number;
+  readonly pods: number;
+  /** Of the ratios of the medians. */
+  readonly targets?: Partial<Record<Verb, Target>>;
+  /** Of the ratio of the 99th percentiles of ADD. */
+  readonly p99Target?: Target;
 }
+
+const plain: Features = { ipMasq: false, hostPort: false };
+const masquerade: Features = { ipMasq: true, hostPort: false };
+const published: Features = { ipMasq: true, hostPort: true };
 
 const scenarios: readonly Scenario[] = [
-  { name: 'bridge', ipMasq: false, threads: 1, target: 7 },
-  { name: 'bridge, masquerade', ipMasq: true, threads: 1, target: 18 },
-  { name: `bridge, ${manyThreads} at a time`, ipMasq: false, threads: manyThreads },
+  {
+    ...plain,
+    name: 'bridge',
+    threads: 1,
+    rounds: 5,
+    pods: 100,
+    targets: { ADD: { atLeast: 8 }, DEL: { atLeast: 20 } },
+  },
+  {
+    ...masquerade,
+    name: 'masquerade',
+    threads: 1,
+    rounds: 5,
+    pods: 100,
+    targets: { ADD: { atLeast: 22 } },
+  },
+  {
+    ...published,
+    name: 'masquerade and port',
+    threads: 1,
+    rounds: 3,
+    pods: 100,
+    targets: { ADD: { atLeast: 60 }, DEL: { atLeast: 150 } },
+  },
+  { ...plain, name: 'bridge, 20 at a time', threads: 20, rounds: 5, pods: 100 },
+  {
+    ...published,
+    name: 'masquerade and port, 20 at a time',
+    threads: 20,
+    rounds: 3,
+    pods: 100,
+    p99Target: { atLeast: 30 },
+  },
 ];
 
-/** A runtime's side of one plugin: where it runs and what it is told. */
-interface Contestant {
-  readonly name: 'reference' | 'fairlead';
-  readonly namespace: string;
-  readonly program: string;
-  readonly input: string;
-  readonly env: Readonly<Record<string, string>>;
-}
+/** A call in a loop of Node's that takes longer than this holds up everything else that the daemon does. */
+const loopTarget: Target = { atMost: 20 };
 
 export async function run(frame: Frame): Promise<void> {
   if (!hasReference()) {
-    frame.missing('reference plugins', `no ${pluginDirectory}/bridge (Debian: containernetworking-plugins)`);
+    frame.missing(
+      'reference plugins',
+      `no ${referenceDirectory}/bridge (Debian: containernetworking-plugins)`,
+    );
   }
   const directory = mkdtempSync('/run/fairlead-bench-');
   try {
     const runner = buildRunner(directory);
     for (const scenario of scenarios) await measure(frame, scenario, runner, directory);
+    await measureGrowth(frame, runner, directory);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
-function hasReference(): boolean {
-  return existsSync(join(pluginDirectory, 'bridge'));
-}
+type Times = Record<Verb, number[][]>;
 
 async function measure(frame: Frame, scenario: Scenario, runner: string, directory: string): Promise<void> {
-  const rounds = frame.quick ? 1 : 5;
-  const times: Record<string, Record<Verb, number[][]>> = {};
+  const rounds = frame.quick ? 1 : scenario.rounds;
+  const times = new Map<Contestant['name'], Times>();
   await using node = CniNode.create();
   await node.start();
   using peer = referenceNode();
   const contestants = [fairlead(scenario, node, directory)];
   if (hasReference()) contestants.push(reference(scenario, peer.namespace, directory));
-  for (const { name } of contestants) times[name] = { ADD: [], DEL: [] };
+  for (const { name } of contestants) times.set(name, { ADD: [], DEL: [] });
   // The first round makes bridges and chains, and warms up the caches of both.
   for (let round = -1; round < rounds; round += 1) {
     frame.progress(`${scenario.name}: round ${round + 1} of ${rounds}`);
     // Who begins changes from round to round.
     for (const contestant of round % 2 === 0 ? contestants : contestants.toReversed()) {
-      const measured = await runPods(contestant, frame.quick ? 10 : 100, runner, scenario.threads);
-      if (round >= 0) for (const verb of verbs) times[contestant.name]?.[verb].push(measured[verb]);
+      const pods = frame.quick || round < 0 ? 10 : scenario.pods;
+      const measured = await runPods(contestant, pods, runner, scenario.threads);
+      if (round >= 0) for (const verb of verbs) times.get(contestant.name)?.[verb].push(measured[verb]);
     }
   }
   report(frame, scenario, times);
@@ -81,16 +117,20 @@ async function measure(frame: Frame, scenario: Scenario, runner: string, directo
 
 function report(
   frame: Frame,
-  { name, target }: Scenario,
-  times: Record<string, Record<Verb, number[][]>>,
+  { name, targets, p99Target }: Scenario,
+  times: ReadonlyMap<Contestant['name'], Times>,
 ): void {
-  const { reference: theirs, fairlead: ours } = times;
+  const [ours, theirs] = [times.get('fairlead'), times.get('reference')];
+  if (ours === undefined) return;
   for (const verb of verbs) {
-    if (ours !== undefined) frame.samples(`${verb}, ${name}: fairlead`, ours[verb]);
-    if (ours === undefined || theirs === undefined) continue;
-    frame.samples(`${verb}, ${name}: reference`, theirs[verb]);
-    const options = verb === 'ADD' && target !== undefined ? { target: { atLeast: target } } : {};
-    frame.ratio(`${verb}, ${name}: reference / fairlead`, theirs[verb], ours[verb], options);
+    const our = frame.samples(`${verb}, ${name}: fairlead`, ours[verb]);
+    if (theirs === undefined) continue;
+    const their = frame.samples(`${verb}, ${name}: reference`, theirs[verb]);
+    const target = targets?.[verb];
+    frame.ratio(`${verb}, ${name}: reference / fairlead`, theirs[verb], ours[verb], target && { target });
+    if (verb === 'ADD' && p99Target !== undefined) {
+      frame.figure(`${verb}, ${name}: reference / fairlead, p99`, their.p99 / our.p99, 'x', p99Target);
+    }
   }
 }
 
@@ -102,102 +142,53 @@ async function runPods(
   threads: number,
 ): Promise<Record<Verb, number[]>> {
   using pods = podNamespaces(count);
-  const times: Record<Verb, number[]> = { ADD: [], DEL: [] };
-  for (const verb of verbs) {
-    const jobs = pods.paths.map((path) => jobOf(verb, contestant, path));
-    for (const { durationMs, exitCode } of await runJobs(runner, jobs, threads)) {
-      if (exitCode !== 0) throw new Error(`${verb} of ${contestant.name} failed with exit code ${exitCode}`);
-      times[verb].push(durationMs);
-    }
-  }
-  return times;
-}
-
-function jobOf(verb: Verb, { namespace, program, input, env }: Contestant, path: string): Job {
-  const containerId = path.slice(path.lastIndexOf('/') + 1);
-  const variables = {
-    CNI_COMMAND: verb,
-    CNI_CONTAINERID: containerId,
-    CNI_NETNS: path,
-    CNI_IFNAME: 'eth0',
-    CNI_ARGS: `IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=${containerId}`,
-    CNI_PATH: pluginDirectory,
-    PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
-  };
-  return { namespace, program, input, env: { ...variables, ...env } };
-}
-
-function reference({ ipMasq }: Scenario, namespace: string, directory: string): Contestant {
-  const config = {
-    cniVersion: '1.0.0',
-    name: 'reference',
-    type: 'bridge',
-    bridge: 'cni0',
-    isGateway: true,
-    ipMasq,
-    // On the same kind of file system as our journal.
-    ipam: { ...hostLocal('10.77.0.0/16'), dataDir: join(directory, 'networks') },
-  };
-  const input = writeInput(directory, 'reference.json', config);
-  return { name: 'reference', namespace, program: join(pluginDirectory, 'bridge'), input, env: {} };
-}
-
-function fairlead({ ipMasq }: Scenario, node: CniNode, directory: string): Contestant {
-  // One rule for all pods; the node daemon has it in place before any pod comes.
-  if (ipMasq) inNamespace(node.namespace, '/usr/sbin/nft', masqueradeRule);
-  const config = {
-    cniVersion: '1.0.0',
-    name: 'fairlead',
-    type: 'fairlead',
-    bridge: 'cni0',
-    isGateway: true,
-    ipMasq,
-    ipam: hostLocal('10.78.0.0/16'),
-  };
-  const input = writeInput(directory, 'fairlead.json', config);
   return {
-    name: 'fairlead',
-    namespace: node.namespace,
-    program: shim,
-    input,
-    env: { FAIRLEAD_SOCKET: node.socketPath },
+    ADD: await runVerb(contestant, 'ADD', pods.paths, runner, threads),
+    DEL: await runVerb(contestant, 'DEL', pods.paths, runner, threads),
   };
 }
 
-const masqueradeRule = `table ip fairlead {
-  chain postrouting {
-    type nat hook postrouting priority srcnat
-    ip saddr 10.78.0.0/16 ip daddr != 10.78.0.0/16 ip daddr != 224.0.0.0/4 masquerade
+async function runVerb(
+  contestant: Contestant,
+  verb: string,
+  paths: readonly string[],
+  runner: string,
+  threads: number,
+): Promise<number[]> {
+  const jobs = paths.map((path, index) => contestant.job(verb, index, path));
+  const outcomes = await runJobs(runner, jobs, threads);
+  const failed = outcomes.find(({ exitCode }) => exitCode !== 0);
+  if (failed !== undefined) {
+    throw new Error(`${verb} of ${contestant.name} failed with exit code ${failed.exitCode}`);
   }
-}`;
-
-function hostLocal(subnet: string) {
-  return { type: 'host-local', ranges: [[{ subnet }]], routes: [{ dst: '0.0.0.0/0' }] };
+  return outcomes.map(({ durationMs }) => durationMs);
 }
 
-function writeInput(directory: string, name: string, config: object): string {
-  const path = join(directory, name);
-  writeFileSync(path, JSON.stringify(config));
-  return path;
-}
-
-function inNamespace(namespace: string, program: string, input: string): void {
-  execFileSync('nsenter', [`--net=${namespace}`, program, '-f', '-'], { input });
-}
-
-/** A namespace for the reference plugins to make their bridge in. */
-function referenceNode(): Disposable & { readonly namespace: string } {
-  const namespace = namespacePath();
-  createNamespace(namespace);
-  return { namespace, [Symbol.dispose]: () => deleteNamespace(namespace) };
-}
-
-function podNamespaces(count: number): Disposable & { readonly paths: readonly string[] } {
-  const paths = Array.from({ length: count }, namespacePath);
-  for (const path of paths) createNamespace(path);
-  return { paths, [Symbol.dispose]: () => paths.forEach(deleteNamespace) };
-}
-
-function namespacePath(): string {
-  return `/run/netns/bench-${randomBytes(6).toString('hex')}`;
+/** What a pod costs on a node that has many, what the short verbs cost, and how long the daemon's loop stands still. */
+async function measureGrowth(frame: Frame, runner: string, directory: string): Promise<void> {
+  const count = frame.quick ? 100 : 1_000;
+  const share = count / 10;
+  frame.progress(`${count} pods on one node`);
+  await using node = CniNode.create();
+  await node.start({ measuresLoop: true });
+  const contestant = fairlead(published, node, directory);
+  using warm = podNamespaces(20);
+  for (const verb of verbs) await runVerb(contestant, verb, warm.paths, runner, 1);
+  using pods = podNamespaces(count);
+  await node.takeLoopDelay();
+  const added = await runVerb(contestant, 'ADD', pods.paths, runner, 1);
+  const delayMs = await node.takeLoopDelay();
+  const [first, last] = [added.slice(0, share), added.slice(-share)];
+  frame.samples(`ADD of the first ${share} of ${count} pods`, first);
+  frame.samples(`ADD of the last ${share} of ${count} pods`, last);
+  const growth = median(last) / median(first);
+  frame.figure(`ADD, last / first of ${count} pods`, growth, 'x', { atMost: 1.5 });
+  for (const verb of ['VERSION', 'STATUS']) {
+    const some = pods.paths.slice(0, 100);
+    const times = await runVerb(contestant, verb, some, runner, 1);
+    frame.samples(`${verb}, with ${count} pods`, times, { target: { atMost: 2 } });
+  }
+  frame.figure(`longest turn of the loop, ${count} ADDs`, delayMs, 'ms', loopTarget);
+  await runVerb(contestant, 'DEL', pods.paths, runner, 20);
+  frame.figure(`longest turn of the loop, ${count} DELs`, await node.takeLoopDelay(), 'ms', loopTarget);
 }

@@ -5,12 +5,20 @@ import type { Bridges } from './bridges.ts';
 import { CniError, cniCode } from './error.ts';
 import type { Leases } from './leases.ts';
 import type { Log } from './log.ts';
-import { attachmentKey, type Part, type PartRows, type RowKind, rowKinds, rowsOf } from './part.ts';
+import {
+  attachmentKey,
+  type Part,
+  type PartRows,
+  type RowKind,
+  rowKinds,
+  rowSequences,
+  rowsOf,
+} from './part.ts';
 import type { PartTables } from './part-tables.ts';
-import { hostPortConflict, hostPortsOf } from './types/hostport.ts';
+import { hostPortsOf } from './types/hostport.ts';
 import type { WantedRows } from './wanted.ts';
 
-/** Places where a test may stop the process, in the order in which ADD and DEL pass them. */
+/** Places where a test may stop the process, about in the order in which ADD and DEL pass them. */
 export const faultPoints = [
   'add:begin',
   'add:allocated',
@@ -56,7 +64,8 @@ export class Attacher {
    */
   async make(part: Part, namespaceFd: number): Promise<void> {
     const { leases, wanted, pass } = this.#options;
-    this.#checkHostPorts(part);
+    const conflict = wanted.hostPortConflict(part);
+    if (conflict !== undefined) throw conflict;
     const replaced = leases.get(attachmentKey(part)).find(({ type }) => type === part.type);
     wanted.add(part);
     if (replaced !== undefined) wanted.remove(replaced);
@@ -75,6 +84,7 @@ export class Attacher {
         ? new CniError(cniCode.ioFailure, `failed to record the lease: ${unrecorded?.message}`)
         : attachError(failure, part);
     }
+    wanted.noteMade(part);
     await this.#forgetFlows(part);
     pass('add:made');
   }
@@ -94,18 +104,11 @@ export class Attacher {
     pass('del:released');
   }
 
-  #checkHostPorts(part: Part): void {
-    const ports = hostPortsOf(part.rows);
-    if (ports.length === 0) return;
-    const key = attachmentKey(part);
-    const conflict = hostPortConflict(part.rows, holdersBut(key, this.#options.leases));
-    if (conflict !== undefined) throw conflict;
-  }
-
   async #makeAgain(part: Part, namespaceFd: number): Promise<readonly Failed[]> {
-    const { bridges } = this.#options;
+    const { bridges, wanted } = this.#options;
     if (part.bridge === undefined) return [];
     bridges.forget(part.bridge.bridge);
+    wanted.noteLost('sysctls');
     try {
       await bridges.ensure(part.bridge);
       return await this.#write(part.rows, 'create', namespaceFd);
@@ -140,12 +143,16 @@ export class Attacher {
     namespaceFd: number | undefined,
     but: readonly Failed[] = [],
   ): Promise<readonly Failed[]> {
-    const layers = rowKinds.flatMap((kind) => this.#layer(rows, kind, way, namespaceFd, but) ?? []);
-    try {
-      return (await applyChanges(layers)).failures;
-    } catch (error) {
-      return [{ key: '', kind: way, table: '', error: error as Error }];
-    }
+    const apply = async (kinds: readonly RowKind[]): Promise<readonly Failed[]> => {
+      const layers = kinds.flatMap((kind) => this.#layer(rows, kind, way, namespaceFd, but) ?? []);
+      if (layers.length === 0) return [];
+      try {
+        return (await applyChanges(layers)).failures;
+      } catch (error) {
+        return [{ key: '', kind: way, table: '', error: error as Error }];
+      }
+    };
+    return (await Promise.all(rowSequences.map(apply))).flat();
   }
 
   #layer(rows: PartRows, kind: RowKind, way: Way, namespaceFd: number | undefined, but: readonly Failed[]) {
@@ -156,12 +163,17 @@ export class Attacher {
     if (table === undefined) return undefined;
     const isFailed = (key: string) => but.some((one) => one.table === table.name && one.key === key);
     const changes = [...own].flatMap(([key, row]): Change<unknown, unknown>[] => {
+      // A parameter of the node is many pods', and each write costs as much as all the rest of a host port.
+      if (way === 'create' && kind === 'sysctls' && wanted.isMade(kind, key)) return [];
       if (way === 'create') return [{ kind: 'create', key, wanted: row }];
       return wanted.has(kind, key) || isFailed(key) ? [] : [{ kind: 'delete', key, actual: row }];
     });
     if (changes.length === 0) return undefined;
     const write: Table<unknown, unknown>['write'] = async (some) => {
-      const failures = await table.write(some);
+      // Asked once more: by now another part may have come to want a row that is to go.
+      const failures = await table.write(
+        some.filter((change) => change.kind !== 'delete' || !wanted.has(kind, change.key as string)),
+      );
       pass(`${way === 'create' ? 'add' : 'del'}:${kind}`);
       return failures;
     };
@@ -199,12 +211,6 @@ function inNamespace(
   return new Map(
     [...rows].map(([key, row]) => [key, { ...row, pod: row.pod && { ...row.pod, namespaceFd } }]),
   );
-}
-
-function* holdersBut(key: string, leases: Leases) {
-  for (const part of leases.values()) {
-    if (attachmentKey(part) !== key) yield part;
-  }
 }
 
 function attempt(action: () => void): Error | undefined {

@@ -55,7 +55,9 @@ export class ElementTable implements Table<string, NftElement> {
       const rows = wanted();
       // A table that nobody needs is not made: its chains would cost every packet.
       if (rows.size === 0 && actual.has(LAYOUT_MISSING)) return { writes: 0, failures: [] };
-      const changes = diff(rows, actual, (a, b) => this.same(a, b));
+      // What a writer waits to do is wanted already, or not wanted any more, and nobody's damage.
+      const waiting = new Set(this.#waiting.flatMap((one) => one.changes.map(({ key }) => key)));
+      const changes = diff(rows, actual, (a, b) => this.same(a, b)).filter(({ key }) => !waiting.has(key));
       if (changes.length === 0) return { writes: 0, failures: [] };
       const failures = await this.#send(changes);
       return { writes: changes.length, failures };
@@ -88,8 +90,11 @@ export class ElementTable implements Table<string, NftElement> {
   }
 
   async #writeAll(batch: readonly Waiting[]): Promise<void> {
-    const all = batch.flatMap(({ changes }) => changes);
-    const failures = await this.#send(all);
+    // Of one key the last change counts: the row of an attachment that has gone may be that of the next.
+    const all = new Map(
+      batch.flatMap(({ changes }) => changes.map((change) => [change.key, change] as const)),
+    );
+    const failures = await this.#send([...all.values()]);
     if (failures.length === 0 || batch.length === 1) {
       for (const { done } of batch) done(failures);
       return;

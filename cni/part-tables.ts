@@ -7,7 +7,7 @@ import { deleteFlows, openConntrackSocket } from '../kernel/conntrack.ts';
 import type { KernelError } from '../kernel/errors.ts';
 import { type Descriptor, openLane } from '../kernel/lane.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
-import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
+import { ForeignChanges, NftTable, openNftSocket } from '../kernel/nftables.ts';
 import { type PodSetting, PodSettings } from '../kernel/pod-setting.ts';
 import { QdiscTable } from '../kernel/qdisc.ts';
 import { type RouteRow, RouteTable } from '../kernel/route.ts';
@@ -54,7 +54,8 @@ export class KernelTables implements PartTables, Disposable {
   readonly socket: NetlinkSocket;
   readonly #namespaceFd: Descriptor | undefined;
   readonly #stack: DisposableStack;
-  readonly #nftSocket: NetlinkSocket;
+  /** What other processes do to nftables in the node's namespace. */
+  readonly foreign: ForeignChanges;
 
   constructor({ namespaceFd, onReapFailure, onRefused }: PartTablesOptions) {
     using stack = new DisposableStack();
@@ -63,9 +64,10 @@ export class KernelTables implements PartTables, Disposable {
     const inside = namespaceFd === undefined ? {} : { namespaceFd };
     const socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd, lane }));
     this.socket = socket;
-    this.#nftSocket = stack.use(openNftSocket({ ...inside, lane }));
+    const nftSocket = stack.use(openNftSocket({ ...inside, lane }));
+    this.foreign = new ForeignChanges(nftSocket);
     const elements = (layout: typeof cniLayout) =>
-      new ElementTable(new NftTable({ socket: this.#nftSocket, layout, onRefused }));
+      new ElementTable(new NftTable({ socket: nftSocket, layout, onRefused }));
     this.node = {
       bridgeElements: elements(bridgeLayout),
       attachment,
@@ -99,11 +101,6 @@ export class KernelTables implements PartTables, Disposable {
     using lane = openLane();
     using socket = openConntrackSocket({ namespaceFd: this.#namespaceFd, lane });
     await deleteFlows(socket, filters);
-  }
-
-  /** Counts the transactions of nftables, everybody's. */
-  readGeneration(): Promise<number> {
-    return readGeneration(this.#nftSocket);
   }
 
   /** Resolves when every pair removed so far is gone from the kernel. */

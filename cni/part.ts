@@ -49,21 +49,15 @@ export interface KindRows {
 export type RowKind = keyof KindRows;
 
 /**
- * The order in which rows are made; removed are they in the reverse order. A port is guarded before it is there, and
- * reached by host ports when all the rest is.
+ * The order in which rows are made; removed are they in the reverse order. A port is guarded before it is there. The
+ * two halves rest on nothing of each other, so the kernel works on both at the same time.
  */
-export const rowKinds = [
-  'bridgeElements',
-  'attachment',
-  'vlans',
-  'ports',
-  'routes',
-  'qdiscs',
-  'sysctls',
-  'pod',
-  'elements',
-  'iptables',
-] as const satisfies readonly RowKind[];
+export const rowSequences = [
+  ['bridgeElements', 'attachment', 'vlans', 'ports', 'routes', 'qdiscs', 'sysctls', 'pod'],
+  ['elements', 'iptables'],
+] as const satisfies readonly (readonly RowKind[])[];
+
+export const rowKinds = rowSequences.flat();
 
 /** Rows of the kernel's tables, as plain JSON. */
 export type PartRows = {

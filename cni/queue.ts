@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, statSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,6 +20,9 @@ export const refusedMax = 100;
 const refusedName = 'refused';
 /** A shim writes its file within less than that, or it was killed. */
 const temporaryAgeMs = 60_000;
+
+/** The time of change of a directory comes from a clock of ticks: within one, two changes look the same. */
+const freshMs = 100;
 
 /** What no later try can change: the request itself is refused. */
 const refusals: readonly number[] = [
@@ -59,6 +62,8 @@ export class DeletionQueue implements AsyncDisposable {
   readonly #failed = new Map<string, Failed>();
   readonly #timer: NodeJS.Timeout;
   #tail: Promise<void> = Promise.resolve();
+  /** The directory's time of change when nothing was in it. */
+  #emptySinceMs: number | undefined;
   #passes = 0;
   #isClosing = false;
 
@@ -105,9 +110,16 @@ export class DeletionQueue implements AsyncDisposable {
     if (this.#passes === 0 && this.#names().length > 0) void this.#pass(isAny);
   }
 
+  /** The directory is read only when it may have changed: a DEL waits for a daemon that is down, which is rare. */
   #names(): string[] {
+    const { directory } = this.#options;
     try {
-      return entryNames(readdirSync(this.#options.directory));
+      const changedAtMs = statSync(directory).mtimeMs;
+      if (changedAtMs === this.#emptySinceMs) return [];
+      const names = entryNames(readdirSync(directory));
+      const isOld = Date.now() - changedAtMs > freshMs;
+      this.#emptySinceMs = names.length === 0 && isOld ? changedAtMs : undefined;
+      return names;
     } catch (error) {
       // Whoever removed the directory took its entries.
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];

@@ -9,10 +9,13 @@ import { type Part, rowKinds } from './part.ts';
 import type { KernelTables } from './part-tables.ts';
 import type { WantedRows } from './wanted.ts';
 
-/** How often nftables is asked whether somebody was at it; it takes 2 µs. */
-export const pollMs = 400;
+/** How often nftables is asked whether somebody else was at it; it takes 2 µs. */
+const pollMs = 400;
 /** Rules of iptables are read by running programs: no more often than this. */
 const iptablesRestMs = 5_000;
+/** Parameters of the kernel tell nobody when they change: some of them are looked at this often. */
+const sysctlRestMs = 2_000;
+const sysctlsAtOnce = 16;
 /** A repair that took long is not begun again before this many times as long. */
 const restShare = 20;
 
@@ -26,9 +29,11 @@ export interface RowKeeperOptions {
 /** Keeps the rows of all parts in the kernel: makes those again that somebody took away, removes those of no part. */
 export class RowKeeper {
   readonly #options: RowKeeperOptions;
-  #generation: number | undefined;
   #restUntilMs = 0;
   #iptablesAtMs = 0;
+  #sysctlsAtMs = 0;
+  /** Where among the parameters the next look begins. */
+  #sysctlsFrom = 0;
   readonly #troubles = new Map<string, string>();
 
   constructor(options: RowKeeperOptions) {
@@ -87,11 +92,16 @@ export class RowKeeper {
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       await sleep(pollMs, undefined, { signal }).catch(() => {});
-      if (signal.aborted || this.#isIdle()) continue;
-      await this.#look().catch((error: Error) => {
+      if (signal.aborted) return;
+      await this.#lookAround().catch((error: Error) => {
         this.#options.log.error({ error: error.message }, 'rows of pods could not be compared');
       });
     }
+  }
+
+  async #lookAround(): Promise<void> {
+    if (!this.#isIdle()) await this.#look();
+    await this.#repairSysctls();
   }
 
   /** A bridge was made again: its ports are none any more, and have lost what goes with that. */
@@ -119,25 +129,21 @@ export class RowKeeper {
   async #look(): Promise<void> {
     const nowMs = performance.now();
     if (nowMs < this.#restUntilMs) return;
-    const generation = await this.#options.tables.readGeneration();
-    if (generation === this.#generation && this.#troubles.size === 0) return;
+    if (this.#troubles.size === 0 && !(await this.#options.tables.foreign.any())) return;
     await this.#repairElements();
     await this.#repairIptables();
     this.#restUntilMs = performance.now() + (performance.now() - nowMs) * restShare;
   }
 
   async #repairElements(): Promise<void> {
-    const { node } = this.#options.tables;
-    // Asked before: what changes while the tables are read is looked at the next time.
-    this.#generation = await this.#options.tables.readGeneration();
-    const repaired = [
-      await this.#repair(node.bridgeElements, 'bridgeElements'),
-      await this.#repair(node.elements, 'elements'),
-    ];
-    if (repaired.some((writes) => writes > 0)) this.#generation = await this.#options.tables.readGeneration();
+    const { node, foreign } = this.#options.tables;
+    // Before: what changes while the tables are read is looked at the next time.
+    await foreign.mark();
+    await this.#repair(node.bridgeElements, 'bridgeElements');
+    await this.#repair(node.elements, 'elements');
   }
 
-  async #repair(table: ElementTable, kind: 'elements' | 'bridgeElements'): Promise<number> {
+  async #repair(table: ElementTable, kind: 'elements' | 'bridgeElements'): Promise<void> {
     const { wanted, log } = this.#options;
     const { writes, failures } = await table.repair(() => wanted.rows(kind));
     for (const { key, error } of failures)
@@ -146,7 +152,21 @@ export class RowKeeper {
     const [failure] = failures;
     if (failure === undefined) this.#troubles.delete(kind);
     else this.#troubles.set(kind, `packet filter ${table.name}: ${failure.error.message}`);
-    return writes;
+  }
+
+  async #repairSysctls(): Promise<void> {
+    const { tables, wanted, log } = this.#options;
+    if (wanted.size('sysctls') === 0 || performance.now() < this.#sysctlsAtMs) return;
+    this.#sysctlsAtMs = performance.now() + sysctlRestMs;
+    const rows = [...wanted.rows('sysctls')];
+    if (this.#sysctlsFrom >= rows.length) this.#sysctlsFrom = 0;
+    const some = new Map(rows.slice(this.#sysctlsFrom, this.#sysctlsFrom + sysctlsAtOnce));
+    this.#sysctlsFrom += sysctlsAtOnce;
+    const { writes, failures } = await reconcile([layer(tables.sysctls([...some.keys()]), some)]);
+    // A pod that has just gone has taken its parameters along.
+    const unmet = failures.filter(({ key }) => wanted.has('sysctls', key as string));
+    for (const { key, error } of unmet) log.error({ key, error: error.message }, 'parameter not repaired');
+    if (writes > failures.length) log.warn({ writes }, 'parameters of the kernel repaired');
   }
 
   async #repairIptables(): Promise<void> {

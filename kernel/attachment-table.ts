@@ -27,6 +27,9 @@ const attemptsMax = 4;
 const indexBase = 1 << 20;
 const indexSpread = 1 << 29;
 
+/** On the node, then inside the container if there is anything to do. */
+type Steps = readonly [JobStep, ...JobStep[]];
+
 export interface AttachmentTableOptions {
   /** The node's network namespace; else that of the process. Open as long as the table is used. */
   readonly namespaceFd?: Descriptor | undefined;
@@ -139,9 +142,10 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
       const master = known ?? (await this.#masterOf(row));
       if (master === undefined) return missingBridge(row);
       const host = this.#index++;
-      const steps: [JobStep, JobStep] = [
+      const inside = podMessages(pod, podIndex);
+      const steps: Steps = [
         { messages: hostMessages(row, pod, { master, host, pod: podIndex }) },
-        { namespaceFd, messages: podMessages(pod, podIndex) },
+        ...(inside.length === 0 ? [] : [{ namespaceFd, messages: inside }]),
       ];
       const refused = await (isPlain(row) ? this.#jobs.run(steps) : this.#runGuarded(row, pod, steps));
       if (refused instanceof Error) return (await this.#deleteNow(row.hostName)) ?? refused;
@@ -161,13 +165,13 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   async #runGuarded(
     row: AttachmentRow,
     pod: AttachmentPod,
-    [first, second]: readonly [JobStep, JobStep],
+    [first, second]: Steps,
   ): Promise<Refusal | Error | undefined> {
     const refused = await this.#jobs.run([first]);
     if (refused !== undefined) return refused;
     const unset = (await this.#ignoreAdvertisements(row)) ?? (await detectDuplicates(pod));
     if (unset !== undefined) return unset;
-    const later = await this.#jobs.run([second]);
+    const later = second && (await this.#jobs.run([second]));
     if (later !== undefined) return { ...later, step: 1 };
     return pod.detectsDuplicates ? settleAddresses(pod) : undefined;
   }

@@ -105,7 +105,6 @@ export const attachmentAliasPrefix = 'fairlead ';
 export const aliasBytesMax = 255;
 /** Where eth0 usually stands in a new namespace, right after lo. */
 export const podIndexUsual = 2;
-const LOOPBACK_INDEX = 1;
 
 /** Numbers that the kernel must not be asked for first: they are part of the messages. */
 export interface AttachmentIndexes {
@@ -182,16 +181,17 @@ export function updateMessages(row: AttachmentRow, index: number, master: number
   ];
 }
 
-/** What makes a row inside the container's namespace, once the pair is there. One datagram, in this order. */
+/**
+ * What makes a row inside the container's namespace, once the pair is there. One datagram, in this order. The
+ * namespace's `lo` is the runtime's matter, by the plugin `loopback` or by itself.
+ */
 export function podMessages(pod: AttachmentPod, podIndex: number): NetlinkMessage[] {
-  const lo = upMessage('lo', LOOPBACK_INDEX, false);
-  if (pod.isDown) return [lo];
+  if (pod.isDown) return [];
   // Duplicate detection would keep an IPv6 address from working for a second; the address is ours alone.
   const addressFlags = (pod.detectsDuplicates ? 0 : IFA_F_NODAD) | (pod.isRouted ? IFA_F_NOPREFIXROUTE : 0);
   const flags = NLM_F_CREATE | NLM_F_EXCL;
   return [
-    lo,
-    upMessage(pod.ifname, podIndex, true),
+    upMessage(pod.ifname, podIndex),
     ...pod.addresses.map((address) => addressMessage(address, podIndex, { flags, addressFlags })),
     ...(pod.neighbors ?? []).map((neighbor) => neighborMessage(neighbor, podIndex)),
     ...pod.routes.map((route) => routeMessage(route, podIndex)),
@@ -205,15 +205,13 @@ const IPV4_DEVCONF_ARP_NOTIFY = 22;
 const IFA_F_NOPREFIXROUTE = 0x200;
 
 /** With arp_notify: who changes the interface's MAC later (type tuning) has its neighbours told. */
-function upMessage(name: string, index: number, tellsNeighbors: boolean): NetlinkMessage {
+function upMessage(name: string, index: number): NetlinkMessage {
   const writer = new Writer(64).bytes(encodeLink({ index, flags: IFF_UP, changeMask: IFF_UP }));
-  if (tellsNeighbors) {
-    writer.nest(IFLA_AF_SPEC, () => {
-      writer.nest(AF_INET, () => {
-        writer.nest(IFLA_INET_CONF, () => writer.attrU32(IPV4_DEVCONF_ARP_NOTIFY, 1));
-      });
+  writer.nest(IFLA_AF_SPEC, () => {
+    writer.nest(AF_INET, () => {
+      writer.nest(IFLA_INET_CONF, () => writer.attrU32(IPV4_DEVCONF_ARP_NOTIFY, 1));
     });
-  }
+  });
   const payload = writer.finish();
   return { type: RTM_SETLINK, flags: 0, payload, operation: `RTM_SETLINK ${name} up` };
 }

@@ -197,9 +197,10 @@ static int enqueue(struct lane *lane, struct job *job) {
     *lane->last = job;
     lane->last = &job->next;
     lane->queued++;
-    pthread_cond_signal(&lane->wake);
   }
   pthread_mutex_unlock(&lane->mutex);
+  // Not while the mutex is held: the thread would wake only to wait for it. The lane outlives this call.
+  if (error == 0) pthread_cond_signal(&lane->wake);
   return error;
 }
 

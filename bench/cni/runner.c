@@ -2,9 +2,10 @@
 // it had been waited for. Built by bench/cni.ts. Node's own spawn takes longer than the plugin.
 //
 // cnirun THREADS < jobs > times
-// A job is one line of fields parted by tabs: network namespace to run in, file for standard input, program, and
-// any number of NAME=value. For each job, in order: nanoseconds, exit code, parted by a space. What a plugin that
-// failed has printed goes to standard error.
+// A job is one line of fields parted by tabs: network namespace to run in, number of plugins of the chain, for each of
+// them the file for standard input and the program, and any number of NAME=value. Each plugin but the first gets what
+// the one before has printed as `prevResult`. For each job, in order: nanoseconds, exit code, parted by a space. What a
+// plugin that failed has printed goes to standard error.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -21,11 +22,21 @@
 #include <unistd.h>
 
 #define MAX_FIELDS 32
+#define MAX_PLUGINS 4
+#define MAX_BYTES (1 << 16)
+
+struct plugin {
+  char *program;
+  char *input;
+  size_t input_length;
+};
 
 struct job {
   char *fields[MAX_FIELDS + 1];
-  char *input;
-  size_t input_length;
+  char *namespace;
+  int environment;  // where in the fields it begins
+  struct plugin plugins[MAX_PLUGINS];
+  int plugin_count;
   long nanoseconds;
   int exit_code;
 };
@@ -41,8 +52,8 @@ static void die(const char *what) {
 
 static char *read_file(const char *path, size_t *length) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
-  char *bytes = malloc(1 << 16);
-  ssize_t got = fd < 0 || bytes == NULL ? -1 : read(fd, bytes, 1 << 16);
+  char *bytes = malloc(MAX_BYTES);
+  ssize_t got = fd < 0 || bytes == NULL ? -1 : read(fd, bytes, MAX_BYTES);
   if (got < 0) die(path);
   close(fd);
   *length = (size_t)got;
@@ -59,8 +70,17 @@ static void read_jobs(void) {
     line[strcspn(line, "\n")] = 0;
     char *rest = strdup(line);
     for (int i = 0; i < MAX_FIELDS && rest != NULL; i++) job->fields[i] = strsep(&rest, "\t");
-    if (job->fields[2] == NULL) die("a job without a program");
-    job->input = read_file(job->fields[1], &job->input_length);
+    char **field = job->fields;
+    job->namespace = *field++;
+    job->plugin_count = *field == NULL ? 0 : atoi(*field++);
+    if (job->plugin_count < 1 || job->plugin_count > MAX_PLUGINS) die("a job without a program");
+    for (int i = 0; i < job->plugin_count; i++) {
+      struct plugin *plugin = &job->plugins[i];
+      if (field[0] == NULL || field[1] == NULL) die("a job without a program");
+      plugin->input = read_file(*field++, &plugin->input_length);
+      plugin->program = *field++;
+    }
+    job->environment = (int)(field - job->fields);
   }
 }
 
@@ -77,35 +97,61 @@ static void enter(const char *path) {
   close(fd);
 }
 
-static void run(struct job *job) {
+// The configuration with what the plugin before has printed: both are objects of JSON.
+static size_t with_result(char *to, const struct plugin *plugin, const char *result, size_t result_length) {
+  size_t length = plugin->input_length;
+  while (length > 0 && plugin->input[length - 1] != '}') length--;
+  int written = snprintf(to, MAX_BYTES, "%.*s,\"prevResult\":%.*s}", (int)length - 1, plugin->input, (int)result_length,
+                         result);
+  if (written < 0 || written >= MAX_BYTES) die("a configuration that is too long");
+  return (size_t)written;
+}
+
+// Runs one plugin to its end. Its output goes to `output`, its length to `length`; returns its exit code.
+static int run_plugin(struct job *job, const char *program, const char *input, size_t input_length, char *output,
+                      size_t *length) {
   int in[2], out[2], status = 0;
-  char output[1 << 16];
-  size_t length = 0;
-  char *arguments[] = {job->fields[2], NULL};
+  char *arguments[] = {(char *)program, NULL};
   posix_spawn_file_actions_t actions;
   pid_t pid;
-  long began = now();
   if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0) die("pipe2");
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, in[0], 0);
   posix_spawn_file_actions_adddup2(&actions, out[1], 1);
-  if (posix_spawn(&pid, job->fields[2], &actions, NULL, arguments, &job->fields[3]) != 0) die(job->fields[2]);
+  if (posix_spawn(&pid, program, &actions, NULL, arguments, &job->fields[job->environment]) != 0) die(program);
   close(in[0]);
   close(out[1]);
   // VERSION is answered without reading: the plugin may have ended by now.
-  if (write(in[1], job->input, job->input_length) < 0 && errno != EPIPE) die("write");
+  if (write(in[1], input, input_length) < 0 && errno != EPIPE) die("write");
   close(in[1]);
+  *length = 0;
   for (;;) {
-    ssize_t got = read(out[0], output + length, sizeof output - length);
+    ssize_t got = read(out[0], output + *length, MAX_BYTES - *length);
     if (got <= 0) break;
-    length += (size_t)got;
+    *length += (size_t)got;
   }
   close(out[0]);
   waitpid(pid, &status, 0);
-  job->nanoseconds = now() - began;
   posix_spawn_file_actions_destroy(&actions);
-  job->exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  if (job->exit_code != 0) fprintf(stderr, "%s: %.*s\n", job->fields[2], (int)length, output);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void run(struct job *job) {
+  char output[MAX_BYTES], joined[MAX_BYTES];
+  size_t length = 0;
+  long began = now();
+  for (int i = 0; i < job->plugin_count && job->exit_code == 0; i++) {
+    const struct plugin *plugin = &job->plugins[i];
+    const char *input = plugin->input;
+    size_t input_length = plugin->input_length;
+    if (i > 0 && length > 0) {
+      input_length = with_result(joined, plugin, output, length);
+      input = joined;
+    }
+    job->exit_code = run_plugin(job, plugin->program, input, input_length, output, &length);
+    if (job->exit_code != 0) fprintf(stderr, "%s: %.*s\n", plugin->program, (int)length, output);
+  }
+  job->nanoseconds = now() - began;
 }
 
 static void *work(void *unused) {
@@ -115,7 +161,7 @@ static void *work(void *unused) {
     size_t index = atomic_fetch_add(&next_job, 1);
     if (index >= job_count) return NULL;
     struct job *job = &jobs[index];
-    if (strcmp(inside, job->fields[0]) != 0) enter(inside = job->fields[0]);
+    if (strcmp(inside, job->namespace) != 0) enter(inside = job->namespace);
     run(job);
   }
 }

@@ -3,18 +3,24 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** One run of a plugin. */
-export interface Job {
-  /** Path of the network namespace that the plugin runs in: a node's. */
-  readonly namespace: string;
-  /** File with the configuration. */
+/** One plugin of a chain. */
+export interface ChainLink {
+  /** File with the configuration, an object of JSON. */
   readonly input: string;
   readonly program: string;
+}
+
+/** One run of a chain of plugins, as a runtime does it. */
+export interface Job {
+  /** Path of the network namespace that the plugins run in: a node's. */
+  readonly namespace: string;
+  /** In order; each but the first gets the result of the one before. */
+  readonly chain: readonly ChainLink[];
   readonly env: Readonly<Record<string, string>>;
 }
 
 export interface Outcome {
-  /** From before the process was made until it had ended. */
+  /** From before the first process was made until the last had ended. */
   readonly durationMs: number;
   readonly exitCode: number;
 }
@@ -39,9 +45,10 @@ export async function runJobs(runner: string, jobs: readonly Job[], threads = 1)
   return Buffer.concat(chunks).toString().trim().split('\n').map(parseOutcome);
 }
 
-function lineOf({ namespace, input, program, env }: Job): string {
+function lineOf({ namespace, chain, env }: Job): string {
+  const links = chain.flatMap(({ input, program }) => [input, program]);
   const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-  return `${[namespace, input, program, ...variables].join('\t')}\n`;
+  return `${[namespace, chain.length, ...links, ...variables].join('\t')}\n`;
 }
 
 function parseOutcome(line: string): Outcome {

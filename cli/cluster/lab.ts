@@ -67,6 +67,8 @@ export class Lab implements AsyncDisposable {
   async podNamespace(pod: string): Promise<string> {
     const namespace = `${this.topology.prefix}pod-${pod}`;
     await run('ip', ['netns', 'add', namespace]);
+    // As container runtimes do, before any plugin for the network is called.
+    await run('ip', ['-n', namespace, 'link', 'set', 'lo', 'up']);
     return namespace;
   }
 

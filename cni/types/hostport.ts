@@ -109,35 +109,56 @@ export function hostPortsOf(rows: HostPortRows): HostPort[] {
   return claimsOf(rows).flatMap((claim) => hostPortOf(claim) ?? []);
 }
 
-/** Somebody who has rows. */
+/** Somebody who has host ports. */
 export interface HostPortHolder {
+  /** Tells holders apart. */
+  readonly key: string;
   readonly containerId: string;
-  readonly rows: HostPortRows;
 }
 
-/**
- * The refusal when a host port of the wanted rows is somebody else's. `held` are the other attachments, without the
- * one that the rows are wanted for.
- */
-export function hostPortConflict(wanted: HostPortRows, held: Iterable<HostPortHolder>): CniError | undefined {
-  const ports = hostPortsOf(wanted);
-  if (ports.length === 0) return undefined;
-  const numbers = new Set(claimsOf(wanted).map(({ key }) => key.slice(-portDigits)));
-  for (const { containerId, rows } of held) {
+/** Who has which host ports, found by protocol and port. */
+export class HostPortHolders {
+  readonly #claims = new Map<string, { readonly holder: HostPortHolder; readonly claim: NftElement }[]>();
+
+  add(holder: HostPortHolder, rows: HostPortRows): void {
     for (const claim of claimsOf(rows)) {
-      if (!numbers.has(claim.key.slice(-portDigits))) continue;
-      const other = hostPortOf(claim);
-      const taken = other && ports.find((port) => overlap(port, other));
-      if (taken === undefined) continue;
-      const text = describeHostPort(taken);
-      return new CniError(
-        cniCode.invalidConfig,
-        `hostPort ${text} is already taken by ${containerId}`,
-        `hostPort ${text}`,
-      );
+      const number = claim.key.slice(-portDigits);
+      const there = this.#claims.get(number);
+      if (there === undefined) this.#claims.set(number, [{ holder, claim }]);
+      else there.push({ holder, claim });
     }
   }
-  return undefined;
+
+  /** What was added once is removed once. */
+  remove({ key }: HostPortHolder, rows: HostPortRows): void {
+    for (const claim of claimsOf(rows)) {
+      const number = claim.key.slice(-portDigits);
+      const there = this.#claims.get(number) ?? [];
+      const index = there.findIndex((one) => one.holder.key === key && one.claim.key === claim.key);
+      if (index >= 0) there.splice(index, 1);
+      if (there.length === 0) this.#claims.delete(number);
+    }
+  }
+
+  /** The refusal when a host port of the wanted rows is somebody else's than the holder's with this key. */
+  conflict(key: string, wanted: HostPortRows): CniError | undefined {
+    const ports = hostPortsOf(wanted);
+    for (const number of new Set(claimsOf(wanted).map((claim) => claim.key.slice(-portDigits)))) {
+      for (const { holder, claim } of this.#claims.get(number) ?? []) {
+        if (holder.key === key) continue;
+        const other = hostPortOf(claim);
+        const taken = other && ports.find((port) => overlap(port, other));
+        if (taken !== undefined) return takenBy(taken, holder);
+      }
+    }
+    return undefined;
+  }
+}
+
+function takenBy(port: HostPort, { containerId }: HostPortHolder): CniError {
+  const text = describeHostPort(port);
+  const message = `hostPort ${text} is already taken by ${containerId}`;
+  return new CniError(cniCode.invalidConfig, message, `hostPort ${text}`);
 }
 
 /**

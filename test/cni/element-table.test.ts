@@ -71,6 +71,26 @@ test('a repair asks what is wanted only when nobody writes', async (t) => {
   t.deepEqual([...fake.rows().keys()].sort(), ['a', 'b', 'c']);
 });
 
+test('a row that goes and comes again in one transaction stays', async (t) => {
+  const { fake, table } = setUp();
+  await table.write(make('a'));
+  await Promise.all([table.write(make('first')), table.write(remove('a')), table.write(make('a', 'b'))]);
+  t.deepEqual([...fake.rows().keys()].sort(), ['a', 'b', 'first']);
+  await Promise.all([table.write(make('second')), table.write(make('c')), table.write(remove('c'))]);
+  t.false(fake.rows().has('c'));
+});
+
+test('what a writer waits to do is no damage', async (t) => {
+  const { fake, table } = setUp();
+  await table.write(make('a'));
+  const rows = new Map(['a', 'b'].map((key) => [key, element(key)]));
+  const repaired = table.repair(() => rows);
+  const written = table.write(make('b'));
+  t.is((await repaired).writes, 0);
+  await written;
+  t.deepEqual([...fake.rows().keys()].sort(), ['a', 'b']);
+});
+
 test('a table that nobody needs is not made', async (t) => {
   const { fake, table } = setUp();
   fake.put(LAYOUT_MISSING, { set: '', key: '' });

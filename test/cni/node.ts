@@ -22,7 +22,12 @@ export interface ServerProcessOptions {
   readonly network?: NodeNetwork | undefined;
   /** Where the process ends itself with SIGKILL, at the n-th time that it passes there. */
   readonly killAt?: { readonly point: FaultPoint; readonly times: number } | undefined;
+  /** See {@link CniNode.takeLoopDelay}. */
+  readonly measuresLoop?: boolean | undefined;
 }
+
+/** Of the line that the process logs on SIGUSR2. */
+export const loopMessage = 'longest turn of the loop';
 
 /** What a runtime sees of one call of the plugin. */
 export interface CallResult {
@@ -121,6 +126,17 @@ export class CniNode implements AsyncDisposable {
     const server = this.#server;
     if (server === undefined || server.exitCode !== null || server.signalCode !== null) return;
     await once(server, 'exit');
+  }
+
+  /** How long, in milliseconds, the server's loop stood still at most since the last question. */
+  async takeLoopDelay(): Promise<number> {
+    const before = this.log.length;
+    this.#server?.kill('SIGUSR2');
+    const answer = () => this.log.slice(before).find((line) => line.includes(loopMessage));
+    if (!(await eventually(async () => answer() !== undefined)))
+      throw new Error('the server does not answer');
+    const { longestMs } = JSON.parse(answer() ?? '') as { longestMs: number };
+    return longestMs;
   }
 
   pod(): Pod {

@@ -122,6 +122,24 @@ test('an ADD waits for what was queued before it, of any container', async (t) =
   t.is(queue.settle('pod'), undefined);
 });
 
+test('no entry is overlooked, however soon after the last look it comes', async (t) => {
+  const setting = new Setting(t);
+  await using queue = await setting.open();
+  for (let round = 0; round < 50; round += 1) {
+    // Without a time of its own: that of the directory is what counts.
+    writeFileSync(
+      join(setting.directory, `c${round}.eth0.0`),
+      frame(`CNI_COMMAND=DEL\0CNI_CONTAINERID=c${round}\0`, '{}'),
+    );
+    t.not(queue.settle('other'), undefined);
+    await queue.settle('other');
+    t.is(queue.settle('other'), undefined);
+    if (round % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 120));
+    t.is(queue.settle('other'), undefined);
+  }
+  t.is(setting.calls.length, 50);
+});
+
 test('a DEL that fails stays, is tried again, and holds up the ADD of its own container only', async (t) => {
   const setting = new Setting(t);
   setting.errors.set('pod', new CniError(5, 'failed to detach', 'EBUSY'));

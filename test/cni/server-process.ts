@@ -1,7 +1,9 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { startCniServer } from '../../cni/server.ts';
-import type { ServerProcessOptions } from './node.ts';
+import { loopMessage, type ServerProcessOptions } from './node.ts';
 
 // A server of the CNI plugin in a process of its own: it says "ready", serves, and ends orderly on SIGTERM.
+const loopResolutionMs = 1;
 const options: ServerProcessOptions = JSON.parse(process.argv[2] ?? '{}');
 const write = (level: string) => (fields: object, message: string) =>
   process.stderr.write(`${JSON.stringify({ level, message, ...fields })}\n`);
@@ -17,6 +19,14 @@ const server = await startCniServer({
     if (passed === options.killAt.times) process.kill(process.pid, 'SIGKILL');
   },
 });
+if (options.measuresLoop) {
+  const turns = monitorEventLoopDelay({ resolution: loopResolutionMs });
+  turns.enable();
+  process.on('SIGUSR2', () => {
+    write('info')({ longestMs: Math.max(0, turns.max / 1e6 - loopResolutionMs) }, loopMessage);
+    turns.reset();
+  });
+}
 process.stdout.write('ready\n');
 process.once('SIGTERM', async () => {
   await server[Symbol.asyncDispose]();

@@ -5,10 +5,11 @@ import type { Outcome } from '../../cli/cluster/workload.ts';
 import type { Workload } from '../../cli/cluster/workload-client.ts';
 import { CniError } from '../../cni/error.ts';
 import { type Fields, foldKeys } from '../../cni/fields.ts';
-import { hostPortConflict, hostPortsOf, staleFlows } from '../../cni/types/hostport.ts';
+import { hostPortsOf, staleFlows } from '../../cni/types/hostport.ts';
 import { planMasquerade } from '../../cni/types/masquerade.ts';
 import { type PortmapRows, parsePortmap, planPortmap } from '../../cni/types/portmap.ts';
 import { deleteFlows, readFlows } from '../../kernel/conntrack.ts';
+import { heldBy } from '../cni/host-port-holders.ts';
 import { type FilterLab, type FilterPod, openFilterLab } from './cni-filter-lab.ts';
 
 const run = promisify(execFile);
@@ -138,7 +139,7 @@ test('a host port on one address is only there; two pods share a port on two add
   t.is(await ask(outside, '172.30.0.77', 8080), `pod5 saw ${outside4}`);
   t.is(await ask(outside, node[0] ?? '', 8080), `pod6 saw ${outside4}`);
   t.is(await ask(outside, node[1] ?? '', 8080), 'no answer', 'IPv6');
-  const conflict = hostPortConflict(rowsOf(pod), [{ containerId: 'abc', rows: rows[1] ?? {} }]);
+  const conflict = heldBy('abc', rows[1] ?? {}).conflict('next', rowsOf(pod));
   t.is(conflict?.message, 'hostPort 8080/tcp is already taken by abc');
 });
 

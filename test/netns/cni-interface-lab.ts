@@ -70,6 +70,7 @@ export function openInterfaceLab(t: ExecutionContext, type: PluginType): Interfa
     async add(config, ips, args = '') {
       count += 1;
       const space = openSpace(t);
+      space.ip('link set lo up');
       const id = { network: 'net', containerId: `c${count}-${space.name}`, ifname: 'eth0' };
       const planned = plan(type, { ...config, name: 'net' }, { id, sandbox: space.path, ips, args });
       const row = planned.rows.attachment;

@@ -5,10 +5,10 @@ import type { IptablesRow } from '../../cni/iptables/layout.ts';
 import { iptablesKey } from '../../cni/iptables/rules.ts';
 import { IptablesTable } from '../../cni/iptables/table.ts';
 import { parseFirewall, planFirewall } from '../../cni/types/firewall.ts';
-import { hostPortConflict } from '../../cni/types/hostport.ts';
 import { parsePortmap, planPortmap } from '../../cni/types/portmap.ts';
 import { reconcile } from '../../core/reconcile.ts';
 import { layer } from '../../core/rows.ts';
+import { heldBy } from '../cni/host-port-holders.ts';
 import { type FilterLab, type FilterPod, openFilterLab } from './cni-filter-lab.ts';
 
 const both = [
@@ -92,8 +92,7 @@ test('host ports by iptables: from outside, the node, the pod itself; gone witho
 
   const next = await lab.addPod(6);
   t.regex(
-    hostPortConflict({ iptables: portRows(next) }, [{ containerId: 'abc', rows: { iptables: rows } }])
-      ?.message ?? '',
+    heldBy('abc', { iptables: rows }).conflict('next', { iptables: portRows(next) })?.message ?? '',
     /8080\/tcp is already taken by abc/,
   );
   t.is(await settle(t, table, []), rows.length);

@@ -69,7 +69,7 @@ test('1,000 ADD and DEL, 64 at a time: no error, no address twice, nothing left'
         CNI_PATH: '/opt/cni/bin',
         FAIRLEAD_SOCKET: node.socketPath,
       };
-      return { namespace: node.namespace, input, program: shim, env };
+      return { namespace: node.namespace, chain: [{ input, program: shim }], env };
     });
   pods.forEach((_, index) => {
     writeFileSync(join(node.directory, `${index}.json`), JSON.stringify(config(index)));

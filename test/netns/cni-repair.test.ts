@@ -85,6 +85,30 @@ test.serial('the packet filter is back at once when somebody flushes it', async 
   t.true(await eventually(async () => (await list()) === before, repairMs));
 });
 
+test.serial("own changes are nobody's damage: nothing is looked at again for them", async (t) => {
+  const node = await withPod(t, { runtimeConfig: { portMappings } });
+  for (let index = 0; index < 20; index += 1) {
+    const config = testConfig({ ipMasq: true });
+    const pod = node.pod();
+    t.is((await node.call('ADD', { ...pod, config })).exitCode, 0);
+    if (index % 2 === 0) t.is((await node.call('DEL', { ...pod, config })).exitCode, 0);
+    await new Promise((resolve) => setTimeout(resolve, 60));
+  }
+  t.deepEqual(
+    node.log.filter((line) => line.includes('repaired')),
+    [],
+  );
+});
+
+test.serial('a parameter of the kernel that a host port needs is put right', async (t) => {
+  const node = await withPod(t, { runtimeConfig: { portMappings } });
+  const path = '/proc/sys/net/ipv4/conf/cni0/route_localnet';
+  const value = async () => (await node.exec('cat', path)).trim();
+  t.is(await value(), '1');
+  await node.exec('sh', '-c', `echo 0 > ${path}`);
+  t.true(await eventually(async () => (await value()) === '1', 4_000));
+});
+
 test.serial('one element that was taken is back at once, and one of somebody else goes', async (t) => {
   const node = await withPod(t, { runtimeConfig: { portMappings } });
   const list = () => node.exec('/usr/sbin/nft', 'list', 'ruleset');

@@ -5,7 +5,6 @@ import { foldKeys } from '../../../cni/fields.ts';
 import type { Result } from '../../../cni/result.ts';
 import {
   type HostPort,
-  hostPortConflict,
   hostPortElement,
   hostPortOf,
   hostPortsOf,
@@ -21,6 +20,7 @@ import {
 } from '../../../cni/types/portmap.ts';
 import type { Family, HostCidr, Ip } from '../../../core/address.ts';
 import { family, ipOfFamily } from '../../core/arbitrary.ts';
+import { heldBy } from '../host-port-holders.ts';
 
 const web = { hostPort: 8080, containerPort: 80, protocol: 'tcp' };
 const addresses = { 4: '10.1.0.5/24' as HostCidr, 6: 'fd00:1::5/64' as HostCidr };
@@ -213,11 +213,8 @@ for (const [wanted, held, expected] of conflicts) {
   test(`${JSON.stringify(wanted)} beside ${JSON.stringify(held)} ${outcome}, whatever the backends`, (t) => {
     for (const one of ['nftables', 'iptables']) {
       for (const other of ['nftables', 'iptables']) {
-        const holder = { containerId: 'abc', rows: plan([held], { backend: other }) };
-        const error = hostPortConflict(plan([wanted], { backend: one }), [
-          { containerId: 'x', rows: {} },
-          holder,
-        ]);
+        const holders = heldBy('abc', plan([held], { backend: other }));
+        const error = holders.conflict('next', plan([wanted], { backend: one }));
         t.is(error?.message, expected && `hostPort ${expected} is already taken by abc`);
       }
     }
