@@ -167,7 +167,10 @@ export class ProxyLoop implements ServiceProxy {
     const failure = result instanceof Error ? result : result.failures[0]?.error;
     if (result instanceof Error || failure !== undefined) return this.#failed(failure as Error, result);
     this.#backoff.reset();
-    this.#passes.succeeded({ kind, result, durationMs, facts: this.#facts ?? unknownFacts }, this.#views.current);
+    this.#passes.succeeded(
+      { kind, result, durationMs, facts: this.#facts ?? unknownFacts },
+      this.#views.current,
+    );
     if (kind === 'full')
       this.#log.info(
         { writes: result.writes, ms: durationMs, services: this.#views.current.size },

@@ -78,6 +78,10 @@ function clusterIpsOf({ spec }: V1Service, report: Report): Map<Family, Ip> {
     if (ip !== undefined) found.set(familyOf(ip), ip);
     return found;
   }
+  for (const [index, each] of ipFamilies.entries()) {
+    if (each !== 'IPv4' && each !== 'IPv6')
+      report(`spec.ipFamilies[${index}]`, `is neither IPv4 nor IPv6: ${quoted(each)}`);
+  }
   for (const family of families) {
     const index = ipFamilies.indexOf(`IPv${family}`);
     const text = index < 0 ? undefined : (given[index] ?? (index === 0 ? spec?.clusterIP : undefined));
@@ -139,16 +143,22 @@ function sourceRangesOf({ spec }: V1Service, report: Report): SourceRanges {
 }
 
 function portsOf({ spec }: V1Service, report: Report): PortSpec[] {
-  const found = new Map<string, PortSpec>();
+  const found: PortSpec[] = [];
   for (const [index, given] of objectsOf(spec?.ports, 'spec.ports', report).entries()) {
     const path = `spec.ports[${index}]`;
     const port = given && portSpecOf(given, path, report);
     if (port === undefined) continue;
-    const key = `${port.protocol} ${port.name}`;
-    if (found.has(key)) report(`${path}.name`, `is there already: ${quoted(port.name)}`);
-    else found.set(key, port);
+    const twin = found.find((other) => areTwins(port, other));
+    if (twin === undefined) found.push(port);
+    else report(path, `is there already, as ${quoted(twin.name)}`);
   }
-  return [...found.values()];
+  return found;
+}
+
+/** Two ports that one connection could mean, or one slice. */
+function areTwins(a: PortSpec, b: PortSpec): boolean {
+  if (a.protocol !== b.protocol) return false;
+  return a.name === b.name || a.port === b.port || (a.nodePort !== undefined && a.nodePort === b.nodePort);
 }
 
 function portSpecOf(given: V1ServicePort, path: string, report: Report): PortSpec | undefined {

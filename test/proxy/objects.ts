@@ -54,7 +54,7 @@ export function parseService(text: string): V1Service {
 
 function addressesOf(options: ReadonlyMap<string, string>) {
   const clusterIPs = options.get('ips')?.split(',') ?? [];
-  const families = options.get('families')?.split(',');
+  const families = options.has('families') ? list(options.get('families')) : undefined;
   return {
     type: options.get('type') ?? 'ClusterIP',
     ...(clusterIPs[0] && { clusterIP: clusterIPs[0] }),
