@@ -83,11 +83,12 @@ type Host = Omit<EndpointState, 'port'>;
 /** Only the first address counts: the others mean the same endpoint. */
 function hostOf(endpoint: V1Endpoint, index: number, place: Place): Host | undefined {
   const { family, nodeName, weightOf } = place;
-  const text: unknown = Array.isArray(endpoint.addresses) ? endpoint.addresses[0] : endpoint.addresses;
+  const given: unknown = endpoint.addresses;
+  const text: unknown = Array.isArray(given) ? given[0] : undefined;
   const ip = typeof text === 'string' ? parseIpSloppy(text) : undefined;
   if (ip === undefined || familyOf(ip) !== family) {
-    const isEmpty = text === undefined || text === null;
-    const message = isEmpty ? 'is empty' : `is no IPv${family} address: ${quoted(text)}`;
+    const isEmpty = Array.isArray(given) && given.length === 0;
+    const message = isEmpty ? 'is empty' : `is no IPv${family} address: ${quoted(text ?? given)}`;
     place.report(`endpoints[${index}].addresses`, message);
     return undefined;
   }
@@ -138,18 +139,20 @@ function portKeyOf(
   return { key: endpointPortKey(family, known, name), port: number };
 }
 
-function addPort(lists: Lists, { key, port }: PortKey, hosts: readonly Host[]): void {
-  const list = lists.get(key) ?? new Map<string, EndpointState>();
-  lists.set(key, list);
+function addPort(lists: Lists, { key: listKey, port }: PortKey, hosts: readonly Host[]): void {
+  const list = lists.get(listKey) ?? new Map<string, EndpointState>();
+  lists.set(listKey, list);
   for (const host of hosts) {
-    const state = { ...host, port };
-    const there = list.get(endpointKey(state));
-    if (there === undefined || outranks(state, there)) list.set(endpointKey(state), state);
+    const { ip, local, weight, ready, serving, terminating, hints } = host;
+    const key = endpointKey({ ip, port });
+    const there = list.get(key);
+    if (there !== undefined && !outranks(host, there)) continue;
+    list.set(key, { ip, port, local, weight, ready, serving, terminating, hints });
   }
 }
 
 /** The same address twice: the one that is not going away wins, then the ready one; then the one seen first. */
-function outranks(a: EndpointState, b: EndpointState): boolean {
+function outranks(a: Host, b: Host): boolean {
   if (a.terminating !== b.terminating) return b.terminating;
   return a.ready && !b.ready;
 }
