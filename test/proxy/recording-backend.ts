@@ -1,0 +1,49 @@
+import type { Backend, SyncResult, Views } from '../../proxy/backend.ts';
+import type { NodeFacts } from '../../proxy/policy.ts';
+
+/** Writes down what it is asked to do. */
+export class RecordingBackend implements Backend {
+  readonly name = 'nftables';
+  readonly calls: string[] = [];
+  readonly facts: NodeFacts[] = [];
+  disturbed = false;
+  disposed = false;
+  failNext = 0;
+
+  async replace(views: Views): Promise<SyncResult> {
+    this.disturbed = false;
+    return this.#record('replace', views);
+  }
+
+  async update(changed: Views): Promise<SyncResult> {
+    return this.#record('update', changed);
+  }
+
+  #record(call: string, views: Views): SyncResult {
+    const texts = Array.from(views, ([service, ports]) => {
+      return `${service}=${ports.map(({ clusterEndpoints }) => clusterEndpoints.length).join('+') || 'gone'}`;
+    });
+    this.calls.push([call, ...texts.sort()].join(' '));
+    const fails = this.failNext > 0;
+    if (fails) this.failNext -= 1;
+    const failures = fails ? [{ key: 'x', kind: 'create', error: new Error('refused') } as const] : [];
+    return { writes: 1, failures };
+  }
+
+  async updateNode(facts: NodeFacts): Promise<SyncResult> {
+    this.facts.push(facts);
+    return { writes: 0, failures: [] };
+  }
+
+  async isDisturbed(): Promise<boolean> {
+    return this.disturbed;
+  }
+
+  problems(): ReadonlyMap<string, string> {
+    return new Map();
+  }
+
+  [Symbol.dispose](): void {
+    this.disposed = true;
+  }
+}
