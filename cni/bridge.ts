@@ -39,15 +39,21 @@ export interface BridgeWish {
  *
  * The bridge asks for pods' MACs from its link-local address, which duplicate detection would withhold for one to
  * two seconds after the first pod is there. The address follows from a MAC that is ours alone.
+ *
+ * A bridge that was there before, and that the host has no gateway address on, goes on to listen to routers: its uplink
+ * may be among its ports.
  */
 export function planBridge(
   name: string,
   mtuBytes: number | undefined,
   gateways: readonly HostCidr[],
   mac: Mac | undefined = bridgeMac(gateways),
+  isNew = true,
 ): BridgeRows {
   const sysctls = new Map<string, string>();
   const linkSysctls = new Map<string, string>();
+  // Or a pod could say that it is a router, and the node believe it, which does not forward IPv6 (CVE-2020-10749).
+  if (isNew || gateways.length > 0) linkSysctls.set(acceptRa(name), '0');
   for (const gateway of gateways) {
     const isV4 = familyOf(gateway) === 4;
     sysctls.set(isV4 ? 'net/ipv4/ip_forward' : 'net/ipv6/conf/all/forwarding', '1');
@@ -62,6 +68,7 @@ export function planBridge(
   };
 }
 
+const acceptRa = (name: string) => `net/ipv6/conf/${name}/accept_ra`;
 const bridgeAlias = 'fairlead bridge';
 const bridgeFilterPrefix = 'net/bridge/bridge-nf-call-';
 /** In struct ifaddrmsg. */
@@ -102,7 +109,8 @@ export class BridgeWriter {
     const there = await this.#adopt(name);
     const foreign = there === undefined ? [] : await this.#foreignAddresses(there.index, wish);
     // A MAC that pods may know already stays.
-    const rows = planBridge(name, wish.mtuBytes, gateways, gateways.length > 0 ? there?.mac : undefined);
+    const mac = gateways.length > 0 ? there?.mac : undefined;
+    const rows = planBridge(name, wish.mtuBytes, gateways, mac, there === undefined);
     let writes = await this.#reconcile(rows, new Set(foreign));
     const link = await this.#read(name);
     if (link === undefined) throw bridgeError(name, new Error('it vanished'));
@@ -196,9 +204,8 @@ export class BridgeWriter {
 }
 
 function isOptional({ key, error }: Failure): boolean {
-  return (
-    String(key).startsWith(bridgeFilterPrefix) && error instanceof KernelError && error.code === 'ENOENT'
-  );
+  const mayMiss = String(key).startsWith(bridgeFilterPrefix) || String(key).endsWith('/accept_ra');
+  return mayMiss && error instanceof KernelError && error.code === 'ENOENT';
 }
 
 function bridgeError(bridge: string, error: Error): CniError {

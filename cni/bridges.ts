@@ -20,7 +20,10 @@ export interface BridgesOptions {
 export const gatewayHoldMs = 60_000;
 
 interface Known {
+  /** What it was made with. */
   mtuBytes: number | undefined;
+  /** When each was asked for. */
+  readonly mtus: Map<number, number>;
   /** When each was asked for. */
   readonly gateways: Map<HostCidr, number>;
   /** Wanted by now. */
@@ -54,7 +57,7 @@ export class Bridges {
     const isCovered = known.ready !== undefined && covers(known, need);
     hold(known, need);
     if (isCovered && known.ready !== undefined) return known.ready;
-    known.mtuBytes = need.mtuBytes ?? known.mtuBytes;
+    known.mtuBytes = lesser(known.mtuBytes, need.mtuBytes);
     this.#known.set(need.bridge, known);
     return this.#ensureAnew(need, known);
   }
@@ -65,6 +68,7 @@ export class Bridges {
     } catch (error) {
       // What could not be is not wanted by the next one.
       for (const gateway of need.gateways) known.gateways.delete(gateway);
+      if (need.mtuBytes !== undefined) known.mtus.delete(need.mtuBytes);
       if (need.vlanGateway !== undefined) known.vlanGateways.delete(need.vlanGateway.device);
       const isUsed = !this.#needs(need.bridge).next().done;
       if (!isUsed && this.#known.get(need.bridge) === known) this.#known.delete(need.bridge);
@@ -74,8 +78,14 @@ export class Bridges {
 
   /** The node's own bridge is there before the first pod. */
   async keep(need: Need): Promise<void> {
+    const before = this.#nodeNeed;
     this.#nodeNeed = need;
+    // What was asked for before is so no longer, though it is not long ago.
+    if (before?.mtuBytes !== undefined && before.mtuBytes !== need.mtuBytes) {
+      this.#known.get(before.bridge)?.mtus.delete(before.mtuBytes);
+    }
     await this.ensure(need);
+    if (before?.bridge === need.bridge && before.mtuBytes !== need.mtuBytes) await this.repair(need.bridge);
   }
 
   /** The bridge turned out to be gone. */
@@ -127,12 +137,13 @@ export class Bridges {
 
   #wish(name: string, known: Known): Omit<BridgeWish, 'addressConflict'> {
     const oldestMs = performance.now() - gatewayHoldMs;
-    for (const [gateway, atMs] of known.gateways) if (atMs < oldestMs) known.gateways.delete(gateway);
+    for (const held of [known.gateways, known.mtus] as const) dropBefore<unknown>(held, oldestMs);
     const needs = [...this.#needs(name)];
     for (const { vlanGateway } of needs) {
       if (vlanGateway !== undefined) known.vlanGateways.set(vlanGateway.device, vlanGateway);
     }
     const gateways = new Set([...needs.flatMap((need) => need.gateways), ...known.gateways.keys()]);
+    known.mtuBytes = leastMtu(needs, known);
     const { mtuBytes } = known;
     known.promiscuous ||= needs.some((need) => need.promiscuous);
     return { name, mtuBytes, gateways: [...gateways], promiscuous: known.promiscuous };
@@ -170,6 +181,7 @@ export class Bridges {
 function emptyKnown(): Known {
   return {
     mtuBytes: undefined,
+    mtus: new Map(),
     gateways: new Map(),
     wanted: new Set(),
     promiscuous: false,
@@ -180,16 +192,33 @@ function emptyKnown(): Known {
   };
 }
 
-function covers(known: Known, { gateways, promiscuous = false, vlanGateway }: Need): boolean {
+/** As the kernel does where nobody says anything: a packet that the bridge lets through fits every port. */
+function leastMtu(needs: readonly Need[], { mtuBytes, mtus }: Known): number | undefined {
+  const asked = [...needs.flatMap((need) => need.mtuBytes ?? []), ...mtus.keys()];
+  return asked.length === 0 ? mtuBytes : asked.reduce((least, one) => Math.min(least, one));
+}
+
+function lesser(one: number | undefined, other: number | undefined): number | undefined {
+  if (one === undefined || other === undefined) return one ?? other;
+  return Math.min(one, other);
+}
+
+function dropBefore<K>(times: Map<K, number>, oldestMs: number): void {
+  for (const [key, atMs] of times) if (atMs < oldestMs) times.delete(key);
+}
+
+function covers(known: Known, { gateways, mtuBytes, promiscuous = false, vlanGateway }: Need): boolean {
   return (
+    (mtuBytes === undefined || (known.mtuBytes ?? Number.POSITIVE_INFINITY) <= mtuBytes) &&
     gateways.every((gateway) => known.wanted.has(gateway) || known.gateways.has(gateway)) &&
     (!promiscuous || known.promiscuous) &&
     (vlanGateway === undefined || known.vlanGateways.has(vlanGateway.device))
   );
 }
 
-function hold(known: Known, { gateways, promiscuous = false, vlanGateway }: Need): void {
+function hold(known: Known, { gateways, mtuBytes, promiscuous = false, vlanGateway }: Need): void {
   const nowMs = performance.now();
+  if (mtuBytes !== undefined) known.mtus.set(mtuBytes, nowMs);
   for (const gateway of gateways) known.gateways.set(gateway, nowMs);
   known.promiscuous ||= promiscuous;
   if (vlanGateway !== undefined) known.vlanGateways.set(vlanGateway.device, vlanGateway);

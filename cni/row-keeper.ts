@@ -46,10 +46,11 @@ export class RowKeeper {
     const pairs = await tables.node.attachment.read();
     for (const part of [...leases.values()]) {
       const row = part.rows.attachment;
-      // A pair without a bridge was taken out of service.
+      // A pair that is down, or without its bridge, was taken out of service.
       const there = row === undefined ? undefined : pairs.get(row.hostName);
       const isGone =
-        row !== undefined && (there === undefined || (row.bridge !== undefined && !there.bridge));
+        row !== undefined &&
+        (there === undefined || there.isQuiesced === true || (row.bridge !== undefined && !there.bridge));
       if (isGone) this.#drop(leases.get(attachmentKey(part)));
     }
     for (const part of leases.values()) wanted.add(part);

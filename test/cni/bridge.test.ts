@@ -25,6 +25,14 @@ test('a MAC that pods know already stays', (t) => {
 });
 
 test('without a gateway there is nothing to be switched on', (t) => {
-  const { sysctls, linkSysctls, addresses } = planBridge('cni0', undefined, []);
+  const { sysctls, linkSysctls, addresses } = planBridge('cni0', undefined, [], undefined, false);
   t.is(sysctls.size + linkSysctls.size + addresses.length, 0);
+});
+
+test('a bridge believes no router, unless it was there before and the host has nothing on it', (t) => {
+  const acceptRa = (...args: Parameters<typeof planBridge>) =>
+    planBridge(...args).linkSysctls.get('net/ipv6/conf/cni0/accept_ra');
+  t.is(acceptRa('cni0', undefined, [], undefined, true), '0');
+  t.is(acceptRa('cni0', undefined, gateways, undefined, false), '0');
+  t.is(acceptRa('cni0', undefined, [], undefined, false), undefined);
 });

@@ -49,6 +49,23 @@ test('what could not be is not wanted by the next', async (t) => {
   t.is(bridges.ensure(need(one)), true);
 });
 
+test('the MTU is the least that pods have and the node says; a changed one is followed', async (t) => {
+  const { bridges, wishes, used } = setUp();
+  const mtu = (mtuBytes: number) => ({ ...need(one), mtuBytes });
+  const last = () => wishes.at(-1)?.mtuBytes;
+  await bridges.keep(mtu(1500));
+  t.is(last(), 1500);
+  await Promise.all([bridges.ensure(mtu(1450)), bridges.ensure(mtu(1450)), bridges.ensure(mtu(1450))]);
+  t.is(last(), 1450);
+  t.is(wishes.length, 2, 'once for all');
+  t.is(bridges.ensure(mtu(1500)), true, 'a pod with a greater one changes nothing');
+  used.push(mtu(1500));
+  await bridges.keep(mtu(1400));
+  t.is(last(), 1400);
+  await bridges.keep(mtu(9000));
+  t.is(last(), 1450);
+});
+
 test('a bridge that turned out to be gone is made again', async (t) => {
   const { bridges, wishes } = setUp();
   await bridges.ensure(need(one));

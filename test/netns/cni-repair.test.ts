@@ -152,3 +152,33 @@ test.serial("the node's own bridge is there before the first pod", async (t) => 
   t.true(await eventually(shows(node, /10\.66\.0\.1\/24/, 'ip', 'addr', 'show', 'cni0')));
   t.regex(await node.exec('ip', 'link', 'show', 'cni0'), /mtu 1400/);
 });
+
+test.serial('a bridge believes no router, and follows the MTU of the node', async (t) => {
+  const node = CniNode.open(t);
+  const network = { name: 'cni0', subnets: ['10.66.0.0/24' as Cidr], masquerade: false };
+  await node.start({ network: { ...network, mtuBytes: 1500 } });
+  t.true(await eventually(shows(node, /mtu 1500/, 'ip', 'link', 'show', 'cni0')));
+  t.is((await node.exec('sysctl', '-n', 'net.ipv6.conf.cni0.accept_ra')).trim(), '0');
+  const pod = node.pod();
+  t.is((await node.call('ADD', { ...pod, config: testConfig({ ipam: {}, mtu: 1400 }) })).exitCode, 0);
+  t.regex(await node.exec('ip', 'link', 'show', 'cni0'), /mtu 1400/);
+  await node.kill('SIGTERM');
+  await node.start({ network: { ...network, mtuBytes: 1300 } });
+  t.true(await eventually(shows(node, /mtu 1300/, 'ip', 'link', 'show', 'cni0')));
+});
+
+test.serial(
+  'pairs that were taken out of service are no leases of the next daemon, with and without a bridge',
+  async (t) => {
+    const node = CniNode.open(t);
+    await node.start();
+    for (const mode of ['bridge', 'ptp']) {
+      const config = testConfig({ mode, name: mode, ipam: { ranges: [[{ subnet: '10.55.0.0/24' }]] } });
+      t.is((await node.call('ADD', { ...node.pod(), config })).exitCode, 0);
+    }
+    for (const pair of await node.pairs()) await node.exec('ip', 'link', 'set', pair, 'down', 'nomaster');
+    await node.kill('SIGKILL');
+    await node.start();
+    t.deepEqual([node.leases(), await node.pairs()], [[], []]);
+  },
+);
