@@ -19,6 +19,10 @@ export async function makeVlanGateway(
     const wanted = { ...attachment, pod: attachment.pod && { ...attachment.pod, namespaceFd: own } };
     const [failure] = await node.attachment.write([{ kind: 'create', key: attachment.hostName, wanted }]);
     if (failure !== undefined) throw gatewayError(device, failure.error);
+    // As on a bridge: no pod is believed that it is a router. Without IPv6 there is no such parameter.
+    const key = `net/ipv6/conf/${device}/accept_ra`;
+    const [unset] = await node.sysctls.write([{ kind: 'create', key, wanted: { key, value: '0' } }]);
+    if (unset !== undefined && !isMissing(unset.error)) throw gatewayError(device, unset.error);
   } finally {
     if (namespaceFd === undefined) closeSync(own);
   }
