@@ -88,11 +88,19 @@ export class ProxySources implements AsyncDisposable {
     const { client, signal, log } = this.#options;
     const failed = Promise.withResolvers<void>();
     this.#sideErrors.set(resource, failed);
-    const onError = (error: Error) => {
-      log.warn({ kind: resource.plural, error: error.message }, 'the API does not answer');
+    let said = '';
+    const onError = ({ message }: Error) => {
+      // It is tried again every few seconds: the same error once.
+      const level = message === said ? 'debug' : 'warn';
+      log[level]({ kind: resource.plural, error: message }, 'the API does not answer');
+      said = message;
       failed.resolve();
     };
-    return new Informer<T>({ client, signal, resource, onChange, onError, ...selectors });
+    const onNews = (key: string) => {
+      said = '';
+      onChange(key);
+    };
+    return new Informer<T>({ client, signal, resource, onChange: onNews, onError, ...selectors });
   }
 
   /**
