@@ -1,52 +1,115 @@
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
-import type { ServicePortView } from '../view.ts';
-import { decodeSlot, decodeValue, type FrontendValue, frontendElement } from './elements.ts';
-import { type KnownList, listName } from './lists.ts';
+import type { Frontend, ServicePortView } from '../view.ts';
+import {
+  decodeSlot,
+  decodeToken,
+  decodeValue,
+  type FrontendSet,
+  type FrontendValue,
+  frontendElement,
+  kinds,
+} from './elements.ts';
+import { type KnownPort, noTokens, portKey } from './lists.ts';
+import { sourceGroupName } from './source-groups.ts';
+
+/** What of the kernel's elements a plan goes on with. */
+export interface KernelState {
+  /** By `portKey`. */
+  readonly ports: ReadonlyMap<string, KnownPort>;
+  /** Numbers of source ranges, by `sourceGroupName`. */
+  readonly groups: ReadonlyMap<string, number>;
+}
+
+type Rows = ReadonlyMap<string, NftElement>;
 
 /**
- * Finds the lists of these service ports in what the kernel holds: a list is known by the id under any of its
- * frontends (of two services at one frontend by the first, whose frontend it is). So a restarted proxy goes on with
- * the ids and slots of the one before it, which it never met.
+ * Finds these service ports in what the kernel holds: a port is known by the id under any of its frontends (of two
+ * services at one frontend by the first, whose frontend it is). So a restarted proxy goes on with the ids, slots and
+ * tokens of the one before it, which it never met.
  */
-export function knownLists(
-  ports: readonly ServicePortView[],
-  actual: ReadonlyMap<string, NftElement>,
-): Map<string, KnownList> {
-  const known = new Map<string, KnownList>();
-  if (actual.size === 0) return known;
-  const slots = slotsById(actual.values());
-  const taken = new Set<number>();
+export function knownState(ports: readonly ServicePortView[], actual: Rows): KernelState {
+  const known = new Map<string, KnownPort>();
+  const groups = new Map<string, number>();
+  if (actual.size === 0) return { ports: known, groups };
+  const lists = listsById(actual);
+  const taken = { ports: new Set<number>(), groups: new Set<number>() };
   for (const port of ports) {
-    if (port.clusterEndpoints.length === 0) continue;
-    const value = valuesOf(port, actual).find(({ id }) => id !== 0 && !taken.has(id));
-    if (value === undefined) continue;
-    taken.add(value.id);
-    const places = Array.from(slots.get(value.id)?.slice(0, value.slots) ?? []);
-    known.set(listName(port), { id: value.id, slots: places });
-  }
-  return known;
-}
-
-const nowhere: FrontendValue = { id: 0, kind: 0, slots: 0 };
-
-function valuesOf(port: ServicePortView, actual: ReadonlyMap<string, NftElement>): FrontendValue[] {
-  return port.frontends.flatMap((frontend) => {
-    const row = actual.get(nftElementKey(frontendElement(frontend, port.protocol, nowhere)));
-    return typeof row?.data === 'string' ? decodeValue(row.data) : [];
-  });
-}
-
-function slotsById(rows: Iterable<NftElement>): Map<number, (string | undefined)[]> {
-  const lists = new Map<number, (string | undefined)[]>();
-  for (const { set, key, data } of rows) {
-    if (set !== 'endpoints' || typeof data !== 'string') continue;
-    const { id, slot } = decodeSlot(key);
-    let list = lists.get(id);
-    if (list === undefined) {
-      list = [];
-      lists.set(id, list);
+    const id = portIds(port, actual).find((each) => !taken.ports.has(each));
+    if (id !== undefined && port.clusterEndpoints.length + port.localEndpoints.length > 0) {
+      taken.ports.add(id);
+      known.set(portKey(port), { id, ...(lists.get(id) ?? noLists) });
     }
-    list[slot] = data;
+    if (port.sourceRanges === undefined) continue;
+    const name = sourceGroupName(port.sourceRanges);
+    const group = groupNumbers(port, actual).find((each) => !taken.groups.has(each));
+    if (group === undefined || groups.has(name)) continue;
+    taken.groups.add(group);
+    groups.set(name, group);
+  }
+  return { ports: known, groups };
+}
+
+const noLists = { cluster: [], local: [], tokens: noTokens };
+const waysToPort: readonly FrontendSet[] = ['all', 'guarded', 'inside'];
+
+function* portIds(port: ServicePortView, actual: Rows): Generator<number> {
+  for (const way of waysToPort) {
+    for (const frontend of port.frontends) {
+      const value = valueAt(way, frontend, port, actual);
+      if (value !== undefined && value.id !== 0 && !isGuarded(value)) yield value.id;
+    }
+  }
+}
+
+function* groupNumbers(port: ServicePortView, actual: Rows): Generator<number> {
+  for (const frontend of port.frontends) {
+    const value = valueAt('all', frontend, port, actual);
+    if (value !== undefined && value.id !== 0 && isGuarded(value)) yield value.id;
+  }
+}
+
+/** What is in the kernel under a frontend. */
+function valueAt(
+  set: FrontendSet,
+  frontend: Frontend,
+  { protocol }: ServicePortView,
+  actual: Rows,
+): FrontendValue | undefined {
+  const row = actual.get(nftElementKey(frontendElement(set, frontend, protocol)));
+  return typeof row?.data === 'string' ? decodeValue(row.data) : undefined;
+}
+
+function isGuarded({ kind }: FrontendValue): boolean {
+  return (kind & 3) === kinds.guarded;
+}
+
+interface Lists {
+  readonly cluster: (string | undefined)[];
+  readonly local: (string | undefined)[];
+  readonly tokens: Map<string, number>;
+}
+
+/** The slots of all ports, with and without affinity, and their tokens. */
+function listsById(rows: Rows): Map<number, Lists> {
+  const lists = new Map<number, Lists>();
+  const listsOf = (id: number): Lists => {
+    const its = lists.get(id) ?? { cluster: [], local: [], tokens: new Map() };
+    lists.set(id, its);
+    return its;
+  };
+  const endpoints = new Map<string, string>();
+  for (const { set, key, data } of rows.values()) {
+    if ((set !== 'sticky' && set !== 'sticky-local') || typeof data !== 'string') continue;
+    const { id, token } = decodeToken(key);
+    endpoints.set(`${id} ${token}`, data);
+    listsOf(id).tokens.set(data, token);
+  }
+  for (const { set, key, data } of rows.values()) {
+    if ((set !== 'endpoints' && set !== 'tokens') || typeof data !== 'string') continue;
+    const { id, local, slot } = decodeSlot(key);
+    const its = listsOf(id);
+    const endpoint = set === 'endpoints' ? data : endpoints.get(`${id} ${decodeToken(data).token}`);
+    (local ? its.local : its.cluster)[slot] = endpoint;
   }
   return lists;
 }

@@ -1,26 +1,50 @@
 import { existsSync } from 'node:fs';
-import { type Family, families } from '../../core/address.ts';
-import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
-import { openNftSocket, readGeneration } from '../../kernel/nftables.ts';
+import { type Cidr, type Family, families, familyOf, type Ip } from '../../core/address.ts';
+import { openLane } from '../../kernel/lane.ts';
+import { ForeignChanges, openNftSocket } from '../../kernel/nftables.ts';
 import type { Backend, SyncResult, Views } from '../backend.ts';
-import type { NodeFacts } from '../policy.ts';
-import { type FamilyOptions, FamilyTable } from './family.ts';
+import { defaultPolicy, type NodeFacts, type ProxyPolicy } from '../policy.ts';
+import { FamilyTable } from './family.ts';
 
-export interface NftablesOptions extends FamilyOptions {
+export interface NftablesOptions {
+  /** Default: `defaultPolicy` with `clusterCidrs` as the pods' networks. */
+  readonly policy?: ProxyPolicy | undefined;
+  /** Until `updateNode` says otherwise. Default: node ports on `nodeAddresses`. */
+  readonly facts?: NodeFacts | undefined;
+  readonly nodeAddresses?: readonly Ip[] | undefined;
+  readonly clusterCidrs?: readonly Cidr[] | undefined;
+  /** Told when the kernel refused a change and the table is made anew. */
+  readonly onRefused?: ((error: Error) => void) | undefined;
   /** The node's network namespace; else that of the process. Not kept. */
-  readonly namespaceFd?: number;
+  readonly namespaceFd?: number | undefined;
   /** Default: both, or IPv4 alone where the kernel runs without IPv6. */
-  readonly families?: readonly Family[];
+  readonly families?: readonly Family[] | undefined;
 }
 
 /** The services as one nftables table for each family. Throws KernelError where nftables cannot be reached. */
 export function openNftables(options: NftablesOptions): Backend {
-  const { namespaceFd, families: wanted = supportedFamilies() } = options;
-  const socket = openNftSocket(namespaceFd === undefined ? {} : { namespaceFd });
-  return new NftablesBackend(
-    socket,
-    wanted.map((family) => new FamilyTable(family, socket, options)),
-  );
+  using stack = new DisposableStack();
+  const inside = options.namespaceFd === undefined ? {} : { namespaceFd: options.namespaceFd };
+  const socket = stack.use(openNftSocket(inside));
+  // Changes are short, and go the short way; what is read may be long.
+  const lane = stack.use(openLane());
+  const reader = stack.use(openNftSocket({ ...inside, lane }));
+  const { families: wanted = supportedFamilies(), onRefused } = options;
+  const policy = options.policy ?? policyFor(options.clusterCidrs ?? []);
+  const facts = options.facts ?? factsFor(options.nodeAddresses ?? []);
+  const tables = wanted.map((family) => {
+    return new FamilyTable(family, { socket, reader }, { policy, facts, onRefused });
+  });
+  return new NftablesBackend(tables, new ForeignChanges(socket), stack.move());
+}
+
+function policyFor(cidrs: readonly Cidr[]): ProxyPolicy {
+  return { ...defaultPolicy, detectLocal: { mode: 'cidrs', cidrs } };
+}
+
+function factsFor(addresses: readonly Ip[]): NodeFacts {
+  const of = (family: Family) => addresses.filter((ip) => familyOf(ip) === family);
+  return { nodePortIps: { 4: of(4), 6: of(6) }, serviceCidrs: [] };
 }
 
 function supportedFamilies(): readonly Family[] {
@@ -29,18 +53,18 @@ function supportedFamilies(): readonly Family[] {
 
 class NftablesBackend implements Backend {
   readonly name = 'nftables';
-  readonly #socket: NetlinkSocket;
   readonly #tables: readonly FamilyTable[];
-  /** What the kernel's counter of transactions must say if all since the last full pass were ours. */
-  #generation: number | undefined;
+  readonly #foreign: ForeignChanges;
+  readonly #stack: DisposableStack;
 
-  constructor(socket: NetlinkSocket, tables: readonly FamilyTable[]) {
-    this.#socket = socket;
+  constructor(tables: readonly FamilyTable[], foreign: ForeignChanges, stack: DisposableStack) {
     this.#tables = tables;
+    this.#foreign = foreign;
+    this.#stack = stack;
   }
 
   async replace(views: Views): Promise<SyncResult> {
-    this.#generation = await readGeneration(this.#socket);
+    await this.#foreign.mark();
     return await this.#each((table) => table.replace(views));
   }
 
@@ -55,16 +79,14 @@ class NftablesBackend implements Backend {
   async #each(sync: (table: FamilyTable) => Promise<SyncResult>): Promise<SyncResult> {
     const results: SyncResult[] = [];
     for (const table of this.#tables) results.push(await sync(table));
-    const transactions = results.filter(({ writes }) => writes > 0).length;
-    if (this.#generation !== undefined) this.#generation += transactions;
     return {
       writes: results.reduce((sum, { writes }) => sum + writes, 0),
       failures: results.flatMap(({ failures }) => failures),
     };
   }
 
-  async isDisturbed(): Promise<boolean> {
-    return this.#generation !== (await readGeneration(this.#socket));
+  isDisturbed(): Promise<boolean> {
+    return this.#foreign.any();
   }
 
   problems(): ReadonlyMap<string, string> {
@@ -72,6 +94,6 @@ class NftablesBackend implements Backend {
   }
 
   [Symbol.dispose](): void {
-    this.#socket[Symbol.dispose]();
+    this.#stack[Symbol.dispose]();
   }
 }

@@ -1,6 +1,6 @@
-import { familyOf, type Ip, ipToBytes } from '../../core/address.ts';
-import { hexOf, hexU16be, hexU32 } from '../../kernel/netlink/nftables/keys.ts';
-import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
+import { type Cidr, familyOf, type Ip, ipToBytes } from '../../core/address.ts';
+import { hexOf, hexU16be, hexU32, nftRange } from '../../kernel/netlink/nftables/keys.ts';
+import type { NftElement, NftVerdict } from '../../kernel/netlink/nftables/spec.ts';
 import { type Protocol, protocolNumbers } from '../protocol.ts';
 import type { Endpoint, Frontend } from '../view.ts';
 
@@ -9,40 +9,69 @@ import type { Endpoint, Frontend } from '../view.ts';
  * network order, a list's value and a slot's number in the order of the machine.
  */
 
-/** How a connection to a frontend is treated: the chain that the map `kinds` leads to. */
-export const kinds = { 'cluster-ip': 1, external: 2 } as const;
-
 /*
- * A value is the list's number (16 bits), the kind (4) and the number of slots (12). The number fills the upper half,
- * because nft prints and reads these values as two halves; sixteen kinds are room for policies and affinity.
+ * A value is the id of the service port (16 bits), the kind (4) and the number of slots (12). The id fills the upper
+ * half, because nft prints and reads these values as two halves: `12:9003` is port 0x12, kind 9, three slots.
  */
 
-/** Slots of one list: what the lower 12 bits of a value hold. */
-export const MAX_SLOTS = 0xfff;
-/** Lists of one family: what the upper 16 bits of a value hold. 0 is no list. */
-export const MAX_LISTS = 0xffff;
+/** How a connection is treated: the chain that the map `kinds` leads to. */
+export const kinds = { guarded: 0, 'cluster-ip': 1, external: 2, 'external-local': 3 } as const;
+/** Added to a kind: a client keeps its endpoint. */
+export const AFFINITY_KIND = 4;
+/** Added to a kind: the slots are those of the list of endpoints on this node. */
+export const LOCAL_KIND = 8;
 
+/** The number of a value's upper half: of ports, and of groups of source ranges. 0 is none. */
+export const MAX_IDS = 0xffff;
 export const ID_MASK = 0xffff0000;
-export const KIND_MASK = 0xf000;
+/** Id, and which of the port's two lists. */
+export const LIST_MASK = 0xffff8000;
+export const LOCAL_BIT = LOCAL_KIND << 12;
+export const AFFINITY_BIT = AFFINITY_KIND << 12;
+export const KIND_MASK = 0x3000;
+/** What `slots` is looked up by: with affinity another way leads on. */
+export const SLOTS_MASK = AFFINITY_BIT | 0xfff;
+export const COUNT_MASK = 0xfff;
 
-/** What a frontend leads to. nft lists the value `12:1003` for list 0x12, kind 1, 3 slots. */
+/** Slots of one list that is drawn from by a random number. */
+export const MAX_SLOTS = 0xfef;
+/** Numbers of slots that stand for a Maglev table. */
+export const maglevCodes = { 1021: 0xff1, 4093: 0xff2 } as const;
+export type MaglevSize = keyof typeof maglevCodes;
+
+/** What a frontend leads to. */
 export interface FrontendValue {
   readonly id: number;
   readonly kind: number;
   readonly slots: number;
 }
 
-/** A frontend in `services` or `nodeports`; without endpoints in their twins, whose connections are refused. */
+/** Connections are dropped: a group that no range is in. */
+export const dropped: FrontendValue = { id: 0, kind: kinds.guarded, slots: 0 };
+
+/**
+ * The maps of frontends by what their values mean, each with its twin for node ports. `inside` has what pods and the
+ * node itself get where connections from outside stay on this node, `guarded` what the allowed sources get, and
+ * `refused` are sets: nobody is there.
+ */
+export const frontendSets = {
+  all: ['services', 'nodeports'],
+  inside: ['services-inside', 'nodeports-inside'],
+  guarded: ['guarded-services', undefined],
+  refused: ['no-endpoints', 'no-endpoint-nodeports'],
+} as const;
+export type FrontendSet = keyof typeof frontendSets;
+
 export function frontendElement(
+  which: FrontendSet,
   frontend: Frontend,
   protocol: Protocol,
-  value: FrontendValue | undefined,
+  value?: FrontendValue,
 ): NftElement {
+  const [ofServices, ofNodePorts] = frontendSets[which];
+  const set = frontend.kind === 'nodePort' ? (ofNodePorts ?? ofServices) : ofServices;
   const key = frontendKey(frontend, protocol);
-  const onNode = frontend.kind === 'nodePort';
-  if (value === undefined) return { set: onNode ? 'no-endpoint-nodeports' : 'no-endpoints', key };
-  const data = hexU32(((value.id << 16) | (value.kind << 12) | value.slots) >>> 0);
-  return { set: onNode ? 'nodeports' : 'services', key, data };
+  return value === undefined ? { set, key } : { set, key, data: encodeValue(value) };
 }
 
 function frontendKey(frontend: Frontend, protocol: Protocol): string {
@@ -50,27 +79,97 @@ function frontendKey(frontend: Frontend, protocol: Protocol): string {
   return `${ip}${protocolHex[protocol]}${hexU16be(frontend.port)}0000`;
 }
 
+export function encodeValue({ id, kind, slots }: FrontendValue): string {
+  return hexU32(((id << 16) | (kind << 12) | slots) >>> 0);
+}
+
 export function decodeValue(data: string): FrontendValue {
   const value = u32OfHex(data, 0);
-  return { id: value >>> 16, kind: (value & KIND_MASK) >>> 12, slots: value & MAX_SLOTS };
+  return { id: value >>> 16, kind: (value >>> 12) & 15, slots: value & COUNT_MASK };
 }
 
-/** One slot of a list, in `endpoints`. */
-export function slotElement(list: ListKey, slot: number, data: string): NftElement {
-  const key = hexU32((list.id << 16) >>> 0) + protocolHex[list.protocol] + hexU32(slot);
-  return { set: 'endpoints', key, data };
+/** One of the two lists of a port, where it stands in maps. */
+export interface ListKey {
+  readonly id: number;
+  readonly local: boolean;
+  readonly protocol: Protocol;
 }
 
-type ListKey = { readonly id: number; readonly protocol: Protocol };
+/** One slot of a list, in `endpoints`; in `tokens` where clients keep their endpoints. */
+export function slotElement(
+  set: 'endpoints' | 'tokens',
+  list: ListKey,
+  slot: number,
+  data: string,
+): NftElement {
+  const word = ((list.id << 16) | (list.local ? LOCAL_BIT : 0)) >>> 0;
+  return { set, key: hexU32(word) + protocolHex[list.protocol] + hexU32(slot), data };
+}
+
+/** Where an element of `endpoints` or `tokens` has its place. */
+export function decodeSlot(key: string): {
+  readonly id: number;
+  readonly local: boolean;
+  readonly slot: number;
+} {
+  const word = u32OfHex(key, 0);
+  return { id: word >>> 16, local: (word & LOCAL_BIT) !== 0, slot: u32OfHex(key, 16) };
+}
+
+/** The name that a port with affinity has for an endpoint, in the packet's priority. */
+export function tokenData(id: number, token: number): string {
+  return hexU32(((id << 16) | token) >>> 0);
+}
+
+export function decodeToken(data: string): { readonly id: number; readonly token: number } {
+  const word = u32OfHex(data, 0);
+  return { id: word >>> 16, token: word & 0xffff };
+}
+
+/** An endpoint by its token, in the map of the list that it is in. */
+export function tokenElement(list: ListKey, token: number, data: string): NftElement {
+  const set = list.local ? 'sticky-local' : 'sticky';
+  return { set, key: tokenData(list.id, token) + protocolHex[list.protocol], data };
+}
+
+/** What a port's list is, for a client whose endpoint has gone. */
+export function listElement(list: ListKey, value: FrontendValue): NftElement {
+  return { set: list.local ? 'lists-local' : 'lists', key: tokenData(list.id, 0), data: encodeValue(value) };
+}
+
+/** How long clients of a port keep their endpoint. */
+export function timeoutElement(id: number, seconds: number): NftElement {
+  return { set: 'timeouts', key: tokenData(id, 0), data: keepVerdict(seconds) };
+}
+
+/** One object for each timeout, so that equal ones are the same. */
+const keepVerdicts = new Map<number, NftVerdict>();
+
+function keepVerdict(seconds: number): NftVerdict {
+  const verdict = keepVerdicts.get(seconds) ?? { verdict: 'jump', chain: keepChain(seconds) };
+  keepVerdicts.set(seconds, verdict);
+  return verdict;
+}
+
+export function keepChain(seconds: number): string {
+  return `keep-${seconds}s`;
+}
 
 /** An endpoint as data of the map `endpoints`. */
 export function endpointData({ ip, port }: Pick<Endpoint, 'ip' | 'port'>): string {
   return `${ipHex(ip)}${hexU16be(port)}0000`;
 }
 
-/** Where an element of `endpoints` has its place. */
-export function decodeSlot(key: string): { readonly id: number; readonly slot: number } {
-  return { id: u32OfHex(key, 0) >>> 16, slot: u32OfHex(key, 16) };
+/** The networks of a group, whose members may connect, in `source-ranges`. */
+export function sourceRangeElement(group: number, cidr: Cidr): NftElement {
+  const { key, keyEnd } = nftRange(cidr);
+  const prefix = hexU32((group << 16) >>> 0);
+  return { set: 'source-ranges', key: prefix + key, keyEnd: prefix + keyEnd };
+}
+
+/** A network, in a set of ranges of addresses. */
+export function networkElement(set: 'pod-networks' | 'service-networks', cidr: Cidr): NftElement {
+  return { set, ...nftRange(cidr) };
 }
 
 /** A little-endian number of four bytes from the given digit on. */
@@ -83,6 +182,11 @@ function u32OfHex(hex: string, at: number): number {
 /** A connection from this pod to itself, in `hairpin`. */
 export function hairpinElement(ip: Ip): NftElement {
   return { set: 'hairpin', key: ipHex(ip).repeat(2) };
+}
+
+/** The address of a service that lives, in `cluster-ips`. */
+export function clusterIpElement(ip: Ip): NftElement {
+  return { set: 'cluster-ips', key: ipHex(ip) };
 }
 
 /** An address on which node ports are open, in `nodeport-addresses`. */

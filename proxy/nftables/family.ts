@@ -1,55 +1,64 @@
-import type { Cidr, Family, Ip } from '../../core/address.ts';
-import { cidrContains, familyOf } from '../../core/address.ts';
+import type { Family } from '../../core/address.ts';
 import { applyChanges } from '../../core/reconcile.ts';
 import { type Change, layer } from '../../core/rows.ts';
-import { nftRange } from '../../kernel/netlink/nftables/keys.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
-import { NftTable } from '../../kernel/nftables.ts';
+import { NftTable, readLayoutNote } from '../../kernel/nftables.ts';
+import { Slices } from '../../kernel/nftables-slices.ts';
 import type { SyncResult, Views } from '../backend.ts';
-import type { NodeFacts } from '../policy.ts';
-import { nodeAddressElement } from './elements.ts';
+import type { NodeFacts, ProxyPolicy } from '../policy.ts';
 import {
   type Capacity,
-  type ClusterIpMasquerade,
   capacityFor,
-  layoutElements,
-  proxyLayout,
-} from './layout.ts';
+  largerCapacity,
+  leastCapacity,
+  parseCapacity,
+  sameCapacity,
+} from './capacity.ts';
+import { type LayoutOptions, layoutElements, proxyLayout } from './layout.ts';
+import { nodeElements, podDetector } from './node-elements.ts';
 import { FamilyPlan, planSize } from './plan.ts';
 
+/** Rows of one transaction where many can be apart: some milliseconds in which the kernel does nothing else of ours. */
+const ROWS_PER_TRANSACTION = 10_000;
+/** Services whose changes go in one transaction. */
+const SERVICES_PER_TRANSACTION = 1_000;
+
 export interface FamilyOptions {
-  /** Node ports are open on these. */
-  readonly nodeAddresses: readonly Ip[];
-  /** Where pods have their addresses; connections from anywhere else to a cluster IP are masqueraded. */
-  readonly clusterCidrs: readonly Cidr[];
+  readonly policy: ProxyPolicy;
+  readonly facts: NodeFacts;
   /** Told when the kernel refused a change and the table is made anew. */
-  readonly onRefused?: (error: Error) => void;
+  readonly onRefused?: ((error: Error) => void) | undefined;
 }
+
+export interface FamilySockets {
+  readonly socket: NetlinkSocket;
+  readonly reader: NetlinkSocket;
+}
+
+type Changes = readonly Change<string, NftElement>[];
 
 /** The table of one family: plan and kernel together. */
 export class FamilyTable {
   readonly #family: Family;
-  readonly #socket: NetlinkSocket;
-  #nodePortIps: readonly Ip[];
-  readonly #podNetworks: readonly NftElement[];
-  readonly #masquerade: ClusterIpMasquerade;
+  readonly #sockets: FamilySockets;
+  readonly #policy: ProxyPolicy;
   readonly #onRefused: (error: Error) => void;
+  #facts: NodeFacts;
+  #nodeElements: readonly NftElement[];
   #plan: FamilyPlan;
-  #capacity: Capacity;
-  #isInPlace = false;
+  #capacity: Capacity = leastCapacity;
   #table: NftTable;
+  #isInPlace = false;
 
-  constructor(family: Family, socket: NetlinkSocket, options: FamilyOptions) {
+  constructor(family: Family, sockets: FamilySockets, { policy, facts, onRefused }: FamilyOptions) {
     this.#family = family;
-    this.#socket = socket;
-    this.#nodePortIps = options.nodeAddresses.filter((ip) => familyOf(ip) === family);
-    this.#podNetworks = podNetworks(family, options);
-    const hasPods = options.clusterCidrs.some((cidr) => familyOf(cidr) === family);
-    this.#masquerade = hasPods ? 'outside pods' : 'nobody';
-    this.#onRefused = options.onRefused ?? (() => {});
-    this.#plan = new FamilyPlan(family, new Map());
-    this.#capacity = capacityFor(this.#plan.size());
+    this.#sockets = sockets;
+    this.#policy = policy;
+    this.#onRefused = onRefused ?? (() => {});
+    this.#facts = facts;
+    this.#nodeElements = nodeElements(family, policy.detectLocal, facts);
+    this.#plan = FamilyPlan.of(family, new Map());
     this.#table = this.#newTable();
   }
 
@@ -57,61 +66,93 @@ export class FamilyTable {
     return this.#plan.problems;
   }
 
-  /** Takes over what is in the kernel and makes it what the views say. */
+  /**
+   * Takes over what is in the kernel and makes it what the views say: in one transaction, or, where no table is that
+   * somebody could be served by, in many.
+   */
   async replace(views: Views): Promise<SyncResult> {
-    this.#provide(planSize(views, this.#family));
+    const services = new Map(views);
+    const note = await readLayoutNote(this.#sockets.socket, this.#layout);
+    const there = note === undefined ? undefined : parseCapacity(note);
+    const wanted = capacityFor(planSize(services, this.#family));
+    this.#provide(there === undefined ? wanted : largerCapacity(wanted, there));
     const actual = await this.#table.read();
-    this.#plan = new FamilyPlan(this.#family, views, actual);
+    this.#plan = await FamilyPlan.inSlices(this.#family, services, actual);
     this.#isInPlace = true;
-    return await this.#write(this.#changesFrom(actual));
+    const changes = await this.#changesFrom(actual);
+    return await this.#write(note === undefined ? chunksOf(changes) : [changes]);
   }
 
   async update(changed: Views): Promise<SyncResult> {
-    for (const [service, ports] of changed) this.#plan.put(service, ports);
-    const changes = this.#plan.drain();
-    return await this.#write(this.#provide(this.#plan.size()) ? this.#changesFrom(new Map()) : changes);
+    const transactions: Changes[] = [];
+    let services = 0;
+    for (const [service, ports] of changed) {
+      this.#plan.put(service, ports);
+      services += 1;
+      if (services % SERVICES_PER_TRANSACTION === 0) transactions.push(this.#plan.drain());
+    }
+    transactions.push(this.#plan.drain());
+    if (this.#provide(capacityFor(this.#plan.size()))) return await this.#rewrite();
+    return await this.#write(transactions);
   }
 
-  /** Node ports are open on these from now on; `all` is not done here yet. */
-  async updateNode({ nodePortIps }: NodeFacts): Promise<SyncResult> {
-    const [before, wanted] = [this.#nodePortIps, nodePortIps[this.#family]];
-    if (wanted === 'all') return { writes: 0, failures: [] };
-    this.#nodePortIps = wanted;
+  /** The node's addresses and the networks of services are these. */
+  async updateNode(facts: NodeFacts): Promise<SyncResult> {
+    const isOtherLayout = this.#nodePortsOn !== nodePortsOn(this.#family, facts);
+    const before = byKey(this.#nodeElements);
+    this.#facts = facts;
+    this.#nodeElements = nodeElements(this.#family, this.#policy.detectLocal, facts);
+    if (isOtherLayout) this.#table = this.#newTable();
     if (!this.#isInPlace) return { writes: 0, failures: [] };
-    const came = wanted.filter((ip) => !before.includes(ip)).map(nodeAddressElement);
-    const gone = before.filter((ip) => !wanted.includes(ip)).map(nodeAddressElement);
+    if (isOtherLayout) return await this.#rewrite();
+    const after = byKey(this.#nodeElements);
+    const came = [...after].filter(([key]) => !before.has(key));
+    const gone = [...before].filter(([key]) => !after.has(key));
     return await this.#write([
-      ...came.map((each) => ({ kind: 'create', key: nftElementKey(each), wanted: each }) as const),
-      ...gone.map((each) => ({ kind: 'delete', key: nftElementKey(each), actual: each }) as const),
+      [
+        ...gone.map(([key, actual]) => ({ kind: 'delete', key, actual }) as const),
+        ...came.map(([key, wanted]) => ({ kind: 'create', key, wanted }) as const),
+      ],
     ]);
   }
 
+  get #nodePortsOn(): LayoutOptions['nodePortsOn'] {
+    return nodePortsOn(this.#family, this.#facts);
+  }
+
+  get #layout(): ReturnType<typeof proxyLayout> {
+    return proxyLayout({
+      family: this.#family,
+      detector: podDetector(this.#family, this.#policy.detectLocal),
+      masqueradeAll: this.#policy.masqueradeAll,
+      masqueradeBit: this.#policy.masqueradeBit,
+      nodePortsOn: this.#nodePortsOn,
+      capacity: this.#capacity,
+    });
+  }
+
   /** Sees to it that the layout has room; true when it is another one, whose table is empty. */
-  #provide(size: Capacity): boolean {
-    const wanted = capacityFor(size);
-    const { frontends, endpoints, slots } = this.#capacity;
-    if (wanted.frontends <= frontends && wanted.endpoints <= endpoints && wanted.slots <= slots) return false;
-    this.#capacity = {
-      frontends: Math.max(frontends, wanted.frontends),
-      endpoints: Math.max(endpoints, wanted.endpoints),
-      slots: Math.max(slots, wanted.slots),
-    };
+  #provide(wanted: Capacity): boolean {
+    const capacity = largerCapacity(this.#capacity, wanted);
+    if (sameCapacity(capacity, this.#capacity)) return false;
+    this.#capacity = capacity;
     this.#table = this.#newTable();
     return true;
   }
 
   #newTable(): NftTable {
-    const layout = proxyLayout({
-      family: this.#family,
-      masquerade: this.#masquerade,
-      capacity: this.#capacity,
-    });
-    return new NftTable({ socket: this.#socket, layout, onRefused: this.#onRefused });
+    return new NftTable({ ...this.#sockets, layout: this.#layout, onRefused: this.#onRefused });
+  }
+
+  /** Everything into a table that is another one, in the one transaction that puts it in the place of the old. */
+  async #rewrite(): Promise<SyncResult> {
+    return await this.#write([await this.#changesFrom(new Map())]);
   }
 
   /** As `diff` of all wanted rows, without holding them: they are many, and mostly as they should be. */
-  #changesFrom(actual: ReadonlyMap<string, NftElement>): Change<string, NftElement>[] {
+  async #changesFrom(actual: ReadonlyMap<string, NftElement>): Promise<Change<string, NftElement>[]> {
     const changes: Change<string, NftElement>[] = [];
+    const slices = new Slices();
     let found = 0;
     for (const wanted of this.#elements()) {
       const key = nftElementKey(wanted);
@@ -121,6 +162,7 @@ export class FamilyTable {
         found += 1;
         if (!this.#table.same(wanted, there)) changes.push({ kind: 'update', key, wanted, actual: there });
       }
+      if (slices.isOver) await slices.next();
     }
     if (found === actual.size) return changes;
     const wanted =
@@ -130,25 +172,37 @@ export class FamilyTable {
   }
 
   *#elements(): Generator<NftElement> {
-    yield* layoutElements(this.#capacity);
-    yield* this.#nodePortIps.map(nodeAddressElement);
-    yield* this.#podNetworks;
+    yield* layoutElements({ family: this.#family, capacity: this.#capacity });
     yield* this.#plan.elements();
+    yield* this.#nodeElements;
   }
 
-  async #write(changes: readonly Change<string, NftElement>[]): Promise<SyncResult> {
-    return await applyChanges([{ layer: layer(this.#table, new Map()), changes }]);
+  /** Each list of changes is one transaction. */
+  async #write(transactions: readonly Changes[]): Promise<SyncResult> {
+    const slices = new Slices();
+    let writes = 0;
+    const failures: SyncResult['failures'][number][] = [];
+    for (const changes of transactions) {
+      const result = await applyChanges([{ layer: layer(this.#table, new Map()), changes }]);
+      writes += result.writes;
+      failures.push(...result.failures);
+      if (slices.isOver) await slices.next();
+    }
+    return { writes, failures };
   }
 }
 
-function podNetworks(family: Family, { clusterCidrs }: FamilyOptions): NftElement[] {
-  return outermost(clusterCidrs.filter((cidr) => familyOf(cidr) === family)).map((cidr): NftElement => {
-    return { set: 'pod-networks', ...nftRange(cidr) };
-  });
+function nodePortsOn(family: Family, { nodePortIps }: NodeFacts): LayoutOptions['nodePortsOn'] {
+  return nodePortIps[family] === 'all' ? 'all' : 'set';
 }
 
-/** Without networks that lie in others: ranges of one set must not overlap. */
-function outermost(cidrs: readonly Cidr[]): Cidr[] {
-  const unique = [...new Set(cidrs)];
-  return unique.filter((cidr) => !unique.some((other) => other !== cidr && cidrContains(other, cidr)));
+function byKey(elements: readonly NftElement[]): Map<string, NftElement> {
+  return new Map(elements.map((element) => [nftElementKey(element), element]));
+}
+
+function chunksOf(changes: Changes): Changes[] {
+  const count = Math.ceil(changes.length / ROWS_PER_TRANSACTION);
+  return Array.from({ length: count }, (_, index) =>
+    changes.slice(index * ROWS_PER_TRANSACTION, (index + 1) * ROWS_PER_TRANSACTION),
+  );
 }

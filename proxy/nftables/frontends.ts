@@ -1,28 +1,91 @@
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import type { Protocol } from '../protocol.ts';
-import type { Frontend } from '../view.ts';
-import { type FrontendValue, frontendElement } from './elements.ts';
+import type { Frontend, ServicePortView } from '../view.ts';
+import {
+  AFFINITY_KIND,
+  dropped,
+  type FrontendValue,
+  frontendElement,
+  kinds,
+  LOCAL_KIND,
+} from './elements.ts';
 import type { Journal } from './journal.ts';
+import type { PortLists } from './lists.ts';
 
 /** One service's claim to a frontend. */
 export interface Claim {
   /** `namespace/name` of the service. */
   readonly owner: string;
-  readonly frontend: Frontend;
-  readonly protocol: Protocol;
-  /** Where it leads; undefined: connections are refused. */
-  readonly value: FrontendValue | undefined;
+  /** {@link frontendId} */
+  readonly id: string;
+  /** What it takes to have it. */
+  readonly elements: readonly NftElement[];
 }
 
 /** The identity of a frontend, whoever claims it. */
-export function frontendId({ frontend, protocol }: Pick<Claim, 'frontend' | 'protocol'>): string {
+export function frontendId(frontend: Frontend, protocol: Protocol): string {
   const ip = frontend.kind === 'nodePort' ? '' : frontend.ip;
   return `${ip} ${protocol} ${frontend.port}`;
 }
 
 /**
- * The frontends of one family. Two services may claim the same one, for a moment (an address given to the next
- * service) or for good (a mistake): the service whose name sorts first has it, the other one gets it afterwards.
+ * The elements of one frontend of a port. `lists` are undefined without endpoints; `group` is the number of the
+ * source ranges that may connect to it.
+ */
+export function frontendElements(
+  port: ServicePortView,
+  frontend: Frontend,
+  lists: PortLists | undefined,
+  group?: number,
+): NftElement[] {
+  const element = (set: Parameters<typeof frontendElement>[0], value?: FrontendValue) =>
+    frontendElement(set, frontend, port.protocol, value);
+  const isRefused = lists === undefined && !isDropped(port);
+  const value = isRefused ? undefined : frontendValue(port, frontend, lists);
+  const elements = isRefused ? [element('refused')] : [];
+  if (group === undefined) elements.push(...(value === undefined ? [] : [element('all', value)]));
+  else {
+    elements.push(element('all', { id: group, kind: kinds.guarded, slots: 0 }));
+    if (value !== undefined) elements.push(element('guarded', value));
+  }
+  if (isInsideToo(port, frontend) && lists !== undefined && lists.cluster.slots.length > 0)
+    elements.push(element('inside', listValue(lists, false, kinds.external)));
+  return elements;
+}
+
+/** Somebody is there, but nobody for any policy. (Endpoints and no list: none was left, and clients hear of it.) */
+function isDropped({ hasAnyEndpoints, clusterEndpoints, localEndpoints }: ServicePortView): boolean {
+  return hasAnyEndpoints && clusterEndpoints.length === 0 && localEndpoints.length === 0;
+}
+
+/** Pods and the node itself get other endpoints than the outside. */
+function isInsideToo({ externalPolicy }: ServicePortView, { kind }: Frontend): boolean {
+  return kind !== 'clusterIP' && externalPolicy === 'Local';
+}
+
+function frontendValue(
+  port: ServicePortView,
+  frontend: Frontend,
+  lists: PortLists | undefined,
+): FrontendValue {
+  if (lists === undefined) return dropped;
+  const isClusterIp = frontend.kind === 'clusterIP';
+  const local = (isClusterIp ? port.internalPolicy : port.externalPolicy) === 'Local';
+  if (isClusterIp) return listValue(lists, local, kinds['cluster-ip']);
+  // From outside nobody may be there for whom is somebody inside.
+  return listValue(lists, local, local ? kinds['external-local'] : kinds.external);
+}
+
+/** A list without slots is one whose connections are dropped, when its kind has been looked at. */
+function listValue(lists: PortLists, local: boolean, kind: number): FrontendValue {
+  const { slots, code } = local ? lists.local : lists.cluster;
+  const affinity = lists.affinitySeconds === undefined || slots.length === 0 ? 0 : AFFINITY_KIND;
+  return { id: lists.id, kind: kind + affinity + (local ? LOCAL_KIND : 0), slots: code };
+}
+
+/**
+ * The frontends of one family. Two services may claim the same one for a moment, when an address is given to the next
+ * service: the one whose name sorts first has it, the other one gets it afterwards.
  */
 export class Frontends {
   readonly #claims = new Map<string, readonly Claim[]>();
@@ -34,17 +97,14 @@ export class Frontends {
 
   /** Replaces what `owner` claims of this frontend. */
   claim(claim: Claim): void {
-    const id = frontendId(claim);
-    const others = this.#others(id, claim.owner);
-    this.#replace(
-      id,
-      [...others, claim].sort((a, b) => (a.owner < b.owner ? -1 : 1)),
-    );
+    const others = this.#others(claim.id, claim.owner);
+    const all =
+      others.length === 0 ? [claim] : [...others, claim].sort((a, b) => (a.owner < b.owner ? -1 : 1));
+    this.#replace(claim.id, all);
   }
 
   release(claim: Claim): void {
-    const id = frontendId(claim);
-    this.#replace(id, this.#others(id, claim.owner));
+    this.#replace(claim.id, this.#others(claim.id, claim.owner));
   }
 
   #others(id: string, owner: string): readonly Claim[] {
@@ -56,18 +116,14 @@ export class Frontends {
     const [after] = claims;
     if (after === undefined) this.#claims.delete(id);
     else this.#claims.set(id, claims);
-    this.#journal.replace(before && elementOf(before), after && elementOf(after));
+    if (before !== after) this.#journal.exchange(before?.elements ?? [], after?.elements ?? []);
   }
 
   *elements(): Generator<NftElement> {
-    for (const [claim] of this.#claims.values()) if (claim !== undefined) yield elementOf(claim);
+    for (const [claim] of this.#claims.values()) if (claim !== undefined) yield* claim.elements;
   }
 
   get size(): number {
     return this.#claims.size;
   }
-}
-
-function elementOf({ frontend, protocol, value }: Claim): NftElement {
-  return frontendElement(frontend, protocol, value);
 }

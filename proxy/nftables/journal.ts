@@ -17,6 +17,18 @@ export class Journal {
     if (keyAfter !== undefined) this.#note(keyAfter, keyBefore === keyAfter ? before : undefined, after);
   }
 
+  /** The same for several that belong together. */
+  exchange(before: Iterable<NftElement>, after: Iterable<NftElement>): void {
+    if (this.isClosed) return;
+    const wanted = new Map(Iterator.from(after).map((element) => [nftElementKey(element), element]));
+    for (const element of before) {
+      const key = nftElementKey(element);
+      this.#note(key, element, wanted.get(key));
+      wanted.delete(key);
+    }
+    for (const [key, element] of wanted) this.#note(key, undefined, element);
+  }
+
   #note(key: string, before: NftElement | undefined, after: NftElement | undefined): void {
     const touched = this.#touched.get(key);
     if (touched === undefined) this.#touched.set(key, { before, after });

@@ -1,7 +1,6 @@
 import type { Family } from '../../core/address.ts';
 import type { NftExpression } from '../../kernel/netlink/nftables/bytecode.ts';
 import {
-  dnatFromMap,
   drop,
   goto,
   inSet,
@@ -9,8 +8,10 @@ import {
   masquerade,
   match,
   matchBits,
+  matchCidr,
   reject,
   rejectTcpReset,
+  returns,
   rule,
   setMeta,
   setMetaFromMap,
@@ -19,21 +20,16 @@ import {
 import {
   ctState,
   ctStateBits,
-  ctStatus,
-  ctStatusBits,
+  fibDaddrType,
+  fibTypes,
   flipped,
-  ip6Daddr,
-  ip6Saddr,
-  ipDaddr,
-  ipSaddr,
   masked,
+  metaIifname,
   metaL4proto,
   metaMark,
   metaPriority,
-  type NftField,
   numgenRandom,
   thDport,
-  withBits,
 } from '../../kernel/netlink/nftables/fields.ts';
 import { hexU32 } from '../../kernel/netlink/nftables/keys.ts';
 import {
@@ -45,11 +41,24 @@ import {
   type NftSet,
 } from '../../kernel/netlink/nftables/spec.ts';
 import { protocolNumbers } from '../protocol.ts';
-import { ID_MASK, KIND_MASK, kinds, MAX_SLOTS } from './elements.ts';
-import type { PlanSize } from './plan.ts';
+import { type Capacity, renderCapacity } from './capacity.ts';
+import { AFFINITY_BIT, kinds, SLOTS_MASK } from './elements.ts';
+import { affinityChains, affinityElements, affinitySets } from './layout-affinity.ts';
+import {
+  type Draw,
+  drawsOf,
+  type Fields,
+  fieldsOf,
+  isDnat,
+  isFromNode,
+  kindOfValue,
+  mark,
+  nodePort,
+  toEndpoint,
+} from './layout-fields.ts';
 
 /*
- * The table of one family. Chains and rules depend on these options only, never on services: a rule `slots-N` for
+ * The table of one family. Chains and rules depend on these options only, never on services: a chain `slots-N` for
  * each number of slots up to a bound stands there before any list has N slots. The kernel evaluates `numgen random
  * mod N` with a constant N, which is why that number is the one thing that needs rules of its own.
  *
@@ -59,106 +68,91 @@ import type { PlanSize } from './plan.ts';
 
 export const TABLE = 'fairlead-proxy';
 
-/** What asks for masquerading, in a packet's mark: kube-proxy's bit, which others know to leave alone. */
-export const MASQUERADE_MARK = 0x4000;
-
-/** Whose connections to a cluster IP get the node's address as their source. */
-export type ClusterIpMasquerade = 'outside pods' | 'nobody';
+/** What tells that the source of a packet is a pod: its address (`pod-networks`), its interface, or nothing. */
+export type PodDetector = 'networks' | 'nothing' | { readonly interfaceName: string };
 
 export interface LayoutOptions {
   readonly family: Family;
-  readonly masquerade: ClusterIpMasquerade;
+  readonly detector: PodDetector;
+  readonly masqueradeAll: boolean;
+  /** 0…31: the bit of the mark that asks for masquerading; others know to leave kube-proxy's alone. */
+  readonly masqueradeBit: number;
+  /** Node ports are open on `nodeport-addresses`, or on every address of the node but loopback. */
+  readonly nodePortsOn: 'set' | 'all';
   readonly capacity: Capacity;
 }
 
-/** What a layout has room for. */
-export interface Capacity {
-  readonly frontends: number;
-  readonly endpoints: number;
-  readonly slots: number;
+/** Options with what follows from them. */
+interface Context extends LayoutOptions {
+  readonly fields: Fields;
+  readonly draws: readonly Draw[];
+  readonly markBit: number;
 }
 
-/** Few slots, because the kernel looks at each rule that uses `endpoints` for each element that it takes in. */
-const LEAST: Capacity = { frontends: 1 << 10, endpoints: 1 << 12, slots: 16 };
+function contextOf(options: LayoutOptions): Context {
+  const fields = fieldsOf(options.family);
+  const draws = drawsOf(fields, options.capacity.slots);
+  return { ...options, fields, draws, markBit: (1 << options.masqueradeBit) >>> 0 };
+}
 
-/**
- * The capacity for a plan of this size: powers of two that it fills to three quarters at most, because a full set
- * refuses elements, and an almost full one is slow. More capacity means another layout, which is one transaction.
- */
-export function capacityFor(size: PlanSize): Capacity {
+export function proxyLayout(options: LayoutOptions): NftLayout {
+  const context = contextOf(options);
+  const { fields, draws, capacity } = context;
   return {
-    frontends: roomFor(size.frontends, LEAST.frontends),
-    endpoints: roomFor(size.endpoints, LEAST.endpoints),
-    slots: Math.min(MAX_SLOTS, powerOfTwo(size.slots, LEAST.slots)),
-  };
-}
-
-function roomFor(count: number, least: number): number {
-  return powerOfTwo(Math.ceil((count * 4) / 3), least);
-}
-
-function powerOfTwo(atLeast: number, least: number): number {
-  return Math.max(least, 2 ** Math.ceil(Math.log2(Math.max(1, atLeast))));
-}
-
-export function proxyLayout({ family, masquerade: whom, capacity }: LayoutOptions): NftLayout {
-  const fields = fieldsOf(family);
-  return {
-    family: family === 4 ? 'ip' : 'ip6',
+    family: options.family === 4 ? 'ip' : 'ip6',
     table: TABLE,
-    sets: setsOf(fields, capacity),
+    note: renderCapacity(capacity),
+    sets: [...setsOf(fields, capacity), ...(capacity.affinity ? affinitySets(fields) : [])],
     chains: [
-      ...slotNumbers(capacity).map((slots) => slotsChain(fields, slots)),
-      balanceChain(fields),
-      clusterIpChain(fields, whom),
-      externalChain(),
-      dispatchChain(fields),
-      ...natChains(fields),
-      ...filterChains(fields),
+      ...draws.map((draw) => slotsChain(fields, draw)),
+      ...(capacity.affinity ? affinityChains(fields, draws) : []),
+      balanceChain(context),
+      ...guardChains(fields),
+      clusterIpChain(context),
+      externalChain(context),
+      ...localChains(context),
+      ...dispatchChains(context),
+      ...natChains(context),
+      ...filterChains(context),
     ],
   };
 }
 
 /** Elements that belong to the layout: which chain a kind and a number of slots lead to. */
-export function layoutElements(capacity: Capacity): NftElement[] {
+export function layoutElements({
+  family,
+  capacity,
+}: Pick<LayoutOptions, 'family' | 'capacity'>): NftElement[] {
+  const draws = drawsOf(fieldsOf(family), capacity.slots);
   return [
     ...Object.entries(kinds).map(([chain, kind]): NftElement => {
       return { set: 'kinds', key: hexU32(kind << 12), data: { verdict: 'goto', chain } };
     }),
-    ...slotNumbers(capacity).map((slots): NftElement => {
-      return { set: 'slots', key: hexU32(slots), data: { verdict: 'jump', chain: `slots-${slots}` } };
+    // As `kinds`, but nobody is asked twice: the kernel takes no rules that could run in a circle.
+    ...Object.entries(kinds).map(([chain, kind]): NftElement => {
+      const data =
+        kind === kinds.guarded ? ({ verdict: 'drop' } as const) : ({ verdict: 'goto', chain } as const);
+      return { set: 'kinds-allowed', key: hexU32(kind << 12), data };
     }),
+    ...draws.map(({ code, name }): NftElement => {
+      return { set: 'slots', key: hexU32(code), data: { verdict: 'jump', chain: `slots-${name}` } };
+    }),
+    ...(capacity.affinity ? affinityElements(draws) : []),
   ];
 }
 
-function slotNumbers({ slots }: Capacity): number[] {
-  return Array.from({ length: slots }, (_, index) => index + 1);
-}
-
-interface Fields {
-  readonly family: Family;
-  readonly source: NftField;
-  readonly destination: NftField;
-  /** Address, protocol and port that a packet is sent to. */
-  readonly frontend: readonly NftField[];
-}
-
-/** Protocol and port, where any of the node's addresses will do. */
-const nodePort = [metaL4proto, thDport] as const;
-
-function fieldsOf(family: Family): Fields {
-  const destination = family === 4 ? ipDaddr : ip6Daddr;
-  const source = family === 4 ? ipSaddr : ip6Saddr;
-  return { family, source, destination, frontend: [destination, metaL4proto, thDport] };
-}
-
-function setsOf({ family, destination }: Fields, { frontends, endpoints }: Capacity): NftSet[] {
+/** Only what every service has is of fixed size: the other sets grow by themselves. */
+function setsOf({ family, source, destination }: Fields, { frontends, endpoints }: Capacity): NftSet[] {
   const address = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
   const frontend = [address, 'inet_proto', 'inet_service'] as const;
   const port = ['inet_proto', 'inet_service'] as const;
   return [
     { name: 'services', key: frontend, data: ['classid'], size: frontends },
     { name: 'nodeports', key: port, data: ['classid'], size: frontends },
+    { name: 'services-inside', key: frontend, data: ['classid'] },
+    { name: 'nodeports-inside', key: port, data: ['classid'] },
+    { name: 'guarded-services', key: frontend, data: ['classid'] },
+    { name: 'source-ranges', key: [metaPriority, source], interval: true },
     { name: 'no-endpoints', key: frontend, size: frontends },
     { name: 'no-endpoint-nodeports', key: port, size: frontends },
     {
@@ -168,79 +162,141 @@ function setsOf({ family, destination }: Fields, { frontends, endpoints }: Capac
       size: endpoints,
     },
     { name: 'kinds', key: ['classid'], data: 'verdict' },
+    { name: 'kinds-allowed', key: ['classid'], data: 'verdict' },
     { name: 'slots', key: ['classid'], data: 'verdict' },
     { name: 'nodeport-addresses', key: [address] },
     { name: 'pod-networks', key: [address], interval: true },
+    { name: 'cluster-ips', key: [address], size: frontends },
+    { name: 'service-networks', key: [address], interval: true },
     { name: 'hairpin', key: [address, address] },
   ];
 }
 
-/**
- * The protocol is part of the key though the list's number says it all: nft reads back a listed `dnat … map` only
- * when it sees a transport protocol in the rule.
- */
-function toEndpoint({ family }: Fields, slots: number): NftExpression[] {
-  return dnatFromMap(family, [masked(metaPriority, ID_MASK), metaL4proto, numgenRandom(slots)], 'endpoints');
-}
-
-function slotsChain(fields: Fields, slots: number): NftChain {
-  return { name: `slots-${slots}`, rules: [rule(`one of ${slots}`, toEndpoint(fields, slots))] };
+function slotsChain(fields: Fields, { name, field }: Draw): NftChain {
+  return { name: `slots-${name}`, rules: [rule(`one of ${name}`, toEndpoint(fields, field))] };
 }
 
 /**
  * A packet may have met the old value of a frontend and then the new endpoints, one fewer, and drawn the slot that is
- * gone. It comes back from its chain and takes slot 0, which every list has; and if the whole list is gone, it is
- * dropped, lest the connection is remembered as one that goes to the service's address itself.
+ * gone. It comes back from its chain and takes slot 0, which every list has; and if the whole list is gone, or nobody
+ * is in it, it is dropped, lest the connection is remembered as one that goes to the service's address itself.
  */
-function balanceChain(fields: Fields): NftChain {
+function balanceChain({ fields, capacity }: Context): NftChain {
+  const keepsEndpoint = match(masked(metaPriority, AFFINITY_BIT), '!=', 0);
   return {
     name: 'balance',
     rules: [
-      rule('by the number of slots', vmap([masked(metaPriority, MAX_SLOTS)], 'slots')),
-      rule('its slot has just gone', toEndpoint(fields, 1)),
-      rule('its list has just gone', drop()),
+      rule('by the number of slots', vmap([masked(metaPriority, SLOTS_MASK)], 'slots')),
+      ...(capacity.affinity
+        ? [rule('clients that keep their endpoint', keepsEndpoint, goto('affinity'))]
+        : []),
+      rule('its slot has just gone', toEndpoint(fields, numgenRandom(1))),
+      rule('nobody is there for it', drop()),
     ],
   };
 }
 
-function clusterIpChain({ source }: Fields, whom: ClusterIpMasquerade): NftChain {
-  const balance = goto('balance');
-  const masquerading = [
-    rule('pods keep their address', inSet([source], 'pod-networks'), balance),
-    rule('masquerade', setMeta('mark', withBits(metaMark, MASQUERADE_MARK)), balance),
+/** The value is the number of a group of source ranges; that of group 0, which has none, means: nobody. */
+function guardChains({ source, frontend }: Fields): NftChain[] {
+  const value = setMetaFromMap('priority', frontend, 'guarded-services');
+  return [
+    {
+      name: 'guarded',
+      rules: [
+        rule('sources that may connect', inSet([metaPriority, source], 'source-ranges'), goto('allowed')),
+        rule('nobody else', drop()),
+      ],
+    },
+    {
+      name: 'allowed',
+      rules: [
+        rule('to the service', value, vmap([kindOfValue], 'kinds-allowed')),
+        rule('it has no endpoints', setMeta('priority', 0)),
+      ],
+    },
   ];
-  const rules = whom === 'nobody' ? [rule('all keep their address', balance)] : masquerading;
-  return { name: 'cluster-ip', rules };
+}
+
+/** The source is a pod of this cluster; undefined where nothing tells. */
+function isFromPod({ detector, fields }: Context): NftExpression[] | undefined {
+  if (detector === 'nothing') return undefined;
+  if (detector === 'networks') return inSet([fields.source], 'pod-networks');
+  return match(metaIifname, '==', detector.interfaceName);
+}
+
+function clusterIpChain(context: Context): NftChain {
+  const balance = goto('balance');
+  const fromPod = isFromPod(context);
+  const masqueraded = rule('masquerade', mark(context.markBit), balance);
+  if (context.masqueradeAll) return { name: 'cluster-ip', rules: [masqueraded] };
+  if (fromPod === undefined) return { name: 'cluster-ip', rules: [rule('all keep their address', balance)] };
+  return { name: 'cluster-ip', rules: [rule('pods keep their address', fromPod, balance), masqueraded] };
 }
 
 /** The answer must come back through this node, so the endpoint has to see this node's address. */
-function externalChain(): NftChain {
-  const mark = setMeta('mark', withBits(metaMark, MASQUERADE_MARK));
-  return { name: 'external', rules: [rule('masquerade', mark, goto('balance'))] };
+function externalChain({ markBit }: Context): NftChain {
+  return { name: 'external', rules: [rule('masquerade', mark(markBit), goto('balance'))] };
 }
 
-function dispatchChain({ destination, frontend }: Fields): NftChain {
+/** Connections from outside stay on this node and keep their address; pods and the node itself reach all endpoints. */
+function localChains(context: Context): NftChain[] {
+  const fromPod = isFromPod(context);
+  const inside = goto('inside');
+  const balance = goto('balance');
+  return [
+    {
+      name: 'external-local',
+      rules: [
+        ...(fromPod === undefined ? [] : [rule('pods keep their address', fromPod, inside)]),
+        rule('this node masquerades', isFromNode, mark(context.markBit), inside),
+        rule('from outside', balance),
+      ],
+    },
+    {
+      name: 'inside',
+      rules: [
+        rule('to a service', setMetaFromMap('priority', context.fields.frontend, 'services-inside'), balance),
+        rule('to a node port', setMetaFromMap('priority', nodePort, 'nodeports-inside'), balance),
+        rule('nobody is there', drop()),
+      ],
+    },
+  ];
+}
+
+/** The destination is one of the addresses that node ports are open on. */
+function isToNodePorts({ nodePortsOn, fields }: Context): NftExpression[] {
+  if (nodePortsOn === 'set') return inSet([fields.destination], 'nodeport-addresses');
+  const loopback = fields.family === 4 ? '127.0.0.0/8' : '::1/128';
+  return [
+    ...match(fibDaddrType, '==', fibTypes.local),
+    ...matchCidr(fields.destination, '!=', loopback as Parameters<typeof matchCidr>[2]),
+  ];
+}
+
+function dispatchChains(context: Context): NftChain[] {
+  const { fields } = context;
   const byNodePort = setMetaFromMap('priority', nodePort, 'nodeports');
-  return {
-    name: 'dispatch',
-    rules: [
-      rule('to a service', setMetaFromMap('priority', frontend, 'services'), goto('kind')),
-      rule('to a node port', inSet([destination], 'nodeport-addresses'), byNodePort, goto('kind')),
-    ],
-  };
+  return [
+    {
+      name: 'dispatch',
+      rules: [
+        rule('to a service', setMetaFromMap('priority', fields.frontend, 'services'), goto('kind')),
+        rule('to a node port', isToNodePorts(context), byNodePort, goto('kind')),
+      ],
+    },
+    { name: 'kind', rules: [rule('by the kind', vmap([kindOfValue], 'kinds'))] },
+  ];
 }
 
-function natChains({ source, destination }: Fields): NftChain[] {
+function natChains({ fields: { source, destination }, markBit }: Context): NftChain[] {
   const { dstnat, srcnat } = hookPriorities;
   const dispatch = [rule('services', jump('dispatch'))];
-  const isDnat = matchBits(ctStatus, ctStatusBits.dnat);
-  const isMarked = match(masked(metaMark, MASQUERADE_MARK), '!=', 0);
+  const isMarked = match(masked(metaMark, markBit), '!=', 0);
   /** Off again, lest a packet that a tunnel wraps is masqueraded once more. */
-  const unmark = setMeta('mark', flipped(metaMark, MASQUERADE_MARK));
+  const unmark = setMeta('mark', flipped(metaMark, markBit));
   const hairpin = inSet([source, destination], 'hairpin');
   const fullyRandom = masquerade({ fullyRandom: true });
   return [
-    { name: 'kind', rules: [rule('by the kind', vmap([masked(metaPriority, KIND_MASK)], 'kinds'))] },
     { name: 'nat-prerouting', hook: { type: 'nat', hook: 'prerouting', priority: dstnat }, rules: dispatch },
     { name: 'nat-output', hook: { type: 'nat', hook: 'output', priority: dstnat }, rules: dispatch },
     {
@@ -256,30 +312,40 @@ function natChains({ source, destination }: Fields): NftChain[] {
 }
 
 /**
- * Services without endpoints: clients hear at once that nobody is there, TCP clients by a reset. "Port unreachable"
- * would do as well, as kube-proxy has it, but the kernel sends a client only one of these a second.
+ * Services without endpoints, and what is no service at all though its address says so: clients hear at once that
+ * nobody is there, TCP clients by a reset. "Port unreachable" would do as well, as kube-proxy has it, but the kernel
+ * sends a client only one of these a second.
  */
-function filterChains({ family, destination, frontend }: Fields): NftChain[] {
+function filterChains(context: Context): NftChain[] {
+  const { family, fields } = context;
   const isNew = matchBits(ctState, ctStateBits.new);
-  const services = rule('services without endpoints', isNew, jump('refuse-services'));
-  const nodePorts = rule('node ports without endpoints', isNew, jump('refuse-node-ports'));
   const chain = (hook: 'input' | 'forward' | 'output', ...rules: readonly NftRule[]): NftChain => {
     return { name: `filter-${hook}`, hook: { type: 'filter', hook, priority: hookPriorities.filter }, rules };
   };
-  const toNodePort = [
-    ...inSet([destination], 'nodeport-addresses'),
-    ...inSet(nodePort, 'no-endpoint-nodeports'),
-  ];
-  return [
-    { name: 'refuse-services', rules: refuse(inSet(frontend, 'no-endpoints'), family) },
-    { name: 'refuse-node-ports', rules: refuse(toNodePort, family) },
-    chain('input', services, nodePorts),
-    chain('forward', services),
-    chain('output', services),
-  ];
-}
-
-function refuse(condition: NftExpression[], family: Family): NftRule[] {
+  const served = rule('it goes to an endpoint', isDnat, returns());
+  const unserved = rule('services without endpoints', inSet(fields.frontend, 'no-endpoints'), goto('refuse'));
+  const toNodePort = [...isToNodePorts(context), ...inSet(nodePort, 'no-endpoint-nodeports')];
   const isTcp = match(metaL4proto, '==', protocolNumbers.tcp);
-  return [rule('tcp', isTcp, condition, rejectTcpReset()), rule('others', condition, reject(family))];
+  return [
+    {
+      name: 'refuse',
+      rules: [rule('tcp', isTcp, rejectTcpReset()), rule('others', reject(family))],
+    },
+    {
+      name: 'to-services',
+      rules: [
+        served,
+        unserved,
+        rule('ports that no service has', inSet([fields.destination], 'cluster-ips'), goto('refuse')),
+        rule('addresses that no service has', inSet([fields.destination], 'service-networks'), drop()),
+      ],
+    },
+    {
+      name: 'to-this-node',
+      rules: [served, unserved, rule('node ports without endpoints', toNodePort, goto('refuse'))],
+    },
+    chain('input', rule('new connections', isNew, jump('to-this-node'))),
+    chain('forward', rule('new connections', isNew, jump('to-services'))),
+    chain('output', rule('new connections', isNew, jump('to-services'))),
+  ];
 }

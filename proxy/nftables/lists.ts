@@ -1,106 +1,198 @@
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import type { Protocol } from '../protocol.ts';
 import type { ServicePortView } from '../view.ts';
-import { MAX_LISTS, slotElement } from './elements.ts';
+import { affinityTimeout } from './affinity-timeouts.ts';
+import {
+  AFFINITY_KIND,
+  type ListKey,
+  LOCAL_KIND,
+  listElement,
+  slotElement,
+  timeoutElement,
+  tokenData,
+  tokenElement,
+} from './elements.ts';
+import { Ids } from './ids.ts';
 import type { Journal } from './journal.ts';
 import { placeEndpoints } from './slots.ts';
+import { type Tokens, tokensFor } from './tokens.ts';
 
-/** The endpoints that new connections are spread over, each in a slot; never empty. */
-export interface EndpointList {
-  /** Which service port and protocol, and by which policy. */
+/** Endpoints of one policy, each in one or several slots. */
+export interface SlotList {
+  /** By slot: the endpoint as the map's data (`endpointData`). Empty: nobody gets connections by this policy. */
+  readonly slots: readonly string[];
+  /** What stands for the number of slots in a frontend's value. */
+  readonly code: number;
+}
+
+/** The slots that a list is to have. */
+export interface WantedList extends SlotList {
+  /** Each endpoint is wanted in its very slot. */
+  readonly isTable: boolean;
+}
+
+export interface WantedPort {
+  /** {@link portKey}. */
+  readonly name: string;
+  readonly protocol: Protocol;
+  readonly cluster: WantedList;
+  readonly local: WantedList;
+  readonly affinitySeconds: number | undefined;
+}
+
+/** The endpoints of one service port, whatever its frontends. At least one of the lists has some. */
+export interface PortLists {
   readonly name: string;
   readonly protocol: Protocol;
   readonly id: number;
-  /** By slot: the endpoint as the map's data (`endpointData`). */
-  readonly slots: readonly string[];
+  readonly cluster: SlotList;
+  readonly local: SlotList;
+  readonly affinitySeconds: number | undefined;
+  /** Of endpoints in either list; empty without affinity. */
+  readonly tokens: Tokens;
 }
 
-/** The name of the list of a service port's endpoints under the policy "Cluster". */
-export function listName({ name, protocol }: Pick<ServicePortView, 'name' | 'protocol'>): string {
+/** The name of a service port, under which its lists are kept. */
+export function portKey({ name, protocol }: Pick<ServicePortView, 'name' | 'protocol'>): string {
   return `${name} ${protocol}`;
 }
 
-/** A list as it was found in the kernel: keeping to it keeps the elements as they are. */
-export interface KnownList {
+/** What was found in the kernel of a port: keeping to it keeps the elements as they are. */
+export interface KnownPort {
   readonly id: number;
-  readonly slots: readonly (string | undefined)[];
+  readonly cluster: readonly (string | undefined)[];
+  readonly local: readonly (string | undefined)[];
+  readonly tokens: Tokens;
 }
 
-/** All endpoint lists of one family. An id belongs to a list for as long as the list lives. */
-export class EndpointLists {
-  /** Slots of all lists. */
-  endpoints = 0;
-  /** The most slots that any list ever had. */
-  mostSlots = 0;
-  readonly #lists = new Map<string, EndpointList>();
-  /** Lists found in the kernel, by name, until they are put. */
-  readonly #known: Map<string, KnownList>;
-  readonly #journal: Journal;
-  readonly #freeIds: number[] = [];
-  readonly #knownIds: ReadonlySet<number>;
-  #nextId = 1;
+const noSlots: readonly string[] = [];
+export const noTokens: Tokens = new Map();
 
-  constructor(journal: Journal, known: ReadonlyMap<string, KnownList>) {
+/** The endpoint lists of all service ports of one family. An id belongs to a port for as long as it has endpoints. */
+export class EndpointLists {
+  /** Slots in `endpoints`. */
+  endpoints = 0;
+  /** The most slots that any list had whose slots are drawn by a random number. */
+  mostSlots = 0;
+  /** Clients of some port keep their endpoint, or did. */
+  hasAffinity = false;
+  readonly #ports = new Map<string, PortLists>();
+  /** Ports found in the kernel, by name, until they are put. */
+  readonly #known: Map<string, KnownPort>;
+  readonly #journal: Journal;
+  readonly #ids: Ids;
+
+  constructor(journal: Journal, known: ReadonlyMap<string, KnownPort>) {
     this.#journal = journal;
     this.#known = new Map(known);
-    this.#knownIds = new Set(Array.from(known.values(), ({ id }) => id));
+    this.#ids = new Ids(new Set(Array.from(known.values(), ({ id }) => id)));
   }
 
-  /** Makes the list hold exactly `endpoints`; undefined when no id is left for a new one. */
-  put(name: string, protocol: Protocol, endpoints: readonly string[]): EndpointList | undefined {
-    const before = this.#lists.get(name);
-    const known = before ?? this.#takeKnown(name);
-    const id = known?.id ?? this.#newId();
+  /** Makes the port's lists hold exactly these endpoints; undefined when no id is left for a new one. */
+  put(wanted: WantedPort): PortLists | undefined {
+    const before = this.#ports.get(wanted.name);
+    const known = before === undefined ? this.#takeKnown(wanted.name) : knownOf(before);
+    const id = known?.id ?? this.#ids.take();
     if (id === undefined) return undefined;
-    const after = { name, protocol, id, slots: placeEndpoints(known?.slots ?? [], endpoints) };
-    this.#lists.set(name, after);
+    const { name, protocol, affinitySeconds } = wanted;
+    const cluster = place(known?.cluster ?? noSlots, wanted.cluster);
+    const local = place(known?.local ?? noSlots, wanted.local);
+    const endpoints = affinitySeconds === undefined ? undefined : new Set([...cluster.slots, ...local.slots]);
+    const tokens = endpoints === undefined ? noTokens : tokensFor(known?.tokens ?? noTokens, endpoints);
+    const after = { name, protocol, id, cluster, local, affinitySeconds, tokens };
+    this.#ports.set(name, after);
     this.#note(before, after);
     return after;
   }
 
-  drop(list: EndpointList): void {
-    this.#lists.delete(list.name);
-    this.#freeIds.push(list.id);
-    this.#note(list, undefined);
+  drop(port: PortLists): void {
+    this.#ports.delete(port.name);
+    this.#ids.giveBack(port.id);
+    this.#note(port, undefined);
   }
 
-  #takeKnown(name: string): KnownList | undefined {
+  #takeKnown(name: string): KnownPort | undefined {
     const known = this.#known.get(name);
     this.#known.delete(name);
     return known;
   }
 
-  #newId(): number | undefined {
-    const freed = this.#freeIds.pop();
-    if (freed !== undefined) return freed;
-    while (this.#knownIds.has(this.#nextId)) this.#nextId += 1;
-    return this.#nextId > MAX_LISTS ? undefined : this.#nextId++;
+  #note(before: PortLists | undefined, after: PortLists | undefined): void {
+    this.endpoints += plainSlots(after) - plainSlots(before);
+    if (after !== undefined) {
+      this.mostSlots = Math.max(this.mostSlots, drawnSlots(after.cluster), drawnSlots(after.local));
+      this.hasAffinity ||= after.affinitySeconds !== undefined;
+    }
+    if (this.#journal.isClosed) return;
+    if (before?.affinitySeconds !== undefined || after?.affinitySeconds !== undefined) {
+      this.#journal.exchange(before ? elementsOf(before) : [], after ? elementsOf(after) : []);
+      return;
+    }
+    this.#noteSlots(before, after, false);
+    this.#noteSlots(before, after, true);
   }
 
-  #note(before: EndpointList | undefined, after: EndpointList | undefined): void {
-    const [were, are] = [before?.slots.length ?? 0, after?.slots.length ?? 0];
-    this.endpoints += are - were;
-    this.mostSlots = Math.max(this.mostSlots, are);
-    if (this.#journal.isClosed) return;
-    for (let slot = 0; slot < Math.max(were, are); slot += 1) {
-      const [left, came] = [before?.slots[slot], after?.slots[slot]];
-      if (left !== came) this.#journal.replace(elementOf(before, slot, left), elementOf(after, slot, came));
+  /** Slot by slot: of a long list only the difference is looked at twice. */
+  #noteSlots(before: PortLists | undefined, after: PortLists | undefined, local: boolean): void {
+    const were = before === undefined ? noSlots : (local ? before.local : before.cluster).slots;
+    const are = after === undefined ? noSlots : (local ? after.local : after.cluster).slots;
+    for (let slot = 0; slot < Math.max(were.length, are.length); slot += 1) {
+      const [left, came] = [were[slot], are[slot]];
+      if (left === came) continue;
+      this.#journal.replace(
+        before && left !== undefined
+          ? slotElement('endpoints', listKey(before, local), slot, left)
+          : undefined,
+        after && came !== undefined ? slotElement('endpoints', listKey(after, local), slot, came) : undefined,
+      );
     }
   }
 
   *elements(): Generator<NftElement> {
-    for (const list of this.#lists.values()) {
-      for (let slot = 0; slot < list.slots.length; slot += 1) {
-        yield slotElement(list, slot, list.slots[slot] as string);
-      }
-    }
+    for (const port of this.#ports.values()) yield* elementsOf(port);
   }
 }
 
-function elementOf(
-  list: EndpointList | undefined,
-  slot: number,
-  data: string | undefined,
-): NftElement | undefined {
-  return list && data !== undefined ? slotElement(list, slot, data) : undefined;
+function listKey({ id, protocol }: Pick<PortLists, 'id' | 'protocol'>, local: boolean): ListKey {
+  return { id, protocol, local };
+}
+
+function knownOf({ id, cluster, local, tokens }: PortLists): KnownPort {
+  return { id, cluster: cluster.slots, local: local.slots, tokens };
+}
+
+function place(previous: readonly (string | undefined)[], { slots, code, isTable }: WantedList): SlotList {
+  return { slots: isTable ? slots : placeEndpoints(previous, slots), code };
+}
+
+function plainSlots(port: PortLists | undefined): number {
+  if (port === undefined || port.affinitySeconds !== undefined) return 0;
+  return port.cluster.slots.length + port.local.slots.length;
+}
+
+/** 0 for tables, whose chains are always there. */
+function drawnSlots({ slots, code }: SlotList): number {
+  return slots.length === code ? code : 0;
+}
+
+function* elementsOf(port: PortLists): Generator<NftElement> {
+  if (port.affinitySeconds !== undefined)
+    yield timeoutElement(port.id, affinityTimeout(port.affinitySeconds));
+  yield* listElements(port, port.cluster, listKey(port, false));
+  yield* listElements(port, port.local, listKey(port, true));
+}
+
+function* listElements(port: PortLists, { slots, code }: SlotList, key: ListKey): Generator<NftElement> {
+  if (port.affinitySeconds === undefined) {
+    for (let slot = 0; slot < slots.length; slot += 1)
+      yield slotElement('endpoints', key, slot, slots[slot] as string);
+    return;
+  }
+  if (slots.length === 0) return;
+  const token = (endpoint: string) => port.tokens.get(endpoint) ?? 0;
+  for (const endpoint of new Set(slots)) yield tokenElement(key, token(endpoint), endpoint);
+  for (let slot = 0; slot < slots.length; slot += 1)
+    yield slotElement('tokens', key, slot, tokenData(port.id, token(slots[slot] as string)));
+  const kind = AFFINITY_KIND + (key.local ? LOCAL_KIND : 0);
+  yield listElement(key, { id: port.id, kind, slots: code });
 }

@@ -1,31 +1,42 @@
 import type { Family, Ip } from '../../core/address.ts';
 import type { Change } from '../../core/rows.ts';
-import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
+import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
+import { Slices } from '../../kernel/nftables-slices.ts';
 import type { Views } from '../backend.ts';
-import type { ServicePortView } from '../view.ts';
-import { knownLists } from './adopt.ts';
-import { endpointData, kinds, MAX_SLOTS } from './elements.ts';
-import { type Claim, Frontends, frontendId } from './frontends.ts';
-import { Hairpins } from './hairpins.ts';
+import type { Endpoint, ServicePortView } from '../view.ts';
+import { type KernelState, knownState } from './adopt.ts';
+import { spreadOf } from './balancing.ts';
+import { CountedElements } from './counted.ts';
+import { clusterIpElement, endpointData, hairpinElement, MAX_SLOTS } from './elements.ts';
+import { type Claim, Frontends, frontendElements, frontendId } from './frontends.ts';
 import { Journal } from './journal.ts';
-import { type EndpointList, EndpointLists, listName } from './lists.ts';
+import { EndpointLists, type PortLists, portKey, type WantedList } from './lists.ts';
+import { SourceGroups, sourceGroupName } from './source-groups.ts';
 
 /*
  * A connection's first packet to 10.96.0.10:80, whose service has three endpoints. In prerouting (from a pod) or
  * output (from the node) `services` gives the value of 10.96.0.10 . tcp . 80, `7:1003`, which the packet carries in its
- * priority: list 7, kind 1, three slots. The kind leads to the chain that decides about masquerading, the number of
+ * priority: port 7, kind 1, three slots. The kind leads to the chain that decides about masquerading, the number of
  * slots to the chain that draws one of three, and `endpoints` has the address under 7:0 . tcp . (what was drawn).
  * So whatever a service is, it is elements: one for each frontend, one for each endpoint.
+ *
+ * Kinds lead other ways. `7:b003` (3 + local): from outside the port's second list, 7:8000, while for pods and the
+ * node `services-inside` has another value. `7:5003` (1 + affinity): first `affinity` is asked for the client, then
+ * `tokens` instead of `endpoints` is drawn from, and what was drawn remembered. `9:0` (guarded): `source-ranges` must
+ * have 9:0 . the client's address, then `guarded-services` has the value.
  */
 
 /** The elements that one service stands for. */
 interface Entry {
-  readonly lists: readonly EndpointList[];
+  readonly lists: readonly PortLists[];
   readonly claims: ReadonlyMap<string, Claim>;
   readonly localIps: ReadonlySet<Ip>;
+  readonly clusterIps: ReadonlySet<Ip>;
+  readonly groups: readonly string[];
 }
 
-const nothing: Entry = { lists: [], claims: new Map(), localIps: new Set() };
+const noIps: ReadonlySet<Ip> = new Set();
+const nothing: Entry = { lists: [], claims: new Map(), localIps: noIps, clusterIps: noIps, groups: [] };
 
 /** How much a plan holds, for which the layout must have room. */
 export interface PlanSize {
@@ -33,19 +44,27 @@ export interface PlanSize {
   readonly endpoints: number;
   /** The most slots of one list. */
   readonly slots: number;
+  /** Clients keep their endpoints somewhere. */
+  readonly affinity: boolean;
 }
 
 /** The size of a plan of these views, without making it. */
 export function planSize(views: Views, family: Family): PlanSize {
-  const size = { frontends: 0, endpoints: 0, slots: 0 };
-  for (const port of [...views.values()].flat()) {
-    if (port.family !== family) continue;
-    const slots = Math.min(port.clusterEndpoints.length, MAX_SLOTS);
-    size.frontends += port.frontends.length;
-    size.endpoints += slots;
-    size.slots = Math.max(size.slots, slots);
+  let [frontends, endpoints, slots, affinity] = [0, 0, 0, false];
+  for (const ports of views.values()) {
+    for (const port of ports) {
+      if (port.family !== family) continue;
+      frontends += port.frontends.length;
+      if (port.affinitySeconds !== undefined) affinity = true;
+      for (const list of [port.clusterEndpoints, port.localEndpoints]) {
+        if (list.length === 0) continue;
+        const spread = spreadOf(list.slice(0, MAX_SLOTS), port.balancing);
+        if (port.affinitySeconds === undefined) endpoints += spread.slots.length;
+        if (!spread.isTable) slots = Math.max(slots, spread.slots.length);
+      }
+    }
   }
-  return size;
+  return { frontends, endpoints, slots, affinity };
 }
 
 /**
@@ -58,17 +77,43 @@ export class FamilyPlan {
   readonly problems = new Map<string, string>();
   readonly #journal = new Journal();
   readonly #lists: EndpointLists;
+  readonly #groups: SourceGroups;
   readonly #frontends = new Frontends(this.#journal);
-  readonly #hairpins = new Hairpins(this.#journal);
+  readonly #hairpins = new CountedElements<Ip>(this.#journal, hairpinElement);
+  readonly #clusterIps = new CountedElements<Ip>(this.#journal, clusterIpElement);
   readonly #services = new Map<string, Entry>();
 
-  constructor(family: Family, views: Views, actual: ReadonlyMap<string, NftElement> = new Map()) {
+  private constructor(family: Family, known: KernelState) {
     this.family = family;
-    const services = [...views].sort(([a], [b]) => (a < b ? -1 : 1));
-    const ports = services.flatMap(([, its]) => its.filter((port) => port.family === family));
-    this.#lists = new EndpointLists(this.#journal, knownLists(ports, actual));
-    for (const [service, its] of services) this.put(service, its);
-    this.#journal.isClosed = false;
+    this.#lists = new EndpointLists(this.#journal, known.ports);
+    this.#groups = new SourceGroups(this.#journal, known.groups);
+  }
+
+  static of(family: Family, views: Views, actual: ReadonlyMap<string, NftElement> = new Map()): FamilyPlan {
+    const services = inOrder(views);
+    const plan = new FamilyPlan(family, knownState(portsOf(services, family), actual));
+    for (const [service, its] of services) plan.put(service, its);
+    plan.#journal.isClosed = false;
+    return plan;
+  }
+
+  /** The same, in slices. */
+  static async inSlices(
+    family: Family,
+    views: Views,
+    actual: ReadonlyMap<string, NftElement>,
+  ): Promise<FamilyPlan> {
+    const slices = new Slices();
+    const services = inOrder(views);
+    const known = knownState(portsOf(services, family), actual);
+    if (slices.isOver) await slices.next();
+    const plan = new FamilyPlan(family, known);
+    for (const [service, its] of services) {
+      plan.put(service, its);
+      if (slices.isOver) await slices.next();
+    }
+    plan.#journal.isClosed = false;
+    return plan;
   }
 
   /** This service is now these ports; without ports it is gone. */
@@ -76,43 +121,70 @@ export class FamilyPlan {
     const before = this.#services.get(service) ?? nothing;
     this.problems.delete(service);
     const ports = views.filter((port) => port.family === this.family);
-    const names = new Set(ports.filter(isServed).map(listName));
+    const names = new Set(ports.filter(isServed).map(portKey));
     for (const list of before.lists) if (!names.has(list.name)) this.#lists.drop(list);
     const after = this.#entryOf(service, ports);
     this.#claim(before, after);
+    for (const name of before.groups) this.#groups.leave(name);
     this.#hairpins.replace(before.localIps, after.localIps);
+    this.#clusterIps.replace(before.clusterIps, after.clusterIps);
     if (ports.length === 0) this.#services.delete(service);
     else this.#services.set(service, after);
   }
 
   #entryOf(service: string, ports: readonly ServicePortView[]): Entry {
-    const lists: EndpointList[] = [];
+    const lists: PortLists[] = [];
     const claims = new Map<string, Claim>();
+    const groups: string[] = [];
     for (const port of ports) {
-      const list = isServed(port) ? this.#listOf(service, port) : undefined;
-      if (list !== undefined) lists.push(list);
-      for (const claim of claimsOf(service, port, list)) claims.set(frontendId(claim), claim);
+      const its = isServed(port) ? this.#listsOf(service, port) : undefined;
+      if (its !== undefined) lists.push(its);
+      const group = this.#groupOf(service, port, groups);
+      for (const frontend of port.frontends) {
+        const guard = frontend.kind === 'loadBalancerIP' ? group : undefined;
+        const id = frontendId(frontend, port.protocol);
+        const elements = frontendElements(port, frontend, its, guard);
+        // An address of the load balancer that is an external one as well is guarded.
+        if (guard !== undefined || !claims.has(id)) claims.set(id, { owner: service, id, elements });
+      }
     }
-    return { lists, claims, localIps: localIpsOf(ports) };
+    return { lists, claims, localIps: localIpsOf(ports), clusterIps: clusterIpsOf(ports), groups };
   }
 
-  #listOf(service: string, port: ServicePortView): EndpointList | undefined {
-    const count = port.clusterEndpoints.length;
-    if (count > MAX_SLOTS) this.problems.set(service, `${count} endpoints: only ${MAX_SLOTS} are used`);
-    const list = this.#lists.put(
-      listName(port),
-      port.protocol,
-      port.clusterEndpoints.slice(0, MAX_SLOTS).map(endpointData),
-    );
-    if (list === undefined) this.problems.set(service, 'too many services: no endpoint list is left for it');
-    return list;
+  #listsOf(service: string, port: ServicePortView): PortLists | undefined {
+    const problems: string[] = [];
+    const lists = this.#lists.put({
+      name: portKey(port),
+      protocol: port.protocol,
+      cluster: wantedList(port.clusterEndpoints, port, problems),
+      local: wantedList(port.localEndpoints, port, problems),
+      affinitySeconds: port.affinitySeconds,
+    });
+    if (lists === undefined) problems.push('too many services: no endpoint list is left for it');
+    const [problem] = problems;
+    if (problem !== undefined) this.problems.set(service, problem);
+    return lists;
+  }
+
+  /** The number of the port's source ranges, whose name joins `groups`. */
+  #groupOf(service: string, port: ServicePortView, groups: string[]): number | undefined {
+    const isGuarded = port.frontends.some(({ kind }) => kind === 'loadBalancerIP');
+    if (!isGuarded || port.sourceRanges === undefined) return undefined;
+    const name = sourceGroupName(port.sourceRanges);
+    const group = this.#groups.enter(name);
+    if (group === undefined) {
+      this.problems.set(service, 'too many lists of source ranges: nobody can connect to its load balancer');
+      return 0;
+    }
+    groups.push(name);
+    return group;
   }
 
   #claim(before: Entry, after: Entry): void {
     for (const [id, claim] of before.claims) if (!after.claims.has(id)) this.#frontends.release(claim);
     for (const [id, claim] of after.claims) {
       const old = before.claims.get(id);
-      if (old === undefined || !sameValue(old, claim)) this.#frontends.claim(claim);
+      if (old === undefined || !sameElements(old, claim)) this.#frontends.claim(claim);
     }
   }
 
@@ -121,42 +193,74 @@ export class FamilyPlan {
     return this.#journal.drain();
   }
 
-  /** All wanted elements that come from services. */
+  /** All wanted elements that come from services; endpoints before the frontends that lead to them. */
   *elements(): Generator<NftElement> {
     yield* this.#lists.elements();
+    yield* this.#groups.elements();
     yield* this.#frontends.elements();
     yield* this.#hairpins.elements();
+    yield* this.#clusterIps.elements();
   }
 
   size(): PlanSize {
     return {
-      frontends: this.#frontends.size,
+      frontends: Math.max(this.#frontends.size, this.#clusterIps.size),
       endpoints: this.#lists.endpoints,
       slots: this.#lists.mostSlots,
+      affinity: this.#lists.hasAffinity,
     };
   }
 }
 
+function inOrder(views: Views): (readonly [string, readonly ServicePortView[]])[] {
+  return [...views].sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
+function portsOf(
+  services: readonly (readonly [string, readonly ServicePortView[]])[],
+  family: Family,
+): ServicePortView[] {
+  return services.flatMap(([, its]) => its.filter((port) => port.family === family));
+}
+
+function wantedList(
+  endpoints: readonly Endpoint[],
+  { balancing }: ServicePortView,
+  problems: string[],
+): WantedList {
+  if (endpoints.length === 0) return { slots: [], code: 0, isTable: false };
+  if (endpoints.length > MAX_SLOTS)
+    problems.push(`${endpoints.length} endpoints: only ${MAX_SLOTS} are used`);
+  const { slots, code, isTable } = spreadOf(endpoints.slice(0, MAX_SLOTS), balancing);
+  return { slots: slots.map(endpointData), code, isTable };
+}
+
 function localIpsOf(ports: readonly ServicePortView[]): ReadonlySet<Ip> {
+  let ips: Set<Ip> | undefined;
+  for (const { clusterEndpoints, localEndpoints } of ports) {
+    for (const list of [clusterEndpoints, localEndpoints]) {
+      for (const { ip, local } of list) if (local) ips = (ips ?? new Set()).add(ip);
+    }
+  }
+  return ips ?? noIps;
+}
+
+function clusterIpsOf(ports: readonly ServicePortView[]): ReadonlySet<Ip> {
   const ips = new Set<Ip>();
-  for (const { clusterEndpoints } of ports)
-    for (const { ip, local } of clusterEndpoints) if (local) ips.add(ip);
-  return ips.size === 0 ? nothing.localIps : ips;
+  for (const { frontends } of ports) {
+    for (const frontend of frontends) if (frontend.kind === 'clusterIP') ips.add(frontend.ip);
+  }
+  return ips;
 }
 
 function isServed(port: ServicePortView): boolean {
-  return port.clusterEndpoints.length > 0;
+  return port.clusterEndpoints.length > 0 || port.localEndpoints.length > 0;
 }
 
-function claimsOf(owner: string, port: ServicePortView, list: EndpointList | undefined): Claim[] {
-  return port.frontends.map((frontend) => {
-    const kind = frontend.kind === 'clusterIP' ? kinds['cluster-ip'] : kinds.external;
-    const value = list && { id: list.id, kind, slots: list.slots.length };
-    return { owner, frontend, protocol: port.protocol, value };
+function sameElements({ elements: a }: Claim, { elements: b }: Claim): boolean {
+  if (a.length !== b.length) return false;
+  return a.every((element, index) => {
+    const other = b[index] as NftElement;
+    return element.data === other.data && nftElementKey(element) === nftElementKey(other);
   });
-}
-
-function sameValue(a: Claim, b: Claim): boolean {
-  if (a.frontend.kind !== b.frontend.kind) return false;
-  return a.value?.id === b.value?.id && a.value?.kind === b.value?.kind && a.value?.slots === b.value?.slots;
 }

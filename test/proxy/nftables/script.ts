@@ -9,7 +9,7 @@ import type { ScriptPlanner } from '../script.ts';
 
 /** The elements of both families, as scripts show them. */
 export class NftScriptPlanner implements ScriptPlanner {
-  #plans = families.map((family) => new FamilyPlan(family, new Map()));
+  #plans = families.map((family) => FamilyPlan.of(family, new Map()));
 
   put(service: string, ports: readonly ServicePortView[]): void {
     for (const plan of this.#plans) plan.put(service, ports);
@@ -31,7 +31,7 @@ export class NftScriptPlanner implements ScriptPlanner {
 
   restart(views: Views): string {
     const before = this.#plans.map(elementsByKey);
-    this.#plans = this.#plans.map((plan, index) => new FamilyPlan(plan.family, views, before[index]));
+    this.#plans = this.#plans.map((plan, index) => FamilyPlan.of(plan.family, views, before[index]));
     const lines = this.#plans.flatMap((plan, index) => {
       const changes = diff(elementsByKey(plan), before[index] ?? new Map(), (a, b) => a.data === b.data);
       return changes.map((change) => renderChange(change, plan.family));
