@@ -7,6 +7,7 @@ import { completionCommand } from './completion.ts';
 import { controlPlaneCommand } from './controlplane.ts';
 import { installCommand } from './install.ts';
 import { nodeCommand } from './node.ts';
+import { proxyCommand } from './proxy.ts';
 import { statusCommand } from './status.ts';
 import { VERSION } from './version.ts';
 
@@ -22,6 +23,7 @@ export function buildProgram(): Command {
     .showHelpAfterError('(see --help)');
   program
     .addCommand(nodeCommand())
+    .addCommand(proxyCommand())
     .addCommand(controlPlaneCommand())
     .addCommand(clusterCommand())
     .addCommand(statusCommand())

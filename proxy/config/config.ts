@@ -3,8 +3,9 @@ import { InputError } from '../../core/errors.ts';
 import type { DetectLocal, ProxyPolicy } from '../policy.ts';
 import { parseCidrSloppy, parseIpSloppy } from '../sloppy.ts';
 import { type HostPort, parseHostPort } from './addresses.ts';
-import { defaultDocument, type KubeProxyConfiguration, parseDocument } from './document.ts';
+import { defaultDocument, type KubeProxyConfiguration } from './document.ts';
 import { applyFlags, type FlagTexts, ignoredBesideFile } from './flags.ts';
+import { parseDocument } from './read.ts';
 import { modeOf, type ProxyMode, validateDocument } from './validate.ts';
 
 /** What a service proxy is told by its file or its flags. Durations are milliseconds. */

@@ -1,0 +1,84 @@
+import { families } from '../kernel/netlink/nftables/constants.ts';
+import { batch, decodeTable, deleteTable, type TableName } from '../kernel/netlink/nftables/messages.ts';
+import { getTables } from '../kernel/netlink/nftables/requests.ts';
+import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
+import { openNftSocket } from '../kernel/nftables.ts';
+import type { Backend } from './backend.ts';
+import { removeIptables } from './iptables/backend.ts';
+import { TABLE } from './nftables/layout.ts';
+
+/**
+ * Tables of service proxies, by name and the beginning of their comment: ours, and kube-proxy's, in whose place we
+ * stand. Of that name without the comment it is somebody else's.
+ */
+const proxyTables: ReadonlyMap<string, string> = new Map([
+  [TABLE, 'fairlead layout '],
+  ['kube-proxy', 'rules for kube-proxy'],
+]);
+
+/** What was taken away, in words. */
+export type Removed = readonly string[];
+
+interface CleanupOptions {
+  /** The node's network namespace; else that of the process. */
+  readonly namespaceFd?: number | undefined;
+}
+
+/**
+ * Takes away what other backends left, ours or kube-proxy's: two sets of rules for one Service would send its
+ * connections to endpoints of the past. To be called when the rules of this one are in place.
+ */
+export async function removeOtherModes(
+  mode: Backend['name'],
+  options: CleanupOptions = {},
+): Promise<Removed> {
+  const isNft = mode === 'nftables';
+  const tables = await removeNftables(options, (table) => !isNft || table !== TABLE);
+  return isNft ? [...tables, ...(await removeChains(options))] : tables;
+}
+
+/** Takes away everything that any service proxy left. Throws when some of it cannot go, after all the rest has. */
+export async function removeAllModes(options: CleanupOptions = {}): Promise<Removed> {
+  const outcomes = await Promise.allSettled([removeNftables(options, () => true), removeChains(options)]);
+  const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []));
+  if (errors.length > 0) throw new Error(errors.map((error: Error) => error.message).join('; '));
+  return outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? outcome.value : []));
+}
+
+async function removeChains({ namespaceFd }: CleanupOptions): Promise<string[]> {
+  const found = await removeIptables(namespaceFd === undefined ? {} : { namespaceFd });
+  return found ? ['chains of iptables'] : [];
+}
+
+async function removeNftables(
+  { namespaceFd }: CleanupOptions,
+  isUnwanted: (table: string) => boolean,
+): Promise<string[]> {
+  using socket = openNftSocket(namespaceFd === undefined ? {} : { namespaceFd });
+  const removed: string[] = [];
+  for (const name of await readTables(socket)) {
+    if (!isUnwanted(name.table)) continue;
+    const outcomes = await socket.transaction(batch([deleteTable(name)]));
+    const error = outcomes.find((outcome) => outcome !== undefined);
+    if (error !== undefined) throw error;
+    removed.push(`table ${name.family} ${name.table} of nftables`);
+  }
+  return removed;
+}
+
+async function readTables(socket: NetlinkSocket): Promise<TableName[]> {
+  const messages = await socket.dump(getTables());
+  return messages.flatMap((message) => {
+    const { name: table, comment } = decodeTable(message);
+    const mark = proxyTables.get(table);
+    const family = familyNames.get(message.payload[0] ?? 0);
+    const isProxys = mark !== undefined && comment?.startsWith(mark) === true;
+    return isProxys && family !== undefined ? [{ family, table }] : [];
+  });
+}
+
+const familyNames: ReadonlyMap<number, TableName['family']> = new Map([
+  [families.ip, 'ip'],
+  [families.ip6, 'ip6'],
+  [families.inet, 'inet'],
+]);

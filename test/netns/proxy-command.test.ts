@@ -1,0 +1,189 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import test, { type ExecutionContext } from 'ava';
+import { NSENTER, openNftSpace } from './nftables-space.ts';
+
+/*
+ * One namespace with an API server of ours and the command in the place of kube-proxy, as users start them. A Service
+ * without endpoints is enough to see rules.
+ */
+const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
+const run = promisify(execFile);
+/** The size of the table of connections is the whole machine's: it is left alone. */
+const SAFE = ['--conntrack-max-per-core=0', '--oom-score-adj=0', '--hostname-override=Node-1'];
+const HEAD = 'apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n';
+
+class Stage {
+  readonly path: string;
+  readonly #t: ExecutionContext;
+  readonly folder = mkdtempSync(join(tmpdir(), 'fairlead-proxy-'));
+  readonly nft: (command: string) => string;
+  readonly load: (text: string) => void;
+
+  constructor(t: ExecutionContext) {
+    const { path, nft, load } = openNftSpace(t);
+    this.#t = t;
+    this.path = path;
+    this.nft = nft;
+    this.load = load;
+    t.teardown(() => rmSync(this.folder, { recursive: true }));
+  }
+
+  get kubeconfig(): string {
+    return join(this.folder, 'control/kubeconfig');
+  }
+
+  async inside(...words: string[]): Promise<string> {
+    return (await run(NSENTER, [`--net=${this.path}`, ...words])).stdout;
+  }
+
+  /** GETs from inside: "status body". */
+  async get(url: string): Promise<string> {
+    const program = `fetch(process.argv[1]).then(async (r) => console.log(r.status, await r.text()), (e) => console.log(e.cause.code))`;
+    return (await this.inside(process.execPath, '-e', program, url)).trimEnd();
+  }
+
+  /** The command in the namespace; killed with the test. */
+  start(...args: string[]) {
+    const child = spawn(NSENTER, [`--net=${this.path}`, process.execPath, CLI, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    this.#t.teardown(() => child.kill('SIGKILL'));
+    let said = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream?.setEncoding('utf8').on('data', (part: string) => {
+        said += part;
+      });
+    return { child, said: () => said };
+  }
+
+  async openApi(): Promise<void> {
+    await this.inside('/usr/sbin/ip', 'link', 'set', 'lo', 'up');
+    const { said } = this.start('controlplane', '--state-dir', join(this.folder, 'control'));
+    await until(() => existsSync(this.kubeconfig) && said().includes('serving'), said);
+    const program = `
+      const { KubeClient } = await import(${JSON.stringify(new URL('../../kube/client.ts', import.meta.url).href)});
+      const { loadKubeConfig } = await import(${JSON.stringify(new URL('../../kube/config.ts', import.meta.url).href)});
+      const { NODES, SERVICES } = await import(${JSON.stringify(new URL('../../kube/types.ts', import.meta.url).href)});
+      const client = new KubeClient(await loadKubeConfig(process.argv[1]));
+      await client.create(NODES, { apiVersion: 'v1', kind: 'Node', metadata: { name: 'node-1' } });
+      await client.create(SERVICES, { apiVersion: 'v1', kind: 'Service', metadata: { name: 'web', namespace: 'default' },
+        spec: { clusterIP: '10.96.7.7', ports: [{ port: 80 }] } });
+      client[Symbol.dispose]();`;
+    await this.inside(process.execPath, '--input-type=module', '-e', program, this.kubeconfig);
+  }
+}
+
+async function until(condition: () => boolean | Promise<boolean>, said: () => string): Promise<void> {
+  for (let tries = 0; !(await condition()); tries += 1) {
+    if (tries > 300) throw new Error(`it did not come to pass: ${said()}`);
+    await sleep(50);
+  }
+}
+
+async function ended(child: ChildProcess): Promise<number | null> {
+  if (child.exitCode !== null) return child.exitCode;
+  const [code] = (await once(child, 'exit')) as [number | null];
+  return code;
+}
+
+test('it serves by flags, shows itself, keeps its rules when stopped, and cleans up when asked', async (t) => {
+  const stage = new Stage(t);
+  await stage.openApi();
+  // What another mode, and kube-proxy itself, would have left.
+  stage.load('table ip kube-proxy { comment "rules for kube-proxy"; }; table ip6 kube-proxy { }');
+  const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1'];
+  const { child, said } = stage.start('proxy', ...SAFE, ...access, '--proxy-mode=nftables', '--v=4');
+  await until(() => said().includes('full sync'), said);
+  t.true(stage.nft('list table ip fairlead-proxy').includes('10.96.7.7'));
+  await until(() => !stage.nft('list tables').includes('ip kube-proxy'), said);
+  t.true(stage.nft('list tables').includes('ip6 kube-proxy'), 'without the comment it is somebody else’s');
+
+  const health = await stage.get('http://127.0.0.1:10256/healthz');
+  t.regex(health, /^200 \{"lastUpdated":"[^"]+","currentTime":"[^"]+","nodeEligible":true,"healthy":true,/);
+  t.regex(await stage.get('http://127.0.0.1:10256/livez'), /^200 /);
+  t.is(await stage.get('http://127.0.0.1:10249/proxyMode'), '200 nftables');
+  t.regex(await stage.get('http://127.0.0.1:10249/flagz'), /\nproxy-mode=nftables\n/);
+  t.regex(
+    await stage.get('http://127.0.0.1:10249/configz'),
+    /"kubeproxy\.config\.k8s\.io":\{.*"mode":"nftables"/,
+  );
+  t.regex(
+    await stage.get('http://127.0.0.1:10249/metrics'),
+    /^kubeproxy_sync_full_proxy_rules_duration_seconds_count\{ip_family="IPv4"\} [1-9]/m,
+  );
+
+  child.kill('SIGTERM');
+  t.is(await ended(child), 0, said());
+  t.is(await stage.get('http://127.0.0.1:10256/healthz'), 'ECONNREFUSED');
+  t.true(stage.nft('list table ip fairlead-proxy').includes('10.96.7.7'));
+
+  const cleanup = stage.start('proxy', '--cleanup');
+  t.is(await ended(cleanup.child), 0, cleanup.said());
+  t.deepEqual(stage.nft('list tables').trim().split('\n').toSorted(), ['table ip6 kube-proxy']);
+});
+
+test('it serves by a file, ends when that changes, and goes on while the new one cannot be used', async (t) => {
+  const stage = new Stage(t);
+  await stage.openApi();
+  const path = join(stage.folder, 'config.conf');
+  const text = `${HEAD}conntrack: {maxPerCore: 0}\noomScoreAdj: 0\nmode: nftables\nclientConnection: {kubeconfig: ${stage.kubeconfig}}\nbindAddress: 127.0.0.1\nunknown: 1\n`;
+  writeFileSync(path, text);
+  const { child, said } = stage.start('proxy', '--config', path, '--hostname-override', 'node-1');
+  await until(() => said().includes('full sync'), said);
+  t.regex(said(), /is read leniently: unknown is not a field/);
+  writeFileSync(path, `${text}mode: nothing\n`);
+  await until(() => said().includes('the new configuration cannot be used'), said);
+  t.is(child.exitCode, null);
+  writeFileSync(path, text.replace('oomScoreAdj: 0', 'oomScoreAdj: 1'));
+  t.is(await ended(child), 1);
+  t.regex(said(), /config\.conf has changed: this process ends, to be started with it/);
+});
+
+test('one mode follows another, and takes away what that left when its own rules are in place', async (t) => {
+  const stage = new Stage(t);
+  await stage.openApi();
+  const serve = async (mode: string) => {
+    const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1', `--proxy-mode=${mode}`];
+    const { child, said } = stage.start('proxy', ...SAFE, ...access);
+    await until(() => said().includes('another mode left this'), said);
+    child.kill('SIGINT');
+    t.is(await ended(child), 0, said());
+  };
+  const chains = () => stage.inside('/usr/sbin/iptables-save');
+  stage.load('table ip kube-proxy { comment "rules for kube-proxy"; }');
+  await serve('nftables');
+  t.true(stage.nft('list tables').includes('ip fairlead-proxy'));
+  await serve('iptables');
+  t.false(stage.nft('list tables').includes('fairlead-proxy'));
+  t.regex(await chains(), /-A KUBE-SERVICES .*10\.96\.7\.7/);
+  await serve('nftables');
+  t.false((await chains()).includes('KUBE-SERVICES'));
+  t.true(stage.nft('list tables').includes('ip fairlead-proxy'));
+});
+
+test('a port in use ends it where that is wanted, and --init-only ends by itself', async (t) => {
+  const stage = new Stage(t);
+  await stage.inside('/usr/sbin/ip', 'link', 'set', 'lo', 'up');
+  const init = stage.start('proxy', ...SAFE, '--init-only', '--conntrack-tcp-timeout-close-wait=59m');
+  t.is(await ended(init.child), 0, init.said());
+  t.is(
+    (
+      await stage.inside('/usr/sbin/sysctl', '-n', 'net.netfilter.nf_conntrack_tcp_timeout_close_wait')
+    ).trim(),
+    '3540',
+  );
+  const holder = `require('node:net').createServer().listen(10249, '127.0.0.1', () => console.log('listening'))`;
+  const child = spawn(NSENTER, [`--net=${stage.path}`, process.execPath, '-e', holder]);
+  t.teardown(() => child.kill('SIGKILL'));
+  await once(child.stdout, 'data');
+  const hard = stage.start('proxy', ...SAFE, '--master=http://127.0.0.1:1', '--bind-address-hard-fail');
+  t.is(await ended(hard.child), 1);
+  t.regex(hard.said(), /metrics: cannot listen on 127\.0\.0\.1:10249: .*EADDRINUSE/);
+});
