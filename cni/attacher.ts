@@ -1,6 +1,7 @@
 import { applyChanges, type Report } from '../core/reconcile.ts';
 import type { Change, Table } from '../core/rows.ts';
 import { KernelError } from '../kernel/errors.ts';
+import type { Reply } from '../kernel/unix-socket.ts';
 import type { Bridges } from './bridges.ts';
 import { CniError, cniCode } from './error.ts';
 import type { Leases } from './leases.ts';
@@ -15,7 +16,7 @@ import {
   rowsOf,
 } from './part.ts';
 import type { PartTables } from './part-tables.ts';
-import { hostPortsOf } from './types/hostport.ts';
+import { hostPortsOf, staleFlows } from './types/hostport.ts';
 import type { WantedRows } from './wanted.ts';
 
 /** Places where a test may stop the process, about in the order in which ADD and DEL pass them. */
@@ -44,7 +45,28 @@ export interface AttacherOptions {
   readonly pass: (point: FaultPoint) => void;
 }
 
+/** The answer to an ADD, given by the thread that makes its pair, when all the rest is done by then. */
+export interface AnswerAhead {
+  readonly reply: Reply;
+  /** Nothing else is to be waited for. */
+  arm(): void;
+}
+
 type Way = 'create' | 'delete';
+
+interface LayerOptions {
+  /** The container's. */
+  readonly namespaceFd: number | undefined;
+  /** Sent when the pair is made. */
+  readonly reply?: Reply | undefined;
+  /** Rows that are left alone. */
+  readonly but?: readonly Failed[];
+}
+
+interface How extends Omit<LayerOptions, 'reply'> {
+  readonly ahead?: AnswerAhead;
+}
+
 type Failed = Report['failures'][number] & { readonly kind: string };
 
 /**
@@ -62,14 +84,21 @@ export class Attacher {
    * Makes the rows in the order of their tables. The record is written while the kernel works on the first of them: a
    * row without a part is removed by the next daemon. Throws CniError.
    */
-  async make(part: Part, namespaceFd: number): Promise<void> {
+  async make(part: Part, namespaceFd: number, ahead?: AnswerAhead): Promise<void> {
     const { leases, wanted, pass } = this.#options;
     const conflict = wanted.hostPortConflict(part);
     if (conflict !== undefined) throw conflict;
     const replaced = leases.get(attachmentKey(part)).find(({ type }) => type === part.type);
     wanted.add(part);
     if (replaced !== undefined) wanted.remove(replaced);
-    const making = this.#write(part.rows, 'create', namespaceFd);
+    const arm = () => {
+      if (unrecorded === undefined) ahead?.arm();
+    };
+    const isLast = ahead !== undefined && staleFlows(hostPortsOf(part.rows)).length === 0;
+    const making = this.#write(part.rows, 'create', {
+      namespaceFd,
+      ...(isLast && { ahead: { reply: ahead.reply, arm } }),
+    });
     pass('add:begun');
     const unrecorded = attempt(() => leases.record(part));
     pass('add:recorded');
@@ -93,7 +122,7 @@ export class Attacher {
   async remove(part: Part, namespaceFd: number | undefined): Promise<void> {
     const { leases, wanted, pass } = this.#options;
     wanted.remove(part);
-    const [failure] = await this.#write(part.rows, 'delete', namespaceFd);
+    const [failure] = await this.#write(part.rows, 'delete', { namespaceFd });
     if (failure !== undefined) {
       wanted.add(part);
       throw new CniError(cniCode.ioFailure, `failed to detach: ${failure.error.message}`);
@@ -111,7 +140,7 @@ export class Attacher {
     wanted.noteLost('sysctls');
     try {
       await bridges.ensure(part.bridge);
-      return await this.#write(part.rows, 'create', namespaceFd);
+      return await this.#write(part.rows, 'create', { namespaceFd });
     } catch (error) {
       return [{ key: part.bridge.bridge, kind: 'create', table: 'bridge', error: error as Error }];
     }
@@ -121,7 +150,7 @@ export class Attacher {
   async #undo(part: Part, namespaceFd: number, failures: readonly Failed[]): Promise<void> {
     const { leases, wanted, log } = this.#options;
     wanted.remove(part);
-    const left = await this.#write(part.rows, 'delete', namespaceFd, failures);
+    const left = await this.#write(part.rows, 'delete', { namespaceFd, but: failures });
     for (const { table, key, error } of left)
       log.error({ table, key, error: error.message }, 'row of a failed ADD not removed');
     leases.release(part);
@@ -137,28 +166,48 @@ export class Attacher {
     }
   }
 
-  async #write(
-    rows: PartRows,
-    way: Way,
-    namespaceFd: number | undefined,
-    but: readonly Failed[] = [],
-  ): Promise<readonly Failed[]> {
-    const apply = async (kinds: readonly RowKind[]): Promise<readonly Failed[]> => {
-      const layers = kinds.flatMap((kind) => this.#layer(rows, kind, way, namespaceFd, but) ?? []);
-      if (layers.length === 0) return [];
-      try {
-        return (await applyChanges(layers)).failures;
-      } catch (error) {
-        return [{ key: '', kind: way, table: '', error: error as Error }];
-      }
-    };
-    return (await Promise.all(rowSequences.map(apply))).flat();
+  /** The sequences at the same time. */
+  async #write(rows: PartRows, way: Way, how: How): Promise<readonly Failed[]> {
+    const isAhead = how.ahead !== undefined && this.#endsWithPair(rows, how);
+    const { ahead, ...rest } = how;
+    const options = isAhead ? { ...rest, reply: ahead?.reply } : rest;
+    const [withPair = [], ...others] = rowSequences.map((kinds) => this.#apply(rows, kinds, way, options));
+    if (isAhead) {
+      void Promise.all(others).then((lists) => lists.every(({ length }) => length === 0) && ahead?.arm());
+    }
+    return (await Promise.all([withPair, ...others])).flat();
   }
 
-  #layer(rows: PartRows, kind: RowKind, way: Way, namespaceFd: number | undefined, but: readonly Failed[]) {
+  /** Never rejects. */
+  async #apply(
+    rows: PartRows,
+    kinds: readonly RowKind[],
+    way: Way,
+    options: LayerOptions,
+  ): Promise<readonly Failed[]> {
+    const layers = kinds.flatMap((kind) => this.#layer(rows, kind, way, options) ?? []);
+    if (layers.length === 0) return [];
+    try {
+      return (await applyChanges(layers)).failures;
+    } catch (error) {
+      return [{ key: '', kind: way, table: '', error: error as Error }];
+    }
+  }
+
+  /** Whether nothing in its sequence comes after the pair. */
+  #endsWithPair(rows: PartRows, options: LayerOptions): boolean {
+    const [first] = rowSequences;
+    const later = first.slice(first.indexOf('attachment') + 1);
+    return (
+      rows.attachment !== undefined &&
+      later.every((kind) => this.#layer(rows, kind, 'create', options) === undefined)
+    );
+  }
+
+  #layer(rows: PartRows, kind: RowKind, way: Way, { namespaceFd, reply, but = [] }: LayerOptions) {
     if (rows[kind] === undefined) return undefined;
     const { wanted, pass } = this.#options;
-    const own = inNamespace(rowsOf(rows, kind), kind, way, namespaceFd);
+    const own = forWrite(rowsOf(rows, kind), kind, way, { namespaceFd, reply });
     const table = this.#table(kind, rows, namespaceFd);
     if (table === undefined) return undefined;
     const isFailed = (key: string) => but.some((one) => one.table === table.name && one.key === key);
@@ -200,16 +249,16 @@ const noTable: Pick<Table<unknown, unknown>, 'same' | 'read'> = {
 };
 
 /** Only making the pair needs the namespace, and nobody else may keep its descriptor. */
-function inNamespace(
+function forWrite(
   own: ReadonlyMap<string, unknown>,
   kind: RowKind,
   way: Way,
-  namespaceFd: number | undefined,
+  { namespaceFd, reply }: LayerOptions,
 ): ReadonlyMap<string, unknown> {
   if (kind !== 'attachment' || way === 'delete') return own;
   const rows = own as ReturnType<typeof rowsOf<'attachment'>>;
   return new Map(
-    [...rows].map(([key, row]) => [key, { ...row, pod: row.pod && { ...row.pod, namespaceFd } }]),
+    [...rows].map(([key, row]) => [key, { ...row, pod: row.pod && { ...row.pod, namespaceFd, reply } }]),
   );
 }
 

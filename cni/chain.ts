@@ -1,5 +1,5 @@
 import { Addressing, type AddressingOptions } from './addressing.ts';
-import { Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
+import { type AnswerAhead, Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
 import { checkChained, checkPart } from './check.ts';
 import { CniError } from './error.ts';
 import { attachmentKey, isEmpty, joinRows, type Part } from './part.ts';
@@ -19,6 +19,11 @@ export interface ChainOptions extends AttacherOptions, AddressingOptions {
     /** Whether the namespace has a link of this name. */
     hasLink(namespaceFd: number, name: string): Promise<boolean>;
   };
+}
+
+/** See {@link AnswerAhead}. */
+export interface ResultAhead extends Pick<AnswerAhead, 'reply'> {
+  arm(result: Result): void;
 }
 
 /** What an ADD has made. */
@@ -47,6 +52,7 @@ export class Chain {
     request: AttachmentRequest,
     namespaceFd: number,
     network: InterfaceNetwork,
+    ahead?: ResultAhead,
   ): Promise<Made> {
     const { leases, bridges, pass } = this.#options;
     const { args, netns: sandbox } = request;
@@ -64,8 +70,13 @@ export class Chain {
       if (ready !== true) await ready;
       const part: Part = { ...id, type: request.type, rows, ...acquired.kept, bridge };
       isMaking = true;
-      await this.#attacher.make(part, namespaceFd);
-      return { part, result: this.#withBridgeMac(result, bridge?.bridge) };
+      const answer = () => this.#withBridgeMac(result, bridge?.bridge);
+      await this.#attacher.make(
+        part,
+        namespaceFd,
+        ahead && { reply: ahead.reply, arm: () => ahead.arm(answer()) },
+      );
+      return { part, result: answer() };
     } catch (error) {
       // What was begun gives its addresses back itself; a foreign plugin is always told.
       const { foreignIpam } = acquired.kept;

@@ -1,5 +1,6 @@
 import { fstatSync } from 'node:fs';
-import { Chain, type ChainOptions, type Made } from './chain.ts';
+import type { AnswerAhead } from './attacher.ts';
+import { Chain, type ChainOptions, type Made, type ResultAhead } from './chain.ts';
 import { CniError, cniCode } from './error.ts';
 import type { RequestFrame } from './frame.ts';
 import { HostLocal } from './host-local.ts';
@@ -26,6 +27,13 @@ export interface Call extends RequestFrame {
   readonly podNamespaceFd?: number | undefined;
   /** Sends the answer; false when nobody is there any more to take it. */
   readonly answer: (exitCode: number, stdout: string) => boolean;
+  /** Lets the thread that does the last work send an answer of success; {@link answer} follows all the same. */
+  readonly openAhead?: () => StdoutAhead;
+}
+
+/** See {@link AnswerAhead}. */
+export interface StdoutAhead extends Pick<AnswerAhead, 'reply'> {
+  arm(stdout: string): void;
 }
 
 /** Configurations and what they mean are kept for this many different texts. */
@@ -96,7 +104,7 @@ export class Plugin {
   async #add(request: AttachmentRequest, call: Call): Promise<void> {
     this.#options.pass('add:begin');
     if (request.type === ipamPlugin) return this.#addAddresses(request, call);
-    const { part, result } = await this.#make(request, call.podNamespaceFd ?? -1);
+    const { part, result } = await this.#make(request, call);
     const stdout = renderResult(result, request.cniVersion);
     // An answer that nobody takes is as good as no interface: the runtime will not know about it.
     if (stdout instanceof CniError || !call.answer(0, stdout)) {
@@ -106,12 +114,18 @@ export class Plugin {
     if (stdout instanceof CniError) throw stdout;
   }
 
-  #make(request: AttachmentRequest, namespaceFd: number): Promise<Made> {
+  #make(request: AttachmentRequest, call: Call): Promise<Made> {
+    const namespaceFd = call.podNamespaceFd ?? -1;
     const known = this.#known(request);
     const { plugin } = known;
     switch (plugin.kind) {
       case 'interface':
-        return this.#chain.addInterface(request, namespaceFd, this.#network(known, plugin));
+        return this.#chain.addInterface(
+          request,
+          namespaceFd,
+          this.#network(known, plugin),
+          openAhead(request, call),
+        );
       case 'chained':
         return this.#chain.addChained(request, namespaceFd, plugin);
       case 'foreign':
@@ -215,6 +229,19 @@ export class Plugin {
 function queueKey(request: AttachmentRequest): string {
   const key = attachmentKey(request);
   return request.type === ipamPlugin ? `${ipamPlugin} ${key}` : key;
+}
+
+function openAhead({ cniVersion }: AttachmentRequest, call: Call): ResultAhead | undefined {
+  const ahead = call.openAhead?.();
+  if (ahead === undefined) return undefined;
+  return {
+    reply: ahead.reply,
+    arm(result) {
+      const stdout = renderResult(result, cniVersion);
+      // What cannot be told is undone.
+      if (!(stdout instanceof CniError)) ahead.arm(stdout);
+    },
+  };
 }
 
 function orThrow<T>(value: T | CniError): T {

@@ -1,3 +1,4 @@
+import type { ReplyAhead } from '../kernel/unix-socket.ts';
 import { CniError, cniCode } from './error.ts';
 import {
   encodeReply,
@@ -6,7 +7,7 @@ import {
   parseEnvironment,
   parseFrameHeader,
 } from './frame.ts';
-import type { Call } from './plugin.ts';
+import type { Call, StdoutAhead } from './plugin.ts';
 import { renderError } from './result.ts';
 import { newestVersion } from './version.ts';
 
@@ -14,6 +15,7 @@ import { newestVersion } from './version.ts';
 export interface SessionConnection extends Disposable {
   receive(maxBytes: number): { data: Uint8Array; fds: readonly number[]; uid?: number } | undefined;
   send(data: Uint8Array): boolean;
+  replyAhead?(): ReplyAhead;
   watch(callback: () => void): void;
 }
 
@@ -47,6 +49,8 @@ export class Session {
   #header: FrameHeader | undefined;
   #isReading = true;
   #isAnswered = false;
+  #ahead: ReplyAhead | undefined;
+  #wasSentAhead = false;
   /** Until when the call that is served is to be answered. */
   #deadlineMs = Number.POSITIVE_INFINITY;
   #lateCode: number = cniCode.tryAgain;
@@ -145,6 +149,7 @@ export class Session {
         ownNamespaceFd,
         podNamespaceFd,
         answer: (exitCode, stdout) => this.#answer(exitCode, stdout),
+        ...(this.#options.connection.replyAhead && { openAhead: () => this.#openAhead() }),
       });
     } finally {
       this.#end();
@@ -156,15 +161,28 @@ export class Session {
     this.#deadlineMs = performance.now() + (isStatus ? statusTimeoutMs : answerTimeoutMs);
   }
 
-  /** One answer for one call: false for a second one, as when nobody is there any more. */
+  #openAhead(): StdoutAhead {
+    const ahead = this.#options.connection.replyAhead?.();
+    if (ahead === undefined) throw new Error('a connection without replies ahead');
+    this.#ahead = ahead;
+    return { reply: ahead.reply, arm: (stdout) => ahead.arm(encodeReply(0, stdout)) };
+  }
+
+  /**
+   * One answer for one call: false for a second one, as when nobody is there any more. True for the one that was
+   * sent ahead.
+   */
   #answer(exitCode: number, stdout: string): boolean {
-    if (this.#isAnswered) return false;
+    if (this.#isAnswered) return this.#wasSentAhead;
     this.#isAnswered = true;
     this.#deadlineMs = Number.POSITIVE_INFINITY;
-    return this.#options.connection.send(encodeReply(exitCode, stdout));
+    const ahead = this.#ahead?.take() ?? 'ours';
+    this.#wasSentAhead = ahead === 'sent';
+    return ahead === 'ours' ? this.#options.connection.send(encodeReply(exitCode, stdout)) : ahead === 'sent';
   }
 
   #end(): void {
+    this.#ahead?.take();
     this.#options.connection[Symbol.dispose]();
     for (const fd of this.#fds) this.#options.closeDescriptor(fd);
     this.#fds.length = 0;

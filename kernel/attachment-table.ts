@@ -147,7 +147,9 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
         { messages: hostMessages(row, pod, { master, host, pod: podIndex }) },
         ...(inside.length === 0 ? [] : [{ namespaceFd, messages: inside }]),
       ];
-      const refused = await (isPlain(row) ? this.#jobs.run(steps) : this.#runGuarded(row, pod, steps));
+      const refused = await (isPlain(row)
+        ? this.#jobs.run(steps, pod.reply)
+        : this.#runGuarded(row, pod, steps));
       if (refused instanceof Error) return (await this.#deleteNow(row.hostName)) ?? refused;
       if (refused === undefined) return undefined;
       const final = await this.#clearWay(row, pod, refused);

@@ -7,6 +7,7 @@ import {
   type Mac,
   prefixLengthOf,
 } from '../core/address.ts';
+import type { Reply } from '../native/index.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from './netlink/message.ts';
 import { encodeAddress, IFA_F_NODAD } from './netlink/route/address.ts';
 import { encodeLink, encodeVethPair, IFF_UP } from './netlink/route/link.ts';
@@ -62,6 +63,8 @@ export interface AttachmentPod {
   readonly sandbox: string;
   /** Descriptor of the namespace, open for the time of a write; only making the row needs it. */
   readonly namespaceFd?: number | undefined;
+  /** Sent when the row is made; for the time of a write, too. */
+  readonly reply?: Reply | undefined;
   readonly ifname: string;
   readonly mac: Mac;
   readonly hostMac: Mac;

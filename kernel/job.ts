@@ -1,4 +1,4 @@
-import { type Descriptor, type Lane, native } from '../native/index.ts';
+import { type Descriptor, type Lane, native, type Reply } from '../native/index.ts';
 import { KernelError } from './errors.ts';
 import { frameMessages, type NetlinkMessage } from './netlink/message.ts';
 import { AF_NETLINK, readAnswers, SOCK_RAW } from './netlink/socket.ts';
@@ -37,8 +37,8 @@ export class JobRunner implements Disposable {
     this.lane = native.lane();
   }
 
-  /** Undefined when everything was done. */
-  async run(steps: readonly JobStep[]): Promise<Refusal | undefined> {
+  /** Undefined when everything was done; the reply is sent then. */
+  async run(steps: readonly JobStep[], reply?: Reply): Promise<Refusal | undefined> {
     const sequences = steps.map(({ messages }) => this.#take(messages.length));
     const framed = steps.map(({ namespaceFd, messages }, index) => {
       const data = frameMessages(messages, sequences[index] ?? 0);
@@ -48,7 +48,7 @@ export class JobRunner implements Disposable {
     });
     let answers: Buffer[];
     try {
-      answers = await native.run(this.lane, framed);
+      answers = await native.run(this.lane, framed, reply);
     } catch (error) {
       return notAsked(steps, error);
     }

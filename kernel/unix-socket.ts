@@ -1,7 +1,10 @@
 import { chmodSync, mkdirSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Descriptor, native, type Poll } from '../native/index.ts';
+import { type Descriptor, native, type Poll, type Reply } from '../native/index.ts';
+
 import { KernelError } from './errors.ts';
+
+export type { Reply } from '../native/index.ts';
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
@@ -19,6 +22,16 @@ export interface Received {
   readonly data: Uint8Array;
   readonly fds: readonly Descriptor[];
   readonly uid?: number;
+}
+
+/** What is sent on a connection by the thread that does the last work for it, as soon as that is done. */
+export interface ReplyAhead {
+  /** For the job; without {@link arm} it sends nothing. */
+  readonly reply: Reply;
+  /** With all that is to be sent. */
+  arm(data: Uint8Array): void;
+  /** "ours": not sent, and it will not be. Else it was, or could not be. */
+  take(): 'ours' | 'sent' | 'failed';
 }
 
 /** Closes a descriptor that {@link UnixConnection.receive} brought. */
@@ -48,6 +61,16 @@ export class UnixConnection implements Disposable {
     } catch {
       return false;
     }
+  }
+
+  /** Taken before the connection is closed. */
+  replyAhead(): ReplyAhead {
+    const reply = native.reply(this.#fd);
+    return {
+      reply,
+      arm: (data) => native.armReply(reply, data),
+      take: () => native.takeReply(reply),
+    };
   }
 
   /** Calls back whenever {@link receive} has something to say, until the connection is closed. */

@@ -51,9 +51,12 @@ struct step {
   size_t answer_length;
 };
 
+struct reply;
+
 struct job {
   struct job *next;
   napi_deferred deferred;
+  struct reply *reply;  // NULL: none
   struct failure failure;  // number 0: none
   size_t count, ran;
   struct step steps[];
@@ -125,6 +128,16 @@ void free_job(struct job *job);
 // --- lane.c ---
 napi_value lane_open(napi_env env, napi_callback_info info);
 napi_value lane_run(napi_env env, napi_callback_info info);
+
+// --- reply.c ---
+// NULL: it has thrown. Whoever keeps one holds it, and releases it afterwards.
+struct reply *read_reply(napi_env env, napi_value value);
+void hold_reply(struct reply *reply);
+void release_reply(struct reply *reply);
+void send_reply(struct reply *reply);
+napi_value reply_open(napi_env env, napi_callback_info info);
+napi_value reply_arm(napi_env env, napi_callback_info info);
+napi_value reply_take(napi_env env, napi_callback_info info);
 
 // --- poll.c ---
 napi_value poll_start(napi_env env, napi_callback_info info);

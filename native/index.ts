@@ -18,6 +18,13 @@ export type Step =
   | { readonly fd: Descriptor; readonly data: Uint8Array }
   | { readonly namespaceFd: Descriptor; readonly protocol: number; readonly data: Uint8Array };
 
+declare const replyBrand: unique symbol;
+
+/** See {@link Native.reply}. */
+export interface Reply {
+  readonly [replyBrand]: never;
+}
+
 /** A poll of one descriptor on Node's own loop. Stopping does not close the descriptor. */
 export interface Poll {
   stop(): void;
@@ -69,9 +76,19 @@ export interface Native {
   /**
    * Runs steps in order on the lane, each as {@link exchange}. Stops after the first answer that holds a
    * negative NLMSG_ERROR. Resolves to one answer per step that ran; rejects with SystemError. For a step with a
-   * namespace the lane's own thread goes there and back; where the way back fails the process aborts.
+   * namespace the lane's own thread goes there and back; where the way back fails the process aborts. When all
+   * steps ran and none was refused, the lane's thread sends the reply, if it is armed by then.
    */
-  run(lane: Lane, steps: readonly Step[]): Promise<Buffer[]>;
+  run(lane: Lane, steps: readonly Step[], reply?: Reply): Promise<Buffer[]>;
+  /** What may be sent on the stream `fd` at the end of a job, without waiting for Node's thread to wake up. */
+  reply(fd: Descriptor): Reply;
+  /** Once, with all of it: from here the job's end sends it. Nothing happens when it was taken. */
+  armReply(reply: Reply, data: Uint8Array): void;
+  /**
+   * "ours": not sent, and it will not be; the descriptor may be closed. Else what became of it: all of it is on its
+   * way, or not (the other side has gone).
+   */
+  takeReply(reply: Reply): 'ours' | 'sent' | 'failed';
   /** Calls back each time the descriptor is readable, on Node's loop. */
   poll(fd: Descriptor, callback: () => void): Poll;
   /** Opens a file as seen from inside a network namespace (/proc/sys/net is), on a thread thrown away. */

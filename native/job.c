@@ -16,6 +16,7 @@ void free_job(struct job *job) {
     free(job->steps[i].data);
     free(job->steps[i].answer);
   }
+  release_reply(job->reply);
   free(job);
 }
 
@@ -119,6 +120,7 @@ void run_job(struct job *job, struct answer *scratch, int home_fd) {
     }
     job->ran++;
     if (holds_refusal(step->answer, step->answer_length)) break;
+    if (job->ran == job->count && job->reply != NULL) send_reply(job->reply);
   }
   trim_answer(scratch);
 }

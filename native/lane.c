@@ -205,12 +205,18 @@ static int enqueue(struct lane *lane, struct job *job) {
 }
 
 napi_value lane_run(napi_env env, napi_callback_info info) {
-  napi_value values[2], promise;
-  if (!read_arguments(env, info, 2, values)) return NULL;
+  napi_value values[3], promise;
+  napi_valuetype type = napi_undefined;
+  if (!read_arguments(env, info, 3, values)) return NULL;
   struct lane *lane = unwrap(env, values[0]);
   if (lane == NULL) return NULL;
+  napi_typeof(env, values[2], &type);
+  struct reply *reply = type == napi_undefined ? NULL : read_reply(env, values[2]);
+  if (reply == NULL && type != napi_undefined) return NULL;
   struct job *job = read_job(env, values[1]);
   if (job == NULL) return NULL;
+  if (reply != NULL) hold_reply(reply);
+  job->reply = reply;
   napi_deferred deferred;
   if (napi_create_promise(env, &deferred, &promise) != napi_ok) {
     free_job(job);

@@ -2,7 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { envBytesMax, frameMagic, stdinBytesMax } from '../../cni/frame.ts';
 import type { Call } from '../../cni/plugin.ts';
-import { answerTimeoutMs, Session, statusTimeoutMs } from '../../cni/session.ts';
+import { answerTimeoutMs, Session, type SessionConnection, statusTimeoutMs } from '../../cni/session.ts';
 
 interface Delivery {
   readonly data: Uint8Array;
@@ -19,21 +19,22 @@ function setUp(serve: (call: Call) => Promise<void> = async (call) => void call.
   let watcher: (() => void) | undefined;
   let ends = 0;
   let disposals = 0;
+  const connection: SessionConnection = {
+    receive: () => {
+      const next = deliveries.shift();
+      return next === undefined ? undefined : { fds: [], uid: 0, ...next };
+    },
+    send: (data) => sent.push(Buffer.from(data)) > 0,
+    watch: (callback) => {
+      watcher = callback;
+    },
+    [Symbol.dispose]: () => {
+      disposals += 1;
+    },
+  };
   const session = new Session(
     {
-      connection: {
-        receive: () => {
-          const next = deliveries.shift();
-          return next === undefined ? undefined : { fds: [], uid: 0, ...next };
-        },
-        send: (data) => sent.push(Buffer.from(data)) > 0,
-        watch: (callback) => {
-          watcher = callback;
-        },
-        [Symbol.dispose]: () => {
-          disposals += 1;
-        },
-      },
+      connection,
       serve: async (call) => {
         calls.push(call);
         await serve(call);
@@ -51,7 +52,7 @@ function setUp(serve: (call: Call) => Promise<void> = async (call) => void call.
     else watcher();
     await new Promise((resolve) => setImmediate(resolve));
   };
-  return { session, deliver, sent, closed, calls, state: () => ({ ends, disposals }) };
+  return { session, connection, deliver, sent, closed, calls, state: () => ({ ends, disposals }) };
 }
 
 function frame(
@@ -177,3 +178,37 @@ for (const [verb, limitMs, code] of [
     t.is(state().ends, 1);
   });
 }
+
+/** A connection whose lane has answered, or could not. */
+function sessionAhead(outcome: 'ours' | 'sent' | 'failed') {
+  const answered: boolean[] = [];
+  const setting = setUp(async (call) => {
+    call.openAhead?.().arm('{}');
+    answered.push(call.answer(0, '{}'), call.answer(1, 'again'));
+  });
+  const armed: Buffer[] = [];
+  Object.assign(setting.connection, {
+    replyAhead: () => ({
+      reply: {},
+      arm: (data: Uint8Array) => armed.push(Buffer.from(data)),
+      take: () => outcome,
+    }),
+  });
+  return { ...setting, answered, armed };
+}
+
+test('an answer that was sent ahead is not sent again, and counts', async (t) => {
+  const { deliver, sent, answered, armed } = sessionAhead('sent');
+  await deliver({ data: frame('CNI_COMMAND=ADD\0', '{}') });
+  t.deepEqual(armed.map(reply), [{ exitCode: 0, stdout: '{}' }]);
+  t.deepEqual([sent.length, answered], [0, [true, true]]);
+});
+
+test('an answer that was not sent ahead is sent, and one that could not be is told', async (t) => {
+  const ours = sessionAhead('ours');
+  await ours.deliver({ data: frame('CNI_COMMAND=ADD\0', '{}') });
+  t.deepEqual([ours.sent.map(reply), ours.answered], [[{ exitCode: 0, stdout: '{}' }], [true, false]]);
+  const failed = sessionAhead('failed');
+  await failed.deliver({ data: frame('CNI_COMMAND=ADD\0', '{}') });
+  t.deepEqual([failed.sent.length, failed.answered], [0, [false, false]]);
+});
