@@ -19,7 +19,7 @@ export interface IptablesOptions {
   readonly families?: readonly Family[] | undefined;
   /** Default: what the host uses, see {@link detectVariant}. */
   readonly variant?: Variant | undefined;
-  /** How often at most it is looked whether our chains are still there. */
+  /** How long after one look at our chains they are looked at again; default: 5 s, more where a look takes long. */
   readonly checkIntervalMs?: number | undefined;
 }
 
@@ -64,7 +64,7 @@ class IptablesBackend implements Backend {
     });
     const result = await this.#each((chains, programs) => chains.replace(programs, views));
     // Packets may be routed to 127.0.0.1 when the rule is in place that says which.
-    const isGuarded = result.failures.length === 0;
+    const isGuarded = !result.failures.some(({ key }) => key === failureKey(4));
     if (isGuarded && this.#chains.some(({ opensLocalhost }) => opensLocalhost))
       await routeLocalnet(namespaceFd);
     return result;
@@ -91,7 +91,7 @@ class IptablesBackend implements Backend {
       try {
         if (this.#programs !== undefined) writes += await sync(chains, this.#programs);
       } catch (error) {
-        failures.push({ key: `iptables IPv${chains.family}`, kind: 'update', error: error as Error });
+        failures.push({ key: failureKey(chains.family), kind: 'update', error: error as Error });
       }
     }
     return { writes, failures };
@@ -105,8 +105,8 @@ class IptablesBackend implements Backend {
       if (await chains.isDisturbed(this.#programs)) return true;
     }
     const endMs = performance.now();
-    const { checkIntervalMs = CHECK_INTERVAL_MS } = this.#options;
-    this.#checkAgainAtMs = endMs + Math.max(checkIntervalMs, (endMs - startMs) / CHECK_SHARE);
+    const restMs = Math.max(CHECK_INTERVAL_MS, (endMs - startMs) / CHECK_SHARE);
+    this.#checkAgainAtMs = endMs + (this.#options.checkIntervalMs ?? restMs);
     return false;
   }
 
@@ -118,6 +118,10 @@ class IptablesBackend implements Backend {
   [Symbol.dispose](): void {
     this.#chains = undefined;
   }
+}
+
+function failureKey(family: Family): string {
+  return `iptables IPv${family}`;
 }
 
 function supportedFamilies(): readonly Family[] {

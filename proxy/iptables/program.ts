@@ -142,8 +142,8 @@ function errorOf(program: string, { code, stderr }: Ending, input: string): Ipta
   if (code === 'SIGKILL') return new IptablesError(`${program}: no answer in time`, { code });
   const said = stderr
     .split('\n')
-    .map((line) => line.trim())
-    .filter((line) => line !== '' && !/^(#|Try `|.*v\d+\.\d+\.\d+ \([a-z_]+\):$)/.test(line));
+    .map((line) => line.replace(/^\S+( v[\d.]+ \(\w+\))?: ?/, '').trim())
+    .filter((line) => line !== '' && !/^(#|Try `)/.test(line));
   const number = /line:? (\d+)/i.exec(stderr)?.[1];
   const line = number === undefined ? undefined : input.split('\n')[Number(number) - 1];
   const at = line === undefined ? '' : ` (line ${number}: ${JSON.stringify(line)})`;

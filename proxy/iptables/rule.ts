@@ -92,7 +92,11 @@ const hostMask: Readonly<Record<Family, string>> = {
 export const toNode = '-m addrtype --dst-type LOCAL';
 export const fromNode = '-m addrtype --src-type LOCAL';
 
-/** Answers as if nothing listened: clients see "connection refused". */
-export function rejectTarget(family: Family): string {
-  return `REJECT --reject-with ${family === 4 ? 'icmp-port-unreachable' : 'icmp6-port-unreachable'}`;
+/**
+ * Answers as if nothing listened. TCP gets a reset, other than in kube-proxy: an ICMP error that comes back while
+ * connect() holds the socket is passed over (tcp_v4_err, tcp_v6_err), and the client waits a second to ask again.
+ */
+export function rejectTarget(family: Family, protocol: Protocol): string {
+  const answer = family === 4 ? 'icmp-port-unreachable' : 'icmp6-port-unreachable';
+  return `REJECT --reject-with ${protocol === 'tcp' ? 'tcp-reset' : answer}`;
 }

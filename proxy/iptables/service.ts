@@ -1,3 +1,4 @@
+import { familyOf, type Ip } from '../../core/address.ts';
 import type { Endpoint, Frontend, ServicePortView } from '../view.ts';
 import type { RuleContext } from './context.ts';
 import { MARK, MARK_OUTSIDE } from './layout.ts';
@@ -30,7 +31,7 @@ export interface PortOptions {
 
 /** The rules of one service port. */
 export function planPort(port: ServicePortView, context: RuleContext, options: PortOptions): PortRules {
-  const ready = withRealPorts(port);
+  const ready = withoutNonsense(port);
   const rules = new PortPlanner(ready, context, options);
   return { chains: rules.chains(), claims: ready.frontends.map((frontend) => rules.claim(frontend)) };
 }
@@ -40,17 +41,22 @@ function frontendId(frontend: Frontend, { protocol }: ServicePortView): string {
   return `${frontend.kind === 'nodePort' ? '' : frontend.ip} ${protocol} ${frontend.port}`;
 }
 
-/** What has no port number between 1 and 65535 cannot be reached. */
-function withRealPorts(port: ServicePortView): ServicePortView {
-  const isReal = ({ port: number }: { readonly port: number }) =>
-    Number.isInteger(number) && number > 0 && number < 65536;
-  const { frontends, clusterEndpoints, localEndpoints } = port;
-  if ([frontends, clusterEndpoints, localEndpoints].every((list) => list.every(isReal))) return port;
+/**
+ * Without what cannot be written as a rule: ports that are no number between 1 and 65535, addresses of the other family.
+ * One such rule would keep all others from being written.
+ */
+function withoutNonsense(port: ServicePortView): ServicePortView {
+  const { frontends, clusterEndpoints, localEndpoints, sourceRanges } = port;
+  const isReal = (place: { readonly ip?: Ip; readonly port: number }) => {
+    const isOurs = place.ip === undefined || familyOf(place.ip) === port.family;
+    return isOurs && Number.isInteger(place.port) && place.port > 0 && place.port < 65536;
+  };
   return {
     ...port,
     frontends: frontends.filter(isReal),
     clusterEndpoints: clusterEndpoints.filter(isReal),
     localEndpoints: localEndpoints.filter(isReal),
+    sourceRanges: sourceRanges?.filter((range) => familyOf(range) === port.family),
   };
 }
 
@@ -254,9 +260,9 @@ class PortPlanner {
 
   /** For packets that are still under way to the frontend. */
   #refusal(chain: string, policy: 'Cluster' | 'Local', to: Omit<Rule, 'target' | 'comment'>): PlacedRule[] {
-    const { hasAnyEndpoints } = this.#port;
+    const { hasAnyEndpoints, protocol } = this.#port;
     if (hasAnyEndpoints && this.#endpoints(policy === 'Local').length > 0) return [];
-    const target = hasAnyEndpoints ? 'DROP' : rejectTarget(this.#context.family);
+    const target = hasAnyEndpoints ? 'DROP' : rejectTarget(this.#context.family, protocol);
     const comment = hasAnyEndpoints ? ' has no local endpoints' : ' has no endpoints';
     return [{ table: 'filter', chain, rule: this.#rule(comment, { ...to, target }) }];
   }

@@ -56,14 +56,12 @@ function portOf(service: number): fc.Arbitrary<ServicePortView> {
   );
 }
 
-const change = fc
-  .integer({ min: 1, max: 3 })
-  .chain((service) =>
-    fc.record({
-      service: fc.constant(`default/s${service}`),
-      ports: fc.array(portOf(service), { maxLength: 3 }),
-    }),
-  );
+const change = fc.integer({ min: 1, max: 3 }).chain((service) =>
+  fc.record({
+    service: fc.constant(`default/s${service}`),
+    ports: fc.array(portOf(service), { maxLength: 3 }),
+  }),
+);
 
 test('however services change, the kernel takes every step, and has what a new process would write', (t) => {
   const sequence = fc.array(change, { minLength: 1, maxLength: 8 });
