@@ -5,7 +5,7 @@ import { openLane } from '../kernel/lane.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import type { Views } from './backend.ts';
 import type { NodeFacts } from './policy.ts';
-import { planFlowFilters, StaleIndex, type Suspects } from './stale-index.ts';
+import { allUdpFlows, planFlowFilters, StaleIndex, type Suspects } from './stale-index.ts';
 
 /** The kernel refused to list or to forget flows: until then it is left alone. */
 const RETRY_MS = 5_000;
@@ -31,8 +31,11 @@ export class StaleFlows implements AsyncDisposable {
   readonly #options: StaleFlowsOptions;
   #running: Promise<void> | undefined;
   #retry: NodeJS.Timeout | undefined;
+  /** Families whose flows were all looked at once: those of Services that went while no proxy ran are gone. */
+  readonly #seen = new Set<Family>();
   #isFailing = false;
   #isStopped = false;
+  #knowsAll = false;
 
   /** Throws KernelError where there is no conntrack. */
   constructor(options: StaleFlowsOptions) {
@@ -44,8 +47,8 @@ export class StaleFlows implements AsyncDisposable {
   }
 
   /** Before the first `update`, and whenever the node's addresses change; as {@link update}. */
-  updateNode({ nodePortIps }: NodeFacts): Promise<void> {
-    this.#index.setNodePortIps(nodePortIps);
+  updateNode(facts: NodeFacts): Promise<void> {
+    this.#index.setNode(facts);
     return this.#clean();
   }
 
@@ -55,36 +58,52 @@ export class StaleFlows implements AsyncDisposable {
    */
   update(changed: Views): Promise<void> {
     this.#index.update(changed);
+    this.#knowsAll = true;
     return this.#clean();
   }
 
   #clean(): Promise<void> {
-    if (this.#isStopped) return Promise.resolve();
-    this.#running ??= this.#run().finally(() => {
-      this.#running = undefined;
-    });
+    if (!this.#isWanted()) return this.#running ?? Promise.resolve();
+    this.#running ??= this.#run();
     return this.#running;
   }
 
+  /** Ends in the same turn in which it finds that nothing is wanted any more: what comes later starts it anew. */
   async #run(): Promise<void> {
-    while (this.#index.hasSuspects && !this.#isStopped) {
-      const suspects = this.#index.take();
-      try {
-        for (const family of families) await this.#cleanFamily(family, suspects);
-        this.#isFailing = false;
-      } catch (error) {
-        this.#index.giveBack(suspects);
-        this.#failed(error as Error);
-        return;
-      }
+    try {
+      while (this.#isWanted()) await this.#pass();
+    } catch (error) {
+      this.#failed(error as Error);
+    } finally {
+      this.#running = undefined;
     }
   }
 
+  async #pass(): Promise<void> {
+    const suspects = this.#index.take();
+    try {
+      for (const family of families) await this.#cleanFamily(family, suspects);
+      this.#isFailing = false;
+    } catch (error) {
+      this.#index.giveBack(suspects);
+      throw error;
+    }
+  }
+
+  #isWanted(): boolean {
+    if (this.#isStopped || !this.#knowsAll) return false;
+    return this.#index.hasSuspects || this.#seen.size < families.length;
+  }
+
   async #cleanFamily(family: Family, suspects: Suspects): Promise<void> {
-    const filters = planFlowFilters(family, suspects);
+    const isFirst = !this.#seen.has(family);
+    const filters = [...planFlowFilters(family, suspects), ...(isFirst ? [allUdpFlows(family)] : [])];
     if (filters.length === 0) return;
     const startMs = performance.now();
-    const deleted = await deleteFlows(this.#socket, filters, (flow) => this.#index.isStale(flow, suspects));
+    const deleted = await deleteFlows(this.#socket, filters, (flow) => {
+      return this.#index.isStale(flow, suspects) || (isFirst && this.#index.isOrphan(flow));
+    });
+    this.#seen.add(family);
     const ms = performance.now() - startMs;
     this.#options.onPass?.({ family, ms, deleted: deleted.length });
     if (deleted.length > 0)

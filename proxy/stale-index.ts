@@ -1,4 +1,4 @@
-import { type Family, families, type Ip } from '../core/address.ts';
+import { type Cidr, cidrContains, type Family, families, type Ip } from '../core/address.ts';
 import { type Flow, type FlowFilter, flowStatus } from '../kernel/conntrack.ts';
 import type { Views } from './backend.ts';
 import type { NodeFacts, NodePortIps } from './policy.ts';
@@ -36,6 +36,7 @@ export class StaleIndex {
   readonly #owners = new Map<string, Map<string, Serving>>();
   #suspects = new Map<string, Suspect>();
   #nodePortIps: NodeFacts['nodePortIps'] = { 4: 'all', 6: 'all' };
+  #serviceCidrs: readonly Cidr[] = [];
 
   /** With `resetTcp` flows of TCP are watched as well, as far as the views name the endpoints that serve. */
   constructor({ resetTcp = false }: { readonly resetTcp?: boolean } = {}) {
@@ -46,10 +47,11 @@ export class StaleIndex {
    * Where node ports are open: elsewhere a flow with such a port is somebody else's. One that began before its address
    * was among these may be in a black hole.
    */
-  setNodePortIps(ips: NodeFacts['nodePortIps']): void {
+  setNode({ nodePortIps: ips, serviceCidrs }: NodeFacts): void {
     const isSameAs = (family: Family) => String(ips[family]) === String(this.#nodePortIps[family]);
     const changed = families.filter((family) => !isSameAs(family));
     this.#nodePortIps = ips;
+    this.#serviceCidrs = serviceCidrs;
     for (const port of [...this.#portsOf.values()].flat()) {
       if (!changed.includes(port.family)) continue;
       for (const frontend of port.frontends)
@@ -146,6 +148,19 @@ export class StaleIndex {
     return this.#endsWrong(flow, suspect, this.#owners.get(key));
   }
 
+  /**
+   * Whether a UDP flow was sent on from a cluster IP that no Service has: that of one which went while nobody watched.
+   * Only of use when all Services are known.
+   */
+  isOrphan(flow: Flow): boolean {
+    const { family, original, status } = flow;
+    const { dst, dport = 0 } = original;
+    if (protocolOf(flow) !== 'udp' || (status & flowStatus.dnat) === 0) return false;
+    if (!this.#serviceCidrs.some((cidr) => cidrContains(cidr, dst))) return false;
+    const frontend = { kind: 'clusterIP', ip: dst, port: dport } as const;
+    return !this.#owners.has(keyOf({ family, protocol: 'udp' }, frontend));
+  }
+
   #endsWrong({ reply, status }: Flow, { protocol, gone }: Suspect, owners: Map<string, Serving> | undefined) {
     const end = `${reply.src} ${reply.sport}`;
     if (owners?.values().some((serving) => serving.has(end))) return false;
@@ -158,6 +173,11 @@ export class StaleIndex {
 
 /** More filters than this are more work for the kernel than all flows of the protocol are for us. */
 const FILTERS_MAX = 8;
+
+/** To see every flow that can be an orphan. */
+export function allUdpFlows(family: Family): FlowFilter {
+  return { family, protocol: protocolNumbers.udp };
+}
 
 /** What to ask the kernel for to see all flows that may be stale; of one family. */
 export function planFlowFilters(family: Family, suspects: Suspects): FlowFilter[] {

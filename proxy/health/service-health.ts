@@ -51,9 +51,7 @@ export class ServiceHealthServers implements AsyncDisposable {
   sync(checks: ReadonlyMap<string, ServiceHealthCheck>): Promise<void> {
     this.#checks = new Map(checks);
     this.#isAgain = this.#running !== undefined;
-    this.#running ??= this.#run().finally(() => {
-      this.#running = undefined;
-    });
+    this.#running ??= this.#run();
     return this.#running;
   }
 
@@ -63,6 +61,7 @@ export class ServiceHealthServers implements AsyncDisposable {
       await this.#close();
       await this.#open();
     } while (this.#isAgain && !this.#isStopped);
+    this.#running = undefined;
   }
 
   get #place(): string {

@@ -3,7 +3,7 @@ import readline from 'node:readline';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
 import { inNamespace } from '../../cli/cluster/workload-client.ts';
-import type { Family, Ip } from '../../core/address.ts';
+import type { Cidr, Family, Ip } from '../../core/address.ts';
 import { openConntrackSocket, readFlows } from '../../kernel/conntrack.ts';
 import { openNamespace } from '../../kernel/netns.ts';
 import { SysctlTable } from '../../kernel/sysctl.ts';
@@ -21,6 +21,7 @@ import { openLab } from './lab.ts';
  */
 const NFT = '/usr/sbin/nft';
 const VIPS = { 4: '10.96.0.5' as Ip, 6: 'fd00:10:96::5' as Ip } as const;
+const SERVICE_CIDRS = ['10.96.0.0/16', 'fd00:10:96::/112'] as readonly string[] as readonly Cidr[];
 const servers = { one: 8080, two: 8090 } as const;
 type Server = keyof typeof servers;
 
@@ -85,7 +86,7 @@ async function openStage(t: ExecutionContext, { resetTcp = false } = {}) {
   });
   await stale.updateNode({
     nodePortIps: { 4: [node.addresses[0]], 6: [node.addresses[1]] },
-    serviceCidrs: [],
+    serviceCidrs: SERVICE_CIDRS,
   });
   const addresses = { 4: lab.outside.addresses[0], 6: lab.outside.addresses[1] };
   return {
@@ -232,6 +233,23 @@ test('flows of other Services, and to no Service at all, stay', async (t) => {
   t.is(left.length, before - 4);
   t.true(left.every(({ original }) => original.dport === servers.two || original.dport === 30053));
   t.is(await otherNode.ask('udp', 4, stage.nodeIps[4], 30053), 'one');
+});
+
+test('flows of a Service that went while no proxy ran are forgotten by the next', async (t) => {
+  const { stale, rules, node, otherNode, outside, flows } = await openStage(t);
+  rules('one');
+  for (const family of [4, 6] as const) {
+    t.is(await node.ask('udp', family, VIPS[family], 53), 'one');
+    t.is(await otherNode.ask('udp', family, outside[family], servers.two), 'two');
+    t.is(await node.ask('udp', family, outside[family], servers.two), 'two');
+  }
+  rules();
+  await stale.update(new Map());
+  t.deepEqual(
+    await Promise.all([4, 6].map((family) => node.ask('udp', family, VIPS[family as Family], 53))),
+    ['nothing', 'nothing'],
+  );
+  t.is((await flows()).filter(({ original }) => original.dport === servers.two).length, 2);
 });
 
 for (const family of [4, 6] as const) {

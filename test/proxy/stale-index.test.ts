@@ -1,6 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import type { Family, Ip } from '../../core/address.ts';
+import type { Cidr, Family, Ip } from '../../core/address.ts';
 import { type Flow, flowStatus } from '../../kernel/conntrack.ts';
 import { isFlowOf } from '../../kernel/netlink/conntrack/flow.ts';
 import { protocolNumbers } from '../../proxy/protocol.ts';
@@ -132,7 +132,7 @@ test('a frontend that moves to another Service is judged by its endpoints', (t) 
 
 test('a node port is one of the node’s addresses, and a Service’s own address comes first', (t) => {
   const index = new StaleIndex();
-  index.setNodePortIps({ 4: [NODE], 6: [] });
+  index.setNode({ nodePortIps: { 4: [NODE], 6: [] }, serviceCidrs: [] });
   index.update(changed('other', port('other', [{ ...clusterIp, port: 30053 }], [7])));
   index.take();
   index.update(changed('dns', port('dns', [nodePort], [1])));
@@ -147,9 +147,9 @@ test('a node port is one of the node’s addresses, and a Service’s own addres
     ),
     [0],
   );
-  index.setNodePortIps({ 4: [NODE, elsewhere], 6: [] });
+  index.setNode({ nodePortIps: { 4: [NODE, elsewhere], 6: [] }, serviceCidrs: [] });
   t.deepEqual(stale(index, flow(elsewhere, 30053, undefined)), [0]);
-  index.setNodePortIps({ 4: [NODE, elsewhere], 6: [] });
+  index.setNode({ nodePortIps: { 4: [NODE, elsewhere], 6: [] }, serviceCidrs: [] });
   t.false(index.hasSuspects);
 });
 
@@ -179,6 +179,21 @@ test('what was taken and given back is asked for again, with what came meanwhile
   index.update(changed('web', tcp(3)));
   index.giveBack(suspects);
   t.deepEqual(stale(index, ...[1, 2, 3].map((end) => flow(VIP, 53, end, 'tcp'))), [0, 1]);
+});
+
+test('a flow to a cluster IP that no Service has is an orphan, if it was sent on', (t) => {
+  const index = new StaleIndex();
+  index.setNode({ nodePortIps: { 4: 'all', 6: 'all' }, serviceCidrs: ['10.96.0.0/16' as Cidr] });
+  index.update(changed('dns', port('dns', [clusterIp, nodePort], [1])));
+  const orphans = [
+    flow('10.96.0.2' as Ip, 53, 1),
+    flow('10.96.0.2' as Ip, 53, undefined),
+    flow('10.96.0.2' as Ip, 53, 1, 'tcp'),
+    flow('198.51.100.1' as Ip, 53, 1),
+    flow(VIP, 53, 9),
+    flow(VIP, 54, 9),
+  ].flatMap((one, number) => (index.isOrphan(one) ? [number] : []));
+  t.deepEqual(orphans, [0, 5]);
 });
 
 test('many frontends are one question', (t) => {
