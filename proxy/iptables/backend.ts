@@ -2,14 +2,13 @@ import { existsSync } from 'node:fs';
 import { type Family, families } from '../../core/address.ts';
 import { SysctlTable } from '../../kernel/sysctl.ts';
 import type { Backend, SyncResult, Views } from '../backend.ts';
+import type { IptablesRules } from '../metrics.ts';
 import type { NodeFacts, ProxyPolicy } from '../policy.ts';
-import { removal } from './compare.ts';
 import { ruleContext } from './context.ts';
-import { renderEdit } from './edit.ts';
 import { FamilyChains } from './family.ts';
 import { IptablesPrograms, type Variant } from './program.ts';
-import { parseSave } from './save.ts';
-import { detectVariant, savedOrNothing, variants } from './variant.ts';
+import { removeIptables } from './remove.ts';
+import { detectVariant } from './variant.ts';
 
 export interface IptablesOptions {
   readonly policy: ProxyPolicy;
@@ -23,6 +22,8 @@ export interface IptablesOptions {
   readonly checkIntervalMs?: number | undefined;
 }
 
+export { removeIptables } from './remove.ts';
+
 /** Each look starts six short programs. */
 const CHECK_INTERVAL_MS = 5_000;
 /** With long tables even these take long: then they may take this part of the time. */
@@ -35,17 +36,18 @@ const ROUTE_LOCALNET = 'net/ipv4/conf/all/route_localnet';
  * The services as iptables rules, in chains named as kube-proxy's: those it left are taken over. Nothing is started
  * before the first `replace`. Throws TypeError for a policy that cannot be written as rules.
  */
-export function openIptables(options: IptablesOptions): Backend {
+export function openIptables(options: IptablesOptions): IptablesBackend {
   return new IptablesBackend(options);
 }
 
-class IptablesBackend implements Backend {
+export class IptablesBackend implements Backend {
   readonly name = 'iptables';
   readonly #options: IptablesOptions;
   #programs: IptablesPrograms | undefined;
   #chains: readonly FamilyChains[] | undefined;
   #facts: NodeFacts = { nodePortIps: { 4: 'all', 6: 'all' }, serviceCidrs: [] };
   #checkAgainAtMs = 0;
+  #isAlone = false;
 
   constructor(options: IptablesOptions) {
     this.#options = options;
@@ -67,7 +69,16 @@ class IptablesBackend implements Backend {
     const isGuarded = !result.failures.some(({ key }) => key === failureKey(4));
     if (isGuarded && this.#chains.some(({ opensLocalhost }) => opensLocalhost))
       await routeLocalnet(namespaceFd);
+    if (result.failures.length === 0) await this.#removeOtherKind();
     return result;
+  }
+
+  /** Once: what was left in the other kind of iptables, when the host or its settings changed. */
+  async #removeOtherKind(): Promise<void> {
+    if (this.#isAlone || this.#programs === undefined) return;
+    const { namespaceFd } = this.#options;
+    await removeIptables({ namespaceFd, except: await this.#programs.kind() });
+    this.#isAlone = true;
   }
 
   async update(changed: Views): Promise<SyncResult> {
@@ -111,7 +122,12 @@ class IptablesBackend implements Backend {
   }
 
   problems(): ReadonlyMap<string, string> {
-    return new Map((this.#chains ?? []).flatMap(({ problems }) => [...problems]));
+    return new Map((this.#chains ?? []).flatMap((chains) => [...chains.problems]));
+  }
+
+  /** For metrics. */
+  rules(): IptablesRules[] {
+    return (this.#chains ?? []).flatMap((chains) => chains.rules());
   }
 
   /** The rules stay, so that connections outlive a restart. */
@@ -142,22 +158,4 @@ async function routeLocalnet(namespaceFd: number | undefined): Promise<void> {
   });
   const [failure] = await table.write([{ kind: 'create', key: ROUTE_LOCALNET, wanted: '1' }]);
   if (failure !== undefined) throw failure.error;
-}
-
-/**
- * Takes away what any proxy in this mode left, in both kinds of iptables and both families; whether there was anything.
- * Chains that others share stay: KUBE-FIREWALL, and KUBE-MARK-MASQ while a rule of others leads to it.
- */
-export async function removeIptables(options: { readonly namespaceFd?: number } = {}): Promise<boolean> {
-  let found = false;
-  for (const variant of [undefined, ...variants]) {
-    const programs = new IptablesPrograms({ ...options, variant });
-    for (const family of families) {
-      const input = renderEdit(removal(parseSave(await savedOrNothing(programs, family))));
-      if (input === '') continue;
-      found = true;
-      await programs.restore(family, input);
-    }
-  }
-  return found;
 }

@@ -54,3 +54,9 @@ export function editSize(edit: Edit): number {
   const others = [edit.remove, edit.deleteRules, edit.insertRules, edit.appendRules, edit.need ?? []];
   return others.reduce((sum, list) => sum + list.length, rules);
 }
+
+/** How many rules of a table an edit writes. */
+export function rulesWritten(edit: Edit, table: TableName): number {
+  const placed = [...edit.insertRules, ...edit.appendRules].filter((rule) => rule.table === table).length;
+  return edit.write.reduce((sum, chain) => (chain.table === table ? sum + chain.rules.length : sum), placed);
+}

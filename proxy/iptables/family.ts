@@ -1,18 +1,22 @@
 import type { Family } from '../../core/address.ts';
 import type { Views } from '../backend.ts';
+import type { IptablesRules } from '../metrics.ts';
 import type { NodePortIps } from '../policy.ts';
 import { compare } from './compare.ts';
 import type { RuleContext } from './context.ts';
-import { type Edit, editSize, renderEdit } from './edit.ts';
+import { type Edit, editSize, renderEdit, rulesWritten } from './edit.ts';
 import { CANARY, tables } from './layout.ts';
 import { FamilyPlan } from './plan.ts';
 import type { IptablesPrograms } from './program.ts';
+import type { TableName } from './rule.ts';
 import { parseSave } from './save.ts';
 
 /** The chains of one family: plan and programs together. Errors are IptablesErrors. */
 export class FamilyChains {
   readonly #context: RuleContext;
   readonly #plan: FamilyPlan;
+  /** Rules that the last pass wrote. */
+  #last: ReadonlyMap<TableName, number> = new Map();
 
   constructor(context: RuleContext, nodePortIps: NodePortIps) {
     this.#context = context;
@@ -47,7 +51,18 @@ export class FamilyChains {
     return await this.#write(programs, this.#plan.setNodePortIps(nodePortIps));
   }
 
+  /** Of the tables that services have rules in. */
+  rules(): IptablesRules[] {
+    return (['filter', 'nat'] as const).map((table) => ({
+      table,
+      family: this.family,
+      total: this.#plan.rulesIn(table),
+      last: this.#last.get(table) ?? 0,
+    }));
+  }
+
   async #write(programs: IptablesPrograms, edit: Edit): Promise<number> {
+    this.#last = new Map(tables.map((table) => [table, rulesWritten(edit, table)]));
     const input = renderEdit(edit);
     if (input !== '') await programs.restore(this.family, input);
     return editSize(edit);

@@ -4,7 +4,7 @@ import type { ServicePortView } from '../view.ts';
 import type { RuleContext } from './context.ts';
 import { type Edit, emptyEdit } from './edit.ts';
 import { dispatchChains, fixedChains, nodePortJumps } from './layout.ts';
-import type { Chain, PlacedRule } from './rule.ts';
+import type { Chain, PlacedRule, TableName } from './rule.ts';
 import { type PortRules, planPort } from './service.ts';
 
 /** From this many endpoints on rules are without comments. (largeClusterEndpointsThreshold of kube-proxy.) */
@@ -190,6 +190,18 @@ export class FamilyPlan {
       ...fixedChains(this.#context),
       ...Array.from(this.#chains, ([name, rules]) => ({ table: 'nat' as const, name, rules })),
     ];
+  }
+
+  /** How many rules of ours a table has. */
+  rulesIn(table: TableName): number {
+    const fixed = fixedChains(this.#context).filter((chain) => chain.table === table);
+    let count = fixed.reduce((sum, { rules }) => sum + rules.length, 0);
+    for (const { rules } of this.#claims.values()) {
+      for (const rule of rules) if (rule.table === table) count += 1;
+    }
+    if (table !== 'nat') return count;
+    for (const rules of this.#chains.values()) count += rules.length;
+    return count + this.#nodePortJumps.length;
   }
 
   /** How many rules at the end of a dispatch chain must stay there. */

@@ -72,6 +72,15 @@ export class IptablesPrograms {
     }
   }
 
+  /** Which kind these programs are. Throws IptablesError. */
+  async kind(): Promise<Variant> {
+    if (this.#variant !== undefined) return this.#variant;
+    const { stdout } = await this.#run([this.#name(4, ''), '--version'], '', CHECK_TIMEOUT_MS);
+    if (stdout.includes('nf_tables')) return 'nft';
+    // Before 1.8 there was one kind, and nothing said so.
+    return 'legacy';
+  }
+
   #name(family: Family, what: '' | '-save' | '-restore'): string {
     const kind = this.#variant === undefined ? '' : `-${this.#variant}`;
     return `${family === 4 ? 'iptables' : 'ip6tables'}${kind}${what}`;

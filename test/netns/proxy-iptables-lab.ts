@@ -5,8 +5,7 @@ import type { Outcome } from '../../cli/cluster/workload.ts';
 import { inNamespace } from '../../cli/cluster/workload-client.ts';
 import { type Family, families, type Ip } from '../../core/address.ts';
 import { type Namespace, openNamespace } from '../../kernel/netns.ts';
-import type { Backend } from '../../proxy/backend.ts';
-import { openIptables } from '../../proxy/iptables/backend.ts';
+import { type IptablesBackend, openIptables } from '../../proxy/iptables/backend.ts';
 import type { Variant } from '../../proxy/iptables/program.ts';
 import type { ProxyPolicy } from '../../proxy/policy.ts';
 import type { Endpoint, Frontend, ServicePortView } from '../../proxy/view.ts';
@@ -97,7 +96,7 @@ export class IptablesLab implements AsyncDisposable {
     return new IptablesLab(lab);
   }
 
-  backend(variant: Variant, changes: Partial<ProxyPolicy> = {}): Backend {
+  backend(variant: Variant, changes: Partial<ProxyPolicy> = {}): IptablesBackend {
     return openIptables({
       policy: { ...policy, ...changes },
       namespaceFd: this.namespace.fd,

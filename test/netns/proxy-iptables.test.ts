@@ -1,7 +1,7 @@
 import test, { type ExecutionContext } from 'ava';
 import { type Cidr, type Family, families } from '../../core/address.ts';
-import type { Backend } from '../../proxy/backend.ts';
-import { removeIptables } from '../../proxy/iptables/backend.ts';
+import type { IptablesBackend } from '../../proxy/iptables/backend.ts';
+import { removeIptables } from '../../proxy/iptables/remove.ts';
 import { variants } from '../../proxy/iptables/variant.ts';
 import { labName } from './lab.ts';
 import {
@@ -101,8 +101,25 @@ async function follow(t: ExecutionContext, flows: readonly Flow[], family: Famil
   }
 }
 
+test.serial('what is left in the other kind of iptables goes when the rules are in place', async (t) => {
+  for (const variant of variants) {
+    const missing = await lab.missing(variant);
+    if (missing === undefined) continue;
+    t.log(`skipped: ${missing}`);
+    return t.pass();
+  }
+  for (const variant of [...variants, ...variants]) {
+    t.deepEqual((await lab.backend(variant).replace(viewsOf(services))).failures, []);
+    for (const each of variants) {
+      const saved = await lab.run(`/usr/sbin/iptables-${each}-save`);
+      t.is(saved.includes('KUBE-SERVICES'), each === variant, `${each} after ${variant}`);
+    }
+  }
+  t.true(await removeIptables({ namespaceFd: lab.namespace.fd }));
+});
+
 for (const variant of variants) {
-  let backend: Backend;
+  let backend: IptablesBackend;
 
   /** A test of this kind of iptables, skipped by name where the kernel does not have it. */
   const check = (title: string, body: (t: ExecutionContext) => Promise<void>) =>
@@ -123,6 +140,13 @@ for (const variant of variants) {
     const successor = lab.backend(variant);
     t.deepEqual(await successor.replace(viewsOf(services)), { writes: 0, failures: [] });
     t.false(await backend.isDisturbed());
+    for (const { table, family, total, last } of backend.rules()) {
+      const program = `/usr/sbin/${family === 4 ? 'iptables' : 'ip6tables'}-${variant}`;
+      const rules = (await lab.run(program, '-t', table, '-S')).split('\n');
+      const own = rules.filter((rule) => /^-A KUBE-/.test(rule) && !/^-A KUBE-FIREWALL/.test(rule));
+      t.is(own.length, total, `IPv${family} ${table}`);
+      t.is(last, 0);
+    }
   });
 
   for (const family of families) {

@@ -1,0 +1,43 @@
+import { families } from '../../core/address.ts';
+import { removal } from './compare.ts';
+import { renderEdit } from './edit.ts';
+import { IptablesError, IptablesPrograms, type Variant } from './program.ts';
+import { parseSave } from './save.ts';
+import { savedOrNothing, variants } from './variant.ts';
+
+export interface RemoveOptions {
+  /** The node's network namespace; else that of the process. */
+  readonly namespaceFd?: number | undefined;
+  /** The kind of iptables that is left as it is. */
+  readonly except?: Variant | undefined;
+}
+
+/**
+ * Takes away what any proxy in this mode left, in both kinds of iptables and both families; whether there was anything.
+ * Chains that others share stay: KUBE-FIREWALL, and KUBE-MARK-MASQ while a rule of others leads to it.
+ * Throws IptablesError.
+ */
+export async function removeIptables({ namespaceFd, except }: RemoveOptions = {}): Promise<boolean> {
+  let found = false;
+  for (const variant of [undefined, ...variants]) {
+    const programs = new IptablesPrograms({ namespaceFd, variant });
+    if (except !== undefined && (await kindOf(programs)) === except) continue;
+    for (const family of families) {
+      const input = renderEdit(removal(parseSave(await savedOrNothing(programs, family))));
+      if (input === '') continue;
+      found = true;
+      await programs.restore(family, input);
+    }
+  }
+  return found;
+}
+
+/** Undefined: there are no such programs. */
+async function kindOf(programs: IptablesPrograms): Promise<Variant | undefined> {
+  try {
+    return await programs.kind();
+  } catch (error) {
+    if (error instanceof IptablesError && error.code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
