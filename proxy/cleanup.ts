@@ -4,7 +4,7 @@ import { getTables } from '../kernel/netlink/nftables/requests.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { openNftSocket } from '../kernel/nftables.ts';
 import type { Backend } from './backend.ts';
-import { removeIptables } from './iptables/backend.ts';
+import { removeIptables } from './iptables/remove.ts';
 import { TABLE } from './nftables/layout.ts';
 
 /**
