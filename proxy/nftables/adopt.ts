@@ -27,13 +27,14 @@ type Rows = ReadonlyMap<string, NftElement>;
  * services at one frontend by the first, whose frontend it is). So a restarted proxy goes on with the ids, slots and
  * tokens of the one before it, which it never met.
  */
-export function knownState(ports: readonly ServicePortView[], actual: Rows): KernelState {
+export function* knownState(ports: readonly ServicePortView[], actual: Rows): Generator<void, KernelState> {
   const known = new Map<string, KnownPort>();
   const groups = new Map<string, number>();
   if (actual.size === 0) return { ports: known, groups };
-  const lists = listsById(actual);
+  const lists = yield* listsById(actual);
   const taken = { ports: new Set<number>(), groups: new Set<number>() };
   for (const port of ports) {
+    yield;
     const id = portIds(port, actual).find((each) => !taken.ports.has(each));
     if (id !== undefined && port.clusterEndpoints.length + port.localEndpoints.length > 0) {
       taken.ports.add(id);
@@ -90,7 +91,7 @@ interface Lists {
 }
 
 /** The slots of all ports, with and without affinity, and their tokens. */
-function listsById(rows: Rows): Map<number, Lists> {
+function* listsById(rows: Rows): Generator<void, Map<number, Lists>> {
   const lists = new Map<number, Lists>();
   const listsOf = (id: number): Lists => {
     const its = lists.get(id) ?? { cluster: [], local: [], tokens: new Map() };
@@ -105,6 +106,7 @@ function listsById(rows: Rows): Map<number, Lists> {
     listsOf(id).tokens.set(data, token);
   }
   for (const { set, key, data } of rows.values()) {
+    yield;
     if ((set !== 'endpoints' && set !== 'tokens') || typeof data !== 'string') continue;
     const { id, local, slot } = decodeSlot(key);
     const its = listsOf(id);

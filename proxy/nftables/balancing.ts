@@ -22,7 +22,8 @@ export function spreadOf(endpoints: readonly Endpoint[], balancing: ServicePortV
     const size = maglevSize(endpoints.length);
     return { slots: maglevTable(endpoints, size), isTable: true, code: maglevCodes[size] };
   }
-  const slots = weighted(endpoints).slice(0, MAX_SLOTS);
+  const all = weighted(endpoints);
+  const slots = all.length > MAX_SLOTS ? all.slice(0, MAX_SLOTS) : all;
   return { slots, isTable: false, code: slots.length };
 }
 

@@ -162,7 +162,7 @@ export class FamilyTable {
         found += 1;
         if (!this.#table.same(wanted, there)) changes.push({ kind: 'update', key, wanted, actual: there });
       }
-      if (slices.isOver) await slices.next();
+      if (slices.isOverAfterStep()) await slices.next();
     }
     if (found === actual.size) return changes;
     const wanted =

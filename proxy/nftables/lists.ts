@@ -149,7 +149,17 @@ export class EndpointLists {
   }
 
   *elements(): Generator<NftElement> {
-    for (const port of this.#ports.values()) yield* elementsOf(port);
+    for (const port of this.#ports.values()) {
+      if (port.affinitySeconds !== undefined) yield* elementsOf(port);
+      else {
+        // Most ports are such, and a generator in a generator is slow.
+        const { slots } = port.cluster;
+        const key = listKey(port, false);
+        for (let slot = 0; slot < slots.length; slot += 1)
+          yield slotElement('endpoints', key, slot, slots[slot] as string);
+        if (port.local.slots.length > 0) yield* listElements(port, port.local, listKey(port, true));
+      }
+    }
   }
 }
 

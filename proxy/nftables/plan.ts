@@ -58,7 +58,7 @@ export function planSize(views: Views, family: Family): PlanSize {
       if (port.affinitySeconds !== undefined) affinity = true;
       for (const list of [port.clusterEndpoints, port.localEndpoints]) {
         if (list.length === 0) continue;
-        const spread = spreadOf(list.slice(0, MAX_SLOTS), port.balancing);
+        const spread = spreadOf(withinSlots(list), port.balancing);
         if (port.affinitySeconds === undefined) endpoints += spread.slots.length;
         if (!spread.isTable) slots = Math.max(slots, spread.slots.length);
       }
@@ -90,27 +90,29 @@ export class FamilyPlan {
   }
 
   static of(family: Family, views: Views, actual: ReadonlyMap<string, NftElement> = new Map()): FamilyPlan {
-    const services = inOrder(views);
-    const plan = new FamilyPlan(family, knownState(portsOf(services, family), actual));
-    for (const [service, its] of services) plan.put(service, its);
-    plan.#journal.isClosed = false;
-    return plan;
+    return Slices.runAtOnce(FamilyPlan.#build(family, views, actual));
   }
 
   /** The same, in slices. */
-  static async inSlices(
+  static inSlices(
     family: Family,
     views: Views,
     actual: ReadonlyMap<string, NftElement>,
   ): Promise<FamilyPlan> {
-    const slices = new Slices();
-    const services = inOrder(views);
-    const known = knownState(portsOf(services, family), actual);
-    if (slices.isOver) await slices.next();
-    const plan = new FamilyPlan(family, known);
+    return new Slices().run(FamilyPlan.#build(family, views, actual));
+  }
+
+  static *#build(
+    family: Family,
+    views: Views,
+    actual: ReadonlyMap<string, NftElement>,
+  ): Generator<void, FamilyPlan> {
+    const services = [...views].sort(([a], [b]) => (a < b ? -1 : 1));
+    const ports = services.flatMap(([, its]) => its.filter((port) => port.family === family));
+    const plan = new FamilyPlan(family, yield* knownState(ports, actual));
     for (const [service, its] of services) {
       plan.put(service, its);
-      if (slices.isOver) await slices.next();
+      yield;
     }
     plan.#journal.isClosed = false;
     return plan;
@@ -212,17 +214,6 @@ export class FamilyPlan {
   }
 }
 
-function inOrder(views: Views): (readonly [string, readonly ServicePortView[]])[] {
-  return [...views].sort(([a], [b]) => (a < b ? -1 : 1));
-}
-
-function portsOf(
-  services: readonly (readonly [string, readonly ServicePortView[]])[],
-  family: Family,
-): ServicePortView[] {
-  return services.flatMap(([, its]) => its.filter((port) => port.family === family));
-}
-
 function wantedList(
   endpoints: readonly Endpoint[],
   { balancing }: ServicePortView,
@@ -231,8 +222,12 @@ function wantedList(
   if (endpoints.length === 0) return { slots: [], code: 0, isTable: false };
   if (endpoints.length > MAX_SLOTS)
     problems.push(`${endpoints.length} endpoints: only ${MAX_SLOTS} are used`);
-  const { slots, code, isTable } = spreadOf(endpoints.slice(0, MAX_SLOTS), balancing);
+  const { slots, code, isTable } = spreadOf(withinSlots(endpoints), balancing);
   return { slots: slots.map(endpointData), code, isTable };
+}
+
+function withinSlots(endpoints: readonly Endpoint[]): readonly Endpoint[] {
+  return endpoints.length > MAX_SLOTS ? endpoints.slice(0, MAX_SLOTS) : endpoints;
 }
 
 function localIpsOf(ports: readonly ServicePortView[]): ReadonlySet<Ip> {
