@@ -16,7 +16,7 @@ import { type HealthFacts, isKeptUp } from '../proxy/health/proxy-health.ts';
 import { healthRoutes, metricsRoutes } from '../proxy/health/routes.ts';
 import { ServiceHealthServers } from '../proxy/health/service-health.ts';
 import { openIptables } from '../proxy/iptables/backend.ts';
-import { ProxyMetrics } from '../proxy/metrics.ts';
+import { type IptablesRules, ProxyMetrics } from '../proxy/metrics.ts';
 import { openNftables } from '../proxy/nftables/backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../proxy/policy.ts';
 import { type ProxyPass, type ServiceProxy, startProxy } from '../proxy/proxy.ts';
@@ -69,12 +69,13 @@ interface PartsOptions {
 function openParts({ run, client, policy, startedAtMs, stack, onFatal }: PartsOptions) {
   const { config, nodeName, log, options } = run;
   const wanted = supportedFamilies();
-  const backend = openBackend(config, policy, log);
+  const { backend, iptablesRules } = openBackend(config, policy, log);
   const metrics = new ProxyMetrics({
     backend: backend.name,
     families: wanted,
     version: VERSION,
     startedAtMs,
+    iptablesRules,
   });
   const events = eventReporter(client, nodeName, log);
   const onPass = metrics.flowsLooked.bind(metrics);
@@ -137,13 +138,21 @@ async function openClient({ clientConnection: { kubeconfig, master } }: ProxyCon
   return new KubeClient(master === undefined ? access : { ...access, server: master });
 }
 
-function openBackend({ mode = 'nftables' }: ProxyConfig, policy: ProxyPolicy, log: Logger): Backend {
-  if (mode === 'iptables') return openIptables({ policy });
+interface OpenedBackend {
+  readonly backend: Backend;
+  readonly iptablesRules?: () => Iterable<IptablesRules>;
+}
+
+function openBackend({ mode = 'nftables' }: ProxyConfig, policy: ProxyPolicy, log: Logger): OpenedBackend {
+  if (mode === 'iptables') {
+    const backend = openIptables({ policy });
+    return { backend, iptablesRules: () => backend.rules() };
+  }
   if (mode === 'ipvs') throw new Error('mode: "ipvs" is not there yet; nftables and iptables are');
   const clusterCidrs = policy.detectLocal.mode === 'cidrs' ? policy.detectLocal.cidrs : [];
   const onRefused = (error: Error) => log.warn({ error: error.message }, 'change refused, table rebuilt');
   const options = { policy, clusterCidrs, nodeAddresses: [] as readonly Ip[], onRefused };
-  return openNftables(options);
+  return { backend: openNftables(options) };
 }
 
 /** What backends are told of the node is for others, too. */

@@ -153,6 +153,11 @@ test('one mode follows another, and takes away what that left when its own rules
     const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1', `--proxy-mode=${mode}`];
     const { child, said } = stage.start('proxy', ...SAFE, ...access);
     await until(() => said().includes('another mode left this'), said);
+    const shown = await stage.get('http://127.0.0.1:10249/metrics');
+    t.is(
+      /^kubeproxy_sync_proxy_rules_iptables_total\{table="nat",ip_family="IPv4"\} [1-9]/m.test(shown),
+      mode === 'iptables',
+    );
     child.kill('SIGINT');
     t.is(await ended(child), 0, said());
   };
