@@ -1,0 +1,453 @@
+import test, { type ExecutionContext } from 'ava';
+import { type Cidr, type Family, families, type Ip } from '../../core/address.ts';
+import type { Backend } from '../../proxy/backend.ts';
+import type { ProxyPolicy } from '../../proxy/policy.ts';
+import { labName } from './lab.ts';
+import {
+  BackendLab,
+  type BackendPlace,
+  endpointOf,
+  type FrontendKind,
+  frontendAddress,
+  policy,
+  portsOf,
+  type Source,
+  type Target,
+  type TestService,
+} from './proxy-backend-lab.ts';
+
+/*
+ * What every backend of the proxy must do to packets, in both families, TCP and UDP: the rows of kube-proxy's own
+ * tests (pkg/proxy/nftables/proxier_test.go), as real connections. Pods "one" and "two" are on the node with the
+ * proxy, "three" is on the other one; see proxy-lab.ts.
+ */
+
+export interface ConformingBackend {
+  readonly name: string;
+  open(place: BackendPlace): Backend;
+  /** Takes away all that it wrote. */
+  remove(place: BackendPlace): Promise<void>;
+  /** Why it cannot be tested here. */
+  missing?(lab: BackendLab): Promise<string | undefined>;
+  /** What it does otherwise than nftables, and may. */
+  readonly differs: {
+    /** A cluster IP's unused ports and unallocated addresses are left to routing. */
+    readonly leavesUnusedAddresses?: boolean;
+    /** Why it cannot spread connections by a hash of the client. */
+    readonly lacksMaglev?: string;
+  };
+}
+
+const both = ['one', 'three'] as const;
+const all = ['one', 'two', 'three'] as const;
+const everyone = ['0.0.0.0/1', '128.0.0.0/1', '::/1', '8000::/1'] as readonly string[] as readonly Cidr[];
+
+const services: readonly TestService[] = [
+  { number: 1, pods: both },
+  { number: 2, pods: both, view: { externalPolicy: 'Local' } },
+  { number: 3, pods: both, view: { internalPolicy: 'Local' } },
+  { number: 4, pods: [] },
+  { number: 5, pods: ['three'], view: { externalPolicy: 'Local' } },
+  { number: 6, pods: ['three'], view: { internalPolicy: 'Local' } },
+  { number: 7, pods: ['one'], view: { sourceRanges: [] } },
+  { number: 8, pods: both, view: (family) => ({ sourceRanges: allowed(family) }) },
+  { number: 9, pods: all, view: { affinitySeconds: 600 } },
+  { number: 10, pods: ['one'] },
+  { number: 11, pods: [], view: { internalPolicy: 'Local', externalPolicy: 'Local', hasAnyEndpoints: true } },
+  { number: 12, pods: [], view: { sourceRanges: [] } },
+  { number: 13, pods: ['one'], protocols: ['tcp'] },
+  {
+    number: 14,
+    pods: both,
+    view: (family) => ({ externalPolicy: 'Local', sourceRanges: ofFamily(everyone, family) }),
+  },
+  {
+    number: 15,
+    pods: both,
+    view: (family) => ({
+      clusterEndpoints: [endpointOf('one', family, 3), endpointOf('three', family, 1)],
+    }),
+  },
+  {
+    number: 16,
+    pods: both,
+    view: (family) => ({
+      clusterEndpoints: [endpointOf('one', family, 0), endpointOf('three', family, 1)],
+    }),
+  },
+  { number: 17, pods: all, view: { balancing: 'maglev' } },
+];
+
+/** The node and the machine outside, but no pod. */
+function allowed(family: Family): readonly Cidr[] {
+  const of = (text: string) => text as Cidr;
+  return family === 4 ? [of('172.30.0.0/24'), of('172.30.0.11/32')] : [of('fd30::/64')];
+}
+
+function ofFamily(cidrs: readonly Cidr[], family: Family): readonly Cidr[] {
+  return cidrs.filter((cidr) => cidr.includes(':') === (family === 6));
+}
+
+/** One connection's source, frontend and service, and who answers it. */
+type Flow = readonly [Source, FrontendKind, number, string];
+
+const frontendKinds = ['clusterIP', 'externalIP', 'loadBalancerIP', 'nodePort'] as const;
+const externalKinds = ['externalIP', 'loadBalancerIP', 'nodePort'] as const;
+const sources = ['client', 'node', 'outside'] as const;
+
+function each(
+  froms: readonly Source[],
+  kinds: readonly FrontendKind[],
+  number: number,
+  text: string,
+): Flow[] {
+  return froms.flatMap((source) => kinds.map((kind): Flow => [source, kind, number, text]));
+}
+
+const matrix: readonly Flow[] = [
+  // Policy "Cluster".
+  ...each(['client'], ['clusterIP'], 1, 'one+three'),
+  ...each(['client'], externalKinds, 1, 'one+three M'),
+  ...each(['node', 'outside'], frontendKinds, 1, 'one+three M'),
+  // External policy "Local".
+  ...each(['client'], frontendKinds, 2, 'one+three'),
+  ...each(['node'], frontendKinds, 2, 'one+three M'),
+  ...each(['outside'], ['clusterIP'], 2, 'one+three M'),
+  ...each(['outside'], externalKinds, 2, 'one'),
+  // Internal policy "Local".
+  ...each(['client'], ['clusterIP'], 3, 'one'),
+  ...each(['node', 'outside'], ['clusterIP'], 3, 'one M'),
+  ...each(sources, externalKinds, 3, 'one+three M'),
+];
+
+const lackingEndpoints: readonly Flow[] = [
+  ...each(sources, frontendKinds, 4, 'refused'),
+  // Nobody on this node, somebody on another.
+  ...each(['client'], frontendKinds, 5, 'three'),
+  ...each(['node'], frontendKinds, 5, 'three'),
+  ...each(['outside'], externalKinds, 5, 'no answer'),
+  ...each(sources, ['clusterIP'], 6, 'no answer'),
+  ...each(['client', 'outside'], externalKinds, 6, 'three M'),
+  ...each(['node'], externalKinds, 6, 'three'),
+  // Somebody, but for nobody.
+  ...each(sources, frontendKinds, 11, 'no answer'),
+];
+
+const guarded: readonly Flow[] = [
+  ...each(sources, ['loadBalancerIP'], 7, 'no answer'),
+  ...each(['outside'], ['externalIP', 'nodePort', 'clusterIP'], 7, 'one M'),
+  ...each(['outside', 'node'], ['loadBalancerIP'], 8, 'one+three M'),
+  ...each(['client'], ['loadBalancerIP'], 8, 'no answer'),
+  ...each(['client'], ['nodePort', 'externalIP'], 8, 'one+three M'),
+  // Before it is seen that nobody is there.
+  ...each(['outside'], ['clusterIP', 'externalIP', 'nodePort'], 12, 'refused'),
+  // Beside the external policy.
+  ...each(['client'], ['loadBalancerIP'], 14, 'one+three'),
+  ...each(['outside'], ['loadBalancerIP'], 14, 'one'),
+];
+
+const hairpins: readonly Flow[] = frontendKinds.map((kind) => ['one', kind, 10, 'one M']);
+
+/** Where nothing tells pods from others. */
+const withoutDetector: readonly Flow[] = [
+  ...each(['client', 'node'], ['clusterIP'], 1, 'one+three'),
+  ...each(['outside'], ['clusterIP'], 10, 'one'),
+  ...each(['client', 'node', 'outside'], ['clusterIP'], 3, 'one'),
+  ...each(['client', 'outside'], externalKinds, 2, 'one'),
+  ...each(['node'], externalKinds, 2, 'one+three M'),
+  ...each(sources, externalKinds, 1, 'one+three M'),
+  ...hairpins,
+];
+
+const masqueradingAll: readonly Flow[] = [
+  ...each(sources, frontendKinds, 1, 'one+three M'),
+  ...each(sources, ['clusterIP'], 3, 'one M'),
+  ...each(['client'], externalKinds, 2, 'one+three'),
+  ...each(['outside'], externalKinds, 2, 'one'),
+];
+
+const neither: readonly Flow[] = [
+  ...each(sources, ['clusterIP'], 1, 'one+three M'),
+  ...each(['client', 'outside'], externalKinds, 2, 'one'),
+  ...each(['node'], externalKinds, 2, 'one+three M'),
+];
+
+/** Tests of one backend, in a lab of its own. Call it once in a test file. */
+export function conformance(backend: ConformingBackend): void {
+  let lab: BackendLab;
+  let reason: string | undefined;
+  let current: Backend | undefined;
+  const place = (changes: Partial<ProxyPolicy> = {}) => ({
+    namespace: lab.namespace,
+    namespaceName: lab.lab.node.namespace,
+    policy: { ...policy, ...changes },
+  });
+
+  test.before(async () => {
+    lab = await BackendLab.open(labName());
+    reason = await backend.missing?.(lab);
+  });
+  test.after.always(async () => {
+    current?.[Symbol.dispose]();
+    await lab?.[Symbol.asyncDispose]();
+  });
+
+  /** Another process, with this policy; what is in the kernel stays. */
+  async function start(changes: Partial<ProxyPolicy> = {}, its = services): Promise<Backend> {
+    current?.[Symbol.dispose]();
+    current = backend.open(place(changes));
+    await current.updateNode(lab.facts());
+    await lab.write(current, its);
+    return current;
+  }
+
+  /** A test of both families. */
+  function fact(title: string, run: (t: ExecutionContext, family: Family) => Promise<void>): void {
+    for (const family of families) {
+      test.serial(`IPv${family}: ${title}`, async (t) => {
+        if (reason === undefined) await run(t, family);
+        else t.pass(reason);
+      });
+    }
+  }
+
+  async function check(t: ExecutionContext, family: Family, flows: readonly Flow[]): Promise<void> {
+    for (let at = 0; at < flows.length; at += FLOWS_AT_A_TIME)
+      await Promise.all(flows.slice(at, at + FLOWS_AT_A_TIME).map((flow) => checkFlow(t, family, flow)));
+  }
+
+  async function checkFlow(t: ExecutionContext, family: Family, flow: Flow): Promise<void> {
+    const [source, kind, number, expected] = flow;
+    const at = lab.target(family, kind, number);
+    const what = `${source} to ${kind} ${at.ip} ${at.port}`;
+    const [names = '', ...mark] = expected.split(' M');
+    const isAnswered = expected !== 'refused' && expected !== 'no answer';
+    const [tcp, udp] = await Promise.all([
+      lab.seen(source, at, isAnswered ? names.split('+') : []),
+      lab.datagram(source, at),
+    ]);
+    t.is(tcp, expected, `TCP from ${what}`);
+    if (!isAnswered) t.is(udp, expected, `UDP from ${what}`);
+    else {
+      // One datagram has one answer; the node's own address shows itself at a pod of this node only.
+      const one = udp.split(' M')[0] ?? '';
+      t.true(names.split('+').includes(one), `UDP from ${what}: ${udp}`);
+      if (source !== 'node' || one !== 'three')
+        t.is(udp.endsWith(' M'), mark.length > 0, `UDP from ${what}: ${udp}`);
+    }
+  }
+
+  fact('who is reached, and seen as whom', async (t, family) => {
+    await start();
+    await check(t, family, matrix);
+  });
+
+  fact('without endpoints connections are refused, by policy dropped', async (t, family) => {
+    await check(t, family, lackingEndpoints);
+  });
+
+  fact('source ranges are for addresses of load balancers, and come first', async (t, family) => {
+    await check(t, family, guarded);
+  });
+
+  fact('a pod reaches itself, seen as the node', async (t, family) => {
+    await check(t, family, hairpins);
+  });
+
+  fact('without a detector, pods are like others', async (t, family) => {
+    await start({ detectLocal: { mode: 'none' } });
+    await check(t, family, withoutDetector);
+    await start({ detectLocal: { mode: 'none' }, masqueradeAll: true });
+    await check(t, family, neither);
+  });
+
+  fact('with masqueradeAll, pods are masqueraded on the way to cluster IPs, too', async (t, family) => {
+    await start({ masqueradeAll: true });
+    await check(t, family, masqueradingAll);
+  });
+
+  fact('pods are told by their bridge', async (t, family) => {
+    await start({ detectLocal: { mode: 'bridge', name: 'cni0' } });
+    await check(t, family, matrix);
+  });
+
+  fact('pods are told by the name of their interface', async (t, family) => {
+    await start({ detectLocal: { mode: 'interfacePrefix', prefix: 'cni' } });
+    await check(t, family, matrix);
+  });
+
+  fact('changes of a policy act on the next connection, and only on its service', async (t, family) => {
+    const running = await start({}, [...services.slice(0, 3), ...services.slice(9, 10)]);
+    const changing = (view: TestService['view'], pods: TestService['pods'] = both) =>
+      lab.update(running, [{ number: 1, pods, ...(view === undefined ? {} : { view }) }]);
+    await changing({ externalPolicy: 'Local' });
+    await check(t, family, [
+      ...each(['outside'], externalKinds, 1, 'one'),
+      ...each(['client'], ['nodePort'], 1, 'one+three'),
+    ]);
+    await changing({ internalPolicy: 'Local', sourceRanges: [] });
+    await check(t, family, [
+      ...each(['client'], ['clusterIP'], 1, 'one'),
+      ...each(['outside'], ['loadBalancerIP'], 1, 'no answer'),
+      ...each(['outside'], ['nodePort'], 1, 'one+three M'),
+    ]);
+    await changing((each) => ({ sourceRanges: allowed(each), externalPolicy: 'Local' }));
+    await check(t, family, [
+      ...each(['outside'], ['loadBalancerIP'], 1, 'one'),
+      ...each(['client'], ['loadBalancerIP'], 1, 'no answer'),
+    ]);
+    await changing(undefined, []);
+    await check(t, family, each(['client', 'outside'], frontendKinds, 1, 'refused'));
+    await changing(undefined);
+    await check(t, family, matrix);
+    await running.update(new Map([['default/s1', []]]));
+    t.not(await lab.seen('client', lab.target(family, 'nodePort', 1)), 'one+three M');
+  });
+
+  fact('node ports are open where the node has its addresses at the moment', async (t, family) => {
+    const running = await start({}, services.slice(0, 1));
+    const [own, bridge] = [lab.nodeAddress(family), lab.bridgeAddress(family)];
+    const open = async (ip: Ip) =>
+      (await lab.seen('client', { ip, port: 30_001 }, both)).startsWith('one+three');
+    const facts = (ips: readonly Ip[] | 'all') =>
+      lab.facts({ nodePortIps: { 4: family === 4 ? ips : [], 6: family === 6 ? ips : [] } });
+    t.deepEqual([await open(own), await open(bridge)], [true, false]);
+    await running.updateNode(facts([bridge]));
+    t.deepEqual([await open(own), await open(bridge)], [false, true]);
+    await running.updateNode(facts('all'));
+    t.deepEqual([await open(own), await open(bridge)], [true, true]);
+    const loopback = (family === 4 ? '127.0.0.1' : '::1') as Ip;
+    t.is(await lab.seen('node', { ip: loopback, port: 30_001 }), 'refused');
+    await running.updateNode(facts([own]));
+    t.deepEqual([await open(own), await open(bridge)], [true, false]);
+  });
+
+  if (!backend.differs.leavesUnusedAddresses) {
+    fact(
+      'what is no service is refused at a cluster IP that lives, and dropped at one that does not',
+      async (t, family) => {
+        const running = await start();
+        const at = (number: number, port: number): Target => {
+          return { ip: frontendAddress(family, 'clusterIP', number), port };
+        };
+        for (const source of sources) {
+          t.is(await lab.seen(source, at(1, 81)), 'refused', source);
+          t.is(await lab.datagram(source, at(1, 81)), 'refused', source);
+          t.is(await lab.datagram(source, at(13, 80)), 'refused', `${source}: TCP only`);
+          if (source !== 'outside') t.is(await lab.seen(source, at(99, 80)), 'no answer', source);
+        }
+        // The network of another ServiceCIDR object counts at once.
+        const ip = frontendAddress(family, 'externalIP', 99);
+        t.is(await lab.seen('node', { ip, port: 80 }), 'refused');
+        const cidr = (family === 4 ? '10.97.0.0/16' : 'fd00:10:97::/64') as Cidr;
+        await running.updateNode(lab.facts({ serviceCidrs: [cidr] }));
+        t.is(await lab.seen('node', { ip, port: 80 }), 'no answer');
+        t.is(await lab.seen('client', lab.target(family, 'externalIP', 1), both), 'one+three M');
+      },
+    );
+  }
+
+  fact('a client keeps its endpoint, at whichever frontend, and over a restart', async (t, family) => {
+    await start();
+    const at = frontendKinds.map((kind) => lab.target(family, kind, 9));
+    for (const source of ['client', 'outside'] as const) {
+      const answers = new Set<string>();
+      for (const target of at) for (const name of await lab.answerers(source, target, 6)) answers.add(name);
+      await start();
+      for (const target of at) for (const name of await lab.answerers(source, target, 2)) answers.add(name);
+      t.is(answers.size, 1, [...answers].join());
+    }
+  });
+
+  fact('a client whose endpoint has gone gets another, and keeps that one', async (t, family) => {
+    const running = await start();
+    const at = lab.target(family, 'clusterIP', 9);
+    const view = { affinitySeconds: 600 };
+    const [first] = await lab.answerers('node', at, 1);
+    const others = all.filter((pod) => pod !== first);
+    await lab.update(running, [{ number: 9, pods: others, view }]);
+    const after = new Set(await lab.answerers('node', at, 10));
+    t.is(after.size, 1);
+    t.false(after.has(first ?? ''));
+    await lab.update(running, [{ number: 9, pods: all, view }]);
+    for (const name of await lab.answerers('node', at, 10)) t.true(after.has(name));
+  });
+
+  fact(
+    'a client is forgotten when its time is over, and each connection gives it more',
+    async (t, family) => {
+      await start({}, [{ number: 9, pods: all, view: { affinitySeconds: 1 } }]);
+      const at = lab.target(family, 'clusterIP', 9);
+      const kept = new Set<string>();
+      const startMs = performance.now();
+      while (performance.now() < startMs + 2_000) {
+        for (const name of await lab.answerers('client', at, 1)) kept.add(name);
+        await new Promise((resolve) => setTimeout(resolve, 200));
+      }
+      t.is(kept.size, 1);
+      const later = new Set<string>(kept);
+      for (let attempt = 0; attempt < 10 && later.size === 1; attempt += 1) {
+        await new Promise((resolve) => setTimeout(resolve, 1_500));
+        for (const name of await lab.answerers('client', at, 1)) later.add(name);
+      }
+      t.true(later.size > 1);
+    },
+  );
+
+  fact('endpoints get connections by their weights', async (t, family) => {
+    await start();
+    const answers = await lab.answerers('client', lab.target(family, 'clusterIP', 15), 400);
+    const part = answers.filter((name) => name === 'one').length / answers.length;
+    // Five standard deviations around three quarters.
+    t.true(part > 0.64 && part < 0.86, `${part}`);
+    t.deepEqual(
+      new Set(await lab.answerers('client', lab.target(family, 'clusterIP', 16), 20)),
+      new Set(['three']),
+    );
+  });
+
+  if (backend.differs.lacksMaglev === undefined) {
+    fact('by Maglev a client reaches the same endpoint, whatever process asked for it', async (t, family) => {
+      await start();
+      const answers = new Set<string>();
+      for (const kind of ['clusterIP', 'nodePort', 'loadBalancerIP'] as const) {
+        for (const name of await lab.answerers('client', lab.target(family, kind, 17), 10)) answers.add(name);
+      }
+      await start();
+      for (const name of await lab.answerers('client', lab.target(family, 'clusterIP', 17), 10))
+        answers.add(name);
+      t.is(answers.size, 1);
+      const running = await start();
+      const [kept] = answers;
+      const pods = all.filter((pod) => pod !== kept);
+      await lab.update(running, [
+        {
+          number: 17,
+          pods: [kept as (typeof all)[number], ...pods.slice(0, 1)],
+          view: { balancing: 'maglev' },
+        },
+      ]);
+      t.deepEqual(new Set(await lab.answerers('client', lab.target(family, 'clusterIP', 17), 10)), answers);
+    });
+  }
+
+  test.serial('a restart over what was written writes nothing', async (t) => {
+    if (reason !== undefined) return t.pass(reason);
+    const running = await start();
+    t.deepEqual(
+      await running.replace(new Map(services.map((each) => [`default/s${each.number}`, portsOf(each)]))),
+      {
+        writes: 0,
+        failures: [],
+      },
+    );
+  });
+
+  test.serial('it can be taken away without a trace', async (t) => {
+    if (reason !== undefined) return t.pass(reason);
+    await backend.remove(place());
+    t.is(await lab.seen('client', lab.target(4, 'nodePort', 1)), 'refused');
+  });
+}
+
+const FLOWS_AT_A_TIME = 8;
