@@ -189,6 +189,8 @@ function chains(family: Family): NftChain[] {
       rules: [
         rule('where it was', st.setMetaFromMap('mark', client, 'affinity')),
         rule('remember', st.updateSet('affinity', client, { data: metaMark })),
+        rule('remember no more', st.updateSet('affinity', client, { data: metaMark, op: 'delete' })),
+        rule('by a hash of the client', st.setMeta('mark', fields.jhash(source, 1021, 0x5eed))),
         rule('for three hours', st.updateSet('seen', [source], { timeoutMs: 10_800_000 })),
         rule('at first sight', st.updateSet('seen', [source], { op: 'add' })),
       ],

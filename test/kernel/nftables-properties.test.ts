@@ -46,6 +46,14 @@ const expression: fc.Arbitrary<NftExpression> = fc.oneof(
     target: word,
     key: fc.constantFrom(...(Object.keys(metaKeys) as NftMetaKey[])),
   }),
+  fc.record({
+    kind: kind('hash'),
+    from: word,
+    bytes: fc.integer({ min: 1, max: 16 }),
+    target: word,
+    modulus: fc.integer({ min: 1, max: 0xffff }),
+    seed: u32,
+  }),
   fc.record({ kind: kind('meta set'), from: word, key: fc.constantFrom('mark', 'priority') }),
   fc
     .tuple(
@@ -152,6 +160,14 @@ const sets: readonly (readonly [set: NftSet, element: fc.Arbitrary<Omit<NftEleme
   [
     { name: 'boxes', key: ['ipv4_addr', 'inet_service'], data: ['mark'], interval: true },
     fc.record({ key: hex(8), keyEnd: hex(8), data: hex(4) }),
+  ],
+  [
+    { name: 'clients', key: ['ipv4_addr'], data: ['mark'], dynamic: true, timeoutMs: 1000 },
+    fc.record({
+      key: hex(4),
+      data: hex(4),
+      lifetime: fc.record({ timeoutMs: fc.integer({ min: 1 }), expiresMs: fc.integer({ min: 1 }) }),
+    }),
   ],
 ];
 

@@ -57,7 +57,7 @@ async function describeTable(socket: NetlinkSocket, layout: NftLayout) {
     }),
     rules: (await socket.dump(getRules(layout)))
       .map(decodeRule)
-      .filter(({ comment }) => layout.family !== 'ip6' || comment !== 'remember'),
+      .filter(({ comment }) => layout.family !== 'ip6' || !comment?.startsWith('remember')),
     elements,
   };
 }

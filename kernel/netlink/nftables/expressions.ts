@@ -48,18 +48,14 @@ function load(source: NftSource, target: number): NftExpression[] {
     case 'jhash': {
       const { field, modulus, seed } = source;
       const bytes = fieldBytes(field);
-      return [
-        ...load(field, HASH_OPERAND),
-        { kind: 'hash', from: HASH_OPERAND, bytes, target, modulus, seed },
-      ];
+      // What is hashed stands in the next whole register meanwhile; later parts may overwrite it.
+      const from = Math.ceil((target + 1) / 4) * 4;
+      return [...load(field, from), { kind: 'hash', from, bytes, target, modulus, seed }];
     }
     case 'bitwise':
       return [...load(source.field, target), bits(target, hexU32(source.mask), hexU32(source.xor))];
   }
 }
-
-/** Where a value stands while it is hashed: no key is so long that it reaches the last register. */
-const HASH_OPERAND = 12;
 
 function bits(register: number, mask: string, xor: string): NftExpression {
   return { kind: 'bitwise', from: register, target: register, mask, xor };
