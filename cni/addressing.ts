@@ -1,5 +1,5 @@
 import { hostCidr, type Ip, prefixLengthOf } from '../core/address.ts';
-import { type Dns, noDns } from './config.ts';
+import { noDns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
 import { addForeignInterface, addForeignIpam, callForeign } from './foreign-ipam.ts';
 import type { HostLocalImport } from './host-local-import.ts';
@@ -43,9 +43,9 @@ export class Addressing {
         return this.#acquireForeign(request, choice);
       case 'own': {
         const imported = this.#lookForFiles(request, choice);
-        return imported === true && choice.resolvConf === undefined
-          ? this.#acquireOwn(request, choice, noDns)
-          : this.#acquireLate(request, choice, imported);
+        return imported === true
+          ? this.#acquireOwn(request, choice)
+          : imported.then(() => this.#acquireOwn(request, choice));
       }
     }
   }
@@ -58,16 +58,8 @@ export class Addressing {
     return true;
   }
 
-  async #acquireLate(
-    request: AttachmentRequest,
-    choice: OwnChoice,
-    imported: true | Promise<true>,
-  ): Promise<Acquired> {
-    await imported;
-    return this.#acquireOwn(request, choice, await readResolvConf(choice.resolvConf));
-  }
-
-  #acquireOwn(request: AttachmentRequest, { rangeSets, requested }: OwnChoice, dns: Dns): Acquired {
+  #acquireOwn(request: AttachmentRequest, { rangeSets, requested, resolvConf }: OwnChoice): Acquired {
+    const dns = readResolvConf(resolvConf);
     const given = this.#allocate(request, () =>
       this.#options.leases.allocate(attachmentKey(request), rangeSets, requested),
     );

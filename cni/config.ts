@@ -36,9 +36,10 @@ export function refuseConfig(problems: readonly Problem[]): CniError | undefined
   return new CniError(cniCode.invalidConfig, isPlain ? text : `invalid network config: ${text}`);
 }
 
-/** Empty text is absent. */
+/** Empty text is absent. What the kernel would take besides is nothing that its parameters could be found by. */
 export function readLinkName(reader: FieldReader, key: string): string | undefined {
-  const isName = (text: string) => (/^[^/:\s]{1,15}$/.test(text) && !/^\.\.?$/.test(text) ? text : undefined);
+  const isName = (text: string) =>
+    /^[\w.@-]{1,15}$/.test(text) && !/^(\.\.?|all|default)$/.test(text) ? text : undefined;
   return reader.parsed(key, 'a link name of at most 15 characters', isName);
 }
 

@@ -13,6 +13,14 @@ export const cniCode = {
   internal: 999,
 } as const;
 
+/** What quotes its input would else be as long as that, which is up to a mebibyte. */
+const textLengthMax = 8192;
+
+function shorten(text: string): string {
+  if (text.length <= textLengthMax) return text;
+  return `${text.slice(0, textLengthMax)}… (${text.length} characters)`;
+}
+
 /** A refusal that the runtime gets to see as error JSON on the plugin's standard output. */
 export class CniError extends Error {
   override readonly name = 'CniError';
@@ -21,9 +29,9 @@ export class CniError extends Error {
   readonly details: string;
 
   constructor(code: number, message: string, details = '') {
-    super(message);
+    super(shorten(message));
     this.code = code;
-    this.details = details;
+    this.details = shorten(details);
   }
 
   /** Any error as one that a runtime can be told: what is not a CniError becomes code 999. */

@@ -36,7 +36,7 @@ export class HostLocal {
 
   async add(request: AttachmentRequest): Promise<IpamResult> {
     const config = orThrow(parseHostLocal(request.config, request.cniVersion, request.args));
-    const dns = await readResolvConf(config.resolvConf);
+    const dns = readResolvConf(config.resolvConf);
     await this.#imports.ensure(request.network, request.config);
     return planHostLocal(config, this.#grant(request, config), dns);
   }

@@ -2,6 +2,10 @@
 export class KeyedQueue {
   readonly #tails = new Map<string, Promise<unknown>>();
 
+  isBusy(key: string): boolean {
+    return this.#tails.has(key);
+  }
+
   /** Runs the work when all earlier work of the key has ended, however that ended. */
   async run<T>(key: string, work: () => Promise<T>): Promise<T> {
     const before = this.#tails.get(key);

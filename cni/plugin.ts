@@ -61,7 +61,11 @@ export class Plugin {
     this.#upkeep = new Upkeep({
       ...options,
       hostLocal: this.#hostLocal,
-      remove: (key, parts) => this.#queue.run(key, () => this.#chain.remove(parts, undefined, undefined)),
+      // What is being attached now is in no list of the runtime yet, and what is being detached goes anyway.
+      remove: async (key, parts) => {
+        if (this.#queue.isBusy(key)) return;
+        await this.#queue.run(key, () => this.#chain.remove(parts, undefined, undefined));
+      },
     });
   }
 

@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import type { Dns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
+import { readSmallFile } from './small-file.ts';
 
 /** Reads a resolv.conf(5) as host-local does: lists of several lines are joined, of several domains the last counts. */
 export function parseResolvConf(text: string): Dns {
@@ -19,9 +19,9 @@ export function parseResolvConf(text: string): Dns {
 }
 
 /** The dns of the result: what the file named by `ipam.resolvConf` says, if one is. Throws CniError. */
-export async function readResolvConf(path: string | undefined): Promise<Dns> {
+export function readResolvConf(path: string | undefined): Dns {
   try {
-    return parseResolvConf(path === undefined ? '' : await readFile(path, 'utf8'));
+    return parseResolvConf(path === undefined ? '' : readSmallFile(path));
   } catch (error) {
     throw new CniError(cniCode.ioFailure, `ipam.resolvConf: ${(error as Error).message}`);
   }

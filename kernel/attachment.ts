@@ -104,8 +104,8 @@ export interface AttachmentRow {
 
 /** Mark of ownership of the ends on the host. */
 export const attachmentAliasPrefix = 'fairlead ';
-/** The kernel's IFALIASZ, less the NUL. */
-export const aliasBytesMax = 255;
+/** The kernel takes no attribute longer than its IFALIASZ of 256 less 1, which the NUL is part of. */
+export const aliasBytesMax = 254;
 /** Where eth0 usually stands in a new namespace, right after lo. */
 export const podIndexUsual = 2;
 

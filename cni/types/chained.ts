@@ -1,9 +1,9 @@
-import { readFileSync } from 'node:fs';
 import { families, ipOf } from '../../core/address.ts';
 import { CniError, cniCode } from '../error.ts';
 import type { PartRows } from '../part.ts';
 import type { ChainedCall, Peer, Planned, PluginType } from '../plugin-type.ts';
 import type { Result } from '../result.ts';
+import { readSmallFile } from '../small-file.ts';
 import { addBandwidthInterface, type BandwidthConfig, parseBandwidth, planBandwidth } from './bandwidth.ts';
 import { parseFirewall, planFirewall } from './firewall.ts';
 import {
@@ -94,7 +94,7 @@ export const tuningType: PluginType = {
 
 function readAllowlist(): readonly string[] | undefined {
   try {
-    return parseAllowlist(readFileSync(tuningAllowlistPath, 'utf8'));
+    return parseAllowlist(readSmallFile(tuningAllowlistPath));
   } catch {
     return undefined;
   }

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Cidr, familyOf, networkOf, parseHostCidr } from '../../core/address.ts';
@@ -6,6 +5,7 @@ import type { Problem } from '../../core/errors.ts';
 import { refuseConfig } from '../config.ts';
 import { CniError, cniCode } from '../error.ts';
 import { FieldReader, type Fields, foldKeys, isObject } from '../fields.ts';
+import { readSmallFile } from '../small-file.ts';
 
 /** Where the node agent writes what the node has got, unless the configuration says otherwise. */
 export const defaultSubnetFile = '/run/flannel/subnet.env';
@@ -83,7 +83,7 @@ export interface SubnetEnv {
 export function readSubnetEnv(path: string): SubnetEnv | CniError {
   let text: string;
   try {
-    text = readFileSync(path, 'utf8');
+    text = readSmallFile(path);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     return unusable(code === 'ENOENT' ? `open ${path}: no such file or directory` : (error as Error).message);

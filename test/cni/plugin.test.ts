@@ -255,6 +255,16 @@ test('GC without a list removes nothing, with an empty one everything, by either
   t.is(leases.size, 0);
 });
 
+test('GC leaves alone what is being attached', async (t) => {
+  const { call, table } = setUp(t);
+  const config = testConfig({ cniVersion: '1.1.0' });
+  const gc = () => call('GC', '', { ...config, 'cni.dev/valid-attachments': [] });
+  t.deepEqual(await Promise.all([call('ADD', 'a', config), gc()]), ['ok', 'ok']);
+  t.is(table.rows().size, 1);
+  t.is(await gc(), 'ok');
+  t.is(table.rows().size, 0);
+});
+
 test('GC goes on past what fails, and tells all of it', async (t) => {
   const { call, leases, table } = setUp(t);
   for (const id of ['a', 'b', 'c']) t.is(await call('ADD', id, config110()), 'ok');
