@@ -11,12 +11,14 @@ import {
   ipOf,
   ipToBigInt,
   networkOf,
-  parseHostCidr,
-  parseIp,
   prefixLengthOf,
 } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
+import { type BackendConfig, readBackendConfig } from './backend-config.ts';
+import { JsonObject } from './json-object.ts';
 import type { PerFamily } from './lease.ts';
+
+export type * from './backend-config.ts';
 
 /** The cluster's pod network of one family and how it is cut into one subnet a node. */
 export interface FamilyNetwork {
@@ -26,24 +28,6 @@ export interface FamilyNetwork {
   readonly subnetMin: Ip;
   readonly subnetMax: Ip;
 }
-
-export interface VxlanConfig {
-  readonly type: 'vxlan';
-  readonly vni: number;
-  /** UDP port. */
-  readonly port: number;
-  /** MTU of the underlay, where it is not the interface's own. */
-  readonly mtuBytes?: number;
-  readonly learning: boolean;
-  /** Peers in the same layer-2 network are reached without the tunnel. */
-  readonly directRouting: boolean;
-}
-
-export interface HostGwConfig {
-  readonly type: 'host-gw';
-}
-
-export type BackendConfig = VxlanConfig | HostGwConfig;
 
 /** What all nodes agree on: flannel's net-conf.json, or the value of its `<prefix>/config` in etcd. */
 export interface NetworkConfig {
@@ -57,29 +41,37 @@ export interface NetworkConfig {
 export const networkDefaults = Object.freeze({
   enableIPv4: true,
   enableIPv6: false,
-  backendType: 'udp',
-  vni: 1,
-  /** The Linux kernel's own default; IANA's is 4789. */
-  vxlanPort: 8472,
-  learning: false,
-  directRouting: false,
-  gbp: false,
   /** The usual subnet of a node; networks too small for four of them are cut in four. */
   subnetLength: Object.freeze({ 4: 24, 6: 64 }),
-  /** What IPv4 and IPv6 demand of every link (68, 1280), and the tunnel's headers (50, 70). */
-  leastMtuBytes: Object.freeze({ 4: 118, 6: 1350 }),
   /** A subnet holds a bridge, a tunnel end and at least one pod. */
   longestSubnet: Object.freeze({ 4: 30, 6: 126 }),
 });
 
+/** How a configuration is meant. */
+export interface NetworkConfigUse {
+  /**
+   * By default true: this product gives nodes their subnets. With false Kubernetes does, and what the file says
+   * about subnets is left out, as flannel does: clusters run with files that would not pass.
+   */
+  readonly givesSubnets?: boolean;
+}
+
 /** Reads a network configuration. Throws {@link InputError} with every problem in it. */
-export function parseNetworkConfig(text: string, source = 'network configuration'): NetworkConfig {
+export function parseNetworkConfig(
+  text: string,
+  source = 'network configuration',
+  { givesSubnets = true }: NetworkConfigUse = {},
+): NetworkConfig {
   const problems: Problem[] = [];
   const root = new JsonObject(parseJson(text, source), '', problems);
-  const networks = readNetworks(root);
-  const backend = readBackend(root.object('Backend'), networks[6] ? 6 : 4);
+  const networks = readNetworks(root, givesSubnets);
+  const section = root.object('Backend');
+  const backend = readBackendConfig(
+    section,
+    families.filter((family) => networks[family]),
+  );
   root.boolean('EnableNFTables', true); // either way the rules are nftables here
-  const ignored = root.unread();
+  const ignored = [...root.unread(), ...section.unread()];
   if (problems.length > 0 || backend === undefined) throw new InputError(source, problems);
   return { networks, backend, ignored };
 }
@@ -97,14 +89,15 @@ const familyKeys = {
   6: { network: 'IPv6Network', length: 'IPv6SubnetLen', min: 'IPv6SubnetMin', max: 'IPv6SubnetMax' },
 } as const;
 
-function readNetworks(root: JsonObject): PerFamily<FamilyNetwork> {
+function readNetworks(root: JsonObject, givesSubnets: boolean): PerFamily<FamilyNetwork> {
   const enabled = {
     4: root.boolean('EnableIPv4', networkDefaults.enableIPv4),
     6: root.boolean('EnableIPv6', networkDefaults.enableIPv6),
   };
   if (!enabled[4] && !enabled[6])
     root.problem('EnableIPv4', 'is false, and so is EnableIPv6: no family is left');
-  const found = families.map((family) => [family, readFamily(root, family, enabled[family])] as const);
+  const read = givesSubnets ? readFamily : readWholeFamily;
+  const found = families.map((family) => [family, read(root, family, enabled[family])] as const);
   return Object.fromEntries(found.filter(([, network]) => network !== undefined));
 }
 
@@ -115,10 +108,7 @@ function readFamily(root: JsonObject, family: Family, enabled: boolean): FamilyN
   const min = root.ip(keys.min, family);
   const max = root.ip(keys.max, family);
   if (!enabled) return undefined;
-  if (network === undefined) {
-    if (!root.has(keys.network)) root.problem(keys.network, `is missing, and IPv${family} is enabled`);
-    return undefined;
-  }
+  if (network === undefined) return missing(root, family);
   const subnetLength = subnetLengthOf(root, network, length);
   if (subnetLength === undefined) return undefined;
   const step = 1n << BigInt(addressBits(family) - subnetLength);
@@ -132,6 +122,22 @@ function readFamily(root: JsonObject, family: Family, enabled: boolean): FamilyN
     root.problem(keys.min, `${subnetMin} lies behind ${keys.max} ${subnetMax}`);
   }
   return { network, subnetLength, subnetMin, subnetMax };
+}
+
+function missing(root: JsonObject, family: Family): undefined {
+  const { network } = familyKeys[family];
+  if (!root.has(network)) root.problem(network, `is missing, and IPv${family} is enabled`);
+}
+
+/** A network that somebody else cuts into subnets. */
+function readWholeFamily(root: JsonObject, family: Family, enabled: boolean): FamilyNetwork | undefined {
+  const keys = familyKeys[family];
+  const network = root.cidr(keys.network, family);
+  root.skip(keys.length, keys.min, keys.max);
+  if (!enabled) return undefined;
+  if (network === undefined) return missing(root, family);
+  const ip = ipOf(network);
+  return { network, subnetLength: prefixLengthOf(network), subnetMin: ip, subnetMax: ip };
 }
 
 function subnetLengthOf(root: JsonObject, network: Cidr, wanted: number | undefined): number | undefined {
@@ -157,115 +163,5 @@ function checkBound(root: JsonObject, key: string, ip: Ip, network: Cidr, subnet
   if (!cidrContains(network, ip)) root.problem(key, `${ip} is not inside ${network}`);
   else if (ipOf(networkOf(hostCidr(ip, subnetLength))) !== ip) {
     root.problem(key, `${ip} is not on a boundary of /${subnetLength}`);
-  }
-}
-
-function readBackend(backend: JsonObject, family: Family): BackendConfig | undefined {
-  const type = backend.string('Type') ?? networkDefaults.backendType;
-  if (type.toLowerCase() === 'host-gw') return { type: 'host-gw' };
-  if (type.toLowerCase() === 'vxlan') return readVxlan(backend, family);
-  const absent = backend.has('Type') ? '' : ' (the meaning of no Backend.Type)';
-  return backend.problem(
-    'Type',
-    `${JSON.stringify(type)}${absent} is not supported; use "vxlan" or "host-gw"`,
-  );
-}
-
-function readVxlan(backend: JsonObject, family: Family): VxlanConfig {
-  const vni = backend.integer('VNI', 1, 2 ** 24 - 1) ?? networkDefaults.vni;
-  const port = backend.integer('Port', 0, 65535) || networkDefaults.vxlanPort;
-  const mtuBytes = backend.integer('MTU', 0, 65535) || undefined;
-  const least = networkDefaults.leastMtuBytes[family];
-  if (mtuBytes !== undefined && mtuBytes < least) backend.problem('MTU', `${mtuBytes} is less than ${least}`);
-  if (backend.boolean('GBP', networkDefaults.gbp)) backend.problem('GBP', 'true is not supported');
-  return {
-    type: 'vxlan',
-    vni,
-    port,
-    ...(mtuBytes === undefined ? {} : { mtuBytes }),
-    learning: backend.boolean('Learning', networkDefaults.learning),
-    directRouting: backend.boolean('DirectRouting', networkDefaults.directRouting),
-  };
-}
-
-/** A JSON object whose keys are read in either case, as Go's encoding/json does. Null counts as absent. */
-class JsonObject {
-  readonly #values = new Map<string, { key: string; value: unknown }>();
-  readonly #read = new Set<string>();
-  readonly #path: string;
-  readonly #problems: Problem[];
-
-  constructor(value: unknown, path: string, problems: Problem[]) {
-    this.#path = path;
-    this.#problems = problems;
-    if (value === undefined) return;
-    if (value === null || typeof value !== 'object' || Array.isArray(value)) {
-      problems.push({ path: path || '(text)', message: `is not an object: ${JSON.stringify(value)}` });
-      return;
-    }
-    for (const [key, part] of Object.entries(value)) {
-      const twin = this.#values.get(key.toLowerCase());
-      if (twin) this.problem(key, `is given twice, also as ${twin.key}`);
-      if (part !== null) this.#values.set(key.toLowerCase(), { key, value: part });
-    }
-  }
-
-  problem(key: string, message: string): undefined {
-    this.#problems.push({ path: this.#path ? `${this.#path}.${key}` : key, message });
-    return undefined;
-  }
-
-  has(key: string): boolean {
-    return this.#values.has(key.toLowerCase());
-  }
-
-  unread(): string[] {
-    return [...this.#values].filter(([lower]) => !this.#read.has(lower)).map(([, { key }]) => key);
-  }
-
-  #take(key: string): unknown {
-    this.#read.add(key.toLowerCase());
-    return this.#values.get(key.toLowerCase())?.value;
-  }
-
-  object(key: string): JsonObject {
-    return new JsonObject(this.#take(key), key, this.#problems);
-  }
-
-  boolean(key: string, absent: boolean): boolean {
-    const value = this.#take(key) ?? absent;
-    if (typeof value === 'boolean') return value;
-    this.problem(key, `is not true or false: ${JSON.stringify(value)}`);
-    return absent;
-  }
-
-  string(key: string): string | undefined {
-    const value = this.#take(key);
-    if (value === undefined || typeof value === 'string') return value;
-    return this.problem(key, `is not a string: ${JSON.stringify(value)}`);
-  }
-
-  integer(key: string, min: number, max: number): number | undefined {
-    const value = this.#take(key);
-    if (value === undefined) return undefined;
-    if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value;
-    return this.problem(key, `is not a whole number from ${min} to ${max}: ${JSON.stringify(value)}`);
-  }
-
-  /** Host bits are cleared, as flannel does. */
-  cidr(key: string, family: Family): Cidr | undefined {
-    const text = this.string(key);
-    if (text === undefined) return undefined;
-    const parsed = parseHostCidr(text);
-    if (parsed !== undefined && familyOf(parsed) === family) return networkOf(parsed);
-    return this.problem(key, `is not an IPv${family} network: ${JSON.stringify(text)}`);
-  }
-
-  ip(key: string, family: Family): Ip | undefined {
-    const text = this.string(key);
-    if (text === undefined) return undefined;
-    const parsed = parseIp(text);
-    if (parsed !== undefined && familyOf(parsed) === family) return parsed;
-    return this.problem(key, `is not an IPv${family} address: ${JSON.stringify(text)}`);
   }
 }

@@ -13,12 +13,22 @@ const problemsOf = (text: string): string[] => {
 };
 const v4 = (more: object) => JSON.stringify({ Network: '10.5.0.0/16', Backend: { Type: 'vxlan' }, ...more });
 
+const vxlan = {
+  type: 'vxlan',
+  vni: 1,
+  port: 8472,
+  learning: false,
+  directRouting: false,
+  gbp: false,
+  checksumOffload: 'auto',
+};
+
 test('what is not said has flannel’s values', (t) => {
   t.deepEqual(parseNetworkConfig('{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}') as unknown, {
     networks: {
       4: { network: '10.5.0.0/16', subnetLength: 24, subnetMin: '10.5.1.0', subnetMax: '10.5.255.0' },
     },
-    backend: { type: 'vxlan', vni: 1, port: 8472, learning: false, directRouting: false },
+    backend: vxlan,
     ignored: [],
   });
 });
@@ -31,7 +41,15 @@ test('all that is said is taken', (t) => {
     SubnetMax: '10.99.0.0',
     EnableIPv6: true,
     IPv6Network: '2001:cafe:42::/56',
-    Backend: { Type: 'VXLAN', VNI: 7, Port: 4789, MTU: 9000, DirectRouting: true },
+    Backend: {
+      Type: 'VXLAN',
+      VNI: 7,
+      Port: 4789,
+      MTU: 9000,
+      DirectRouting: true,
+      GBP: true,
+      ChecksumOffload: 'off',
+    },
   });
   t.deepEqual(parseNetworkConfig(text) as unknown, {
     networks: {
@@ -43,7 +61,15 @@ test('all that is said is taken', (t) => {
         subnetMax: '2001:cafe:42:ff::',
       },
     },
-    backend: { type: 'vxlan', vni: 7, port: 4789, mtuBytes: 9000, learning: false, directRouting: true },
+    backend: {
+      ...vxlan,
+      vni: 7,
+      port: 4789,
+      mtuBytes: 9000,
+      directRouting: true,
+      gbp: true,
+      checksumOffload: 'off',
+    },
     ignored: [],
   });
 });
@@ -57,7 +83,8 @@ test('keys are read in either case, host bits are cleared, null counts as absent
 });
 
 test('keys that mean nothing are named, not refused', (t) => {
-  t.deepEqual(parseNetworkConfig(v4({ Comment: 'x', EnableNFTables: true })).ignored, ['Comment']);
+  const more = { Comment: 'x', EnableNFTables: true, Backend: { Type: 'host-gw', DirectRouting: true } };
+  t.deepEqual(parseNetworkConfig(v4(more)).ignored, ['Comment', 'Backend.DirectRouting']);
 });
 
 test('small networks are cut in four, and too small ones are refused', (t) => {
@@ -79,7 +106,7 @@ test('every problem is named at once, with its value', (t) => {
     EnableIPv4: 'yes',
     EnableIPv6: true,
     SubnetMin: '10.5.0',
-    Backend: { Type: 'vxlan', VNI: 0, Port: '8472', GBP: true, MTU: 100, DirectRouting: 1 },
+    Backend: { Type: 'vxlan', VNI: 0, Port: '8472', GBP: 1, MTU: 100, ChecksumOffload: 'no' },
   });
   t.deepEqual(problemsOf(text), [
     'network: is given twice, also as Network',
@@ -89,8 +116,8 @@ test('every problem is named at once, with its value', (t) => {
     'Backend.VNI: is not a whole number from 1 to 16777215: 0',
     'Backend.Port: is not a whole number from 0 to 65535: "8472"',
     'Backend.MTU: 100 is less than 118',
-    'Backend.GBP: true is not supported',
-    'Backend.DirectRouting: is not true or false: 1',
+    'Backend.GBP: is not true or false: 1',
+    'Backend.ChecksumOffload: is not "auto" or "on" or "off": "no"',
   ]);
 });
 
@@ -109,13 +136,71 @@ test('subnet bounds have to be in the network, on a boundary, and in order', (t)
   t.deepEqual(problemsOf(v4({ SubnetLen: 31 })), ['SubnetLen: 31 is longer than /30']);
 });
 
-test('a backend that is not there is refused by name, also the one that absence means', (t) => {
+const backendOf = (backend: object, more: object = {}) =>
+  parseNetworkConfig(v4({ Backend: backend, ...more })).backend as unknown;
+const key = Buffer.alloc(32, 7).toString('base64');
+
+test('every backend of flannel’s that carries packets has its keys, with flannel’s values where they are silent', (t) => {
+  t.deepEqual(parseNetworkConfig('{"Network":"10.5.0.0/16"}').backend as unknown, {
+    type: 'udp',
+    port: 8285,
+  });
+  t.deepEqual(backendOf({ Type: 'udp', Port: 0, MTU: 1400 }), { type: 'udp', port: 8285, mtuBytes: 1400 });
+  t.deepEqual(backendOf({ Type: 'ipip' }), { type: 'ipip', directRouting: false });
+  t.deepEqual(backendOf({ Type: 'ipip', DirectRouting: true }), { type: 'ipip', directRouting: true });
+  t.deepEqual(backendOf({ Type: 'alloc' }), { type: 'alloc' });
+  t.deepEqual(backendOf({ Type: 'wireguard' }), {
+    type: 'wireguard',
+    mode: 'separate',
+    ports: { 4: 51820, 6: 51821 },
+    keepaliveSeconds: 0,
+  });
+  const all = { ListenPort: 1, ListenPortV6: 2, Mode: 'ipv6', PSK: key, PersistentKeepaliveInterval: 25 };
+  t.deepEqual(backendOf({ Type: 'wireguard', ...all, MTU: 1420 }), {
+    type: 'wireguard',
+    mode: 'ipv6',
+    ports: { 4: 1, 6: 2 },
+    psk: key,
+    keepaliveSeconds: 25,
+    mtuBytes: 1420,
+  });
+});
+
+test('a tunnel’s MTU leaves room for what IP demands, in each family', (t) => {
+  const v6 = { EnableIPv6: true, IPv6Network: 'fc00::/48' };
+  t.deepEqual(problemsOf(v4({ ...v6, Backend: { Type: 'vxlan', MTU: 1349 } })), [
+    'Backend.MTU: 1349 is less than 1350',
+  ]);
+  t.deepEqual(problemsOf(v4({ ...v6, Backend: { Type: 'vxlan', MTU: 1350 } })), []);
+  t.deepEqual(problemsOf(v4({ Backend: { Type: 'ipip', MTU: 87 } })), ['Backend.MTU: 87 is less than 88']);
+});
+
+test('a key for wireguard is never told, and two devices do not share a port', (t) => {
+  const wireguard = { Type: 'wireguard', PSK: 'hunter2', Mode: 'both', ListenPort: 51821 };
+  t.deepEqual(problemsOf(v4({ EnableIPv6: true, IPv6Network: 'fc00::/48', Backend: wireguard })), [
+    'Backend.Mode: is not "separate" or "auto" or "ipv4" or "ipv6": "both"',
+    'Backend.ListenPortV6: 51821 is the port of IPv4, too, and each family has a device',
+    'Backend.PSK: is not base64 of 32 bytes',
+  ]);
+});
+
+test('a backend that is not there is refused by name', (t) => {
   t.deepEqual(problemsOf('{"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}'), [
-    'Backend.Type: "ipsec" is not supported; use "vxlan" or "host-gw"',
+    'Backend.Type: "ipsec" is not supported; use one of vxlan, host-gw, udp, ipip, wireguard, alloc',
   ]);
-  t.deepEqual(problemsOf('{"Network":"10.5.0.0/16"}'), [
-    'Backend.Type: "udp" (the meaning of no Backend.Type) is not supported; use "vxlan" or "host-gw"',
-  ]);
+});
+
+test('where Kubernetes gives the subnets, what the file says of them does not matter', (t) => {
+  const text = '{"Network":"10.244.0.0/29","SubnetLen":"x","SubnetMin":"y","Backend":{"Type":"host-gw"}}';
+  const { networks, ignored } = parseNetworkConfig(text, 'net-conf.json', { givesSubnets: false });
+  t.is(networks[4]?.network as string, '10.244.0.0/29');
+  t.deepEqual(ignored, []);
+  t.throws(
+    () => parseNetworkConfig('{"Backend":{"Type":"alloc"}}', 'net-conf.json', { givesSubnets: false }),
+    {
+      message: 'net-conf.json: Network: is missing, and IPv4 is enabled',
+    },
+  );
 });
 
 test('text that is no JSON object is refused', (t) => {
