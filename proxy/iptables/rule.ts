@@ -75,7 +75,10 @@ export function randomMatch(share: number): string {
   return `-m statistic --mode random --probability ${kept.toFixed(11)}`;
 }
 
-/** The client was sent to this endpoint in the last `seconds`; `rememberMatch` puts it on the list. */
+/**
+ * The client was sent to this endpoint in the last `seconds`; `rememberMatch` puts it on the list. The kernel remembers
+ * 100 clients of each list, the parameter `ip_list_tot` of xt_recent.
+ */
 export function rememberedMatch(list: string, seconds: number, family: Family): string {
   return `-m recent --rcheck --seconds ${seconds} --reap --name ${list} --mask ${hostMask[family]} --rsource`;
 }
