@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { LockedError, lockDirectory } from '../cni/lock.ts';
 import { DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR } from './install.ts';
-import { askStatus } from './node-status.ts';
+import { askStatus, statusSockets } from './node-status.ts';
 import { outputOption } from './options.ts';
 import {
   type FilePlaces,
@@ -13,6 +13,7 @@ import {
   removeIfEmpty,
 } from './owned-files.ts';
 import { type Left, OwnedRows } from './owned-kernel.ts';
+import { readProxyRecord } from './proxy-record.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
 interface CleanupOptions extends FilePlaces {
@@ -36,13 +37,14 @@ export function cleanupCommand(): Command {
     .option('--cni-conf-dir <path>', "the runtime's directory of networks", DEFAULT_CNI_CONF_DIR)
     .option('--subnet-file <path>', "flannel's subnet.env that the agent wrote")
     .option('--dry-run', 'only say what would be removed', false)
-    .option('--force', 'even while an agent runs, which makes most of it again', false)
+    .option('--force', 'even while an agent or a proxy runs, which makes most of it again', false)
     .addOption(outputOption())
     .addHelpText(
       'after',
       '\nRemoved are: links whose alias begins with "fairlead", routes and rules of protocol 88, our qdiscs, tables of' +
         '\nnftables and chains of iptables, 05-fairlead.conflist, our plugins (those they replaced come back), and the' +
-        "\nagent's files. Pods lose their network. Settings such as net.ipv4.ip_forward stay as they are.",
+        "\nagent's files. Pods lose their network. The service proxy's settings of connection tracking go back to what" +
+        '\nthey were; others, such as net.ipv4.ip_forward, stay as they are.',
     )
     .action(run);
 }
@@ -52,7 +54,7 @@ async function run(options: CleanupOptions): Promise<void> {
   if (!dryRun && !force) await refuseBesideAgent(runDir);
   using lock = new DisposableStack();
   if (!dryRun && !force && existsSync(join(runDir, 'cni'))) lock.use(lockOrRefuse(join(runDir, 'cni')));
-  using rows = new OwnedRows();
+  using rows = new OwnedRows(readProxyRecord(runDir));
   const configuration = ownedConfiguration(options);
   const inKernel = await rows.list();
   const files = ownedFiles(options);
@@ -69,10 +71,12 @@ async function run(options: CleanupOptions): Promise<void> {
   if (failed.length > 0) throw new Error(`${failed.length} things could not be removed`);
 }
 
-/** An agent that works would make its rows again. */
+/** An agent, or a service proxy, that works would make its rows again. */
 async function refuseBesideAgent(runDir: string): Promise<void> {
-  const status = await askStatus(join(runDir, 'node.sock'));
-  if (status !== undefined) throw runs(runDir, `process ${status.pid}`);
+  const agent = await askStatus(join(runDir, statusSockets.node));
+  if (agent !== undefined) throw runs(runDir, `process ${agent.pid}`);
+  const proxy = await askStatus(join(runDir, statusSockets.proxy));
+  if (proxy !== undefined) throw runs(runDir, `process ${proxy.pid}`, 'a service proxy');
 }
 
 /** No agent can start while this is held; one that is there but silent holds it. */
@@ -85,8 +89,8 @@ function lockOrRefuse(directory: string): Disposable {
   }
 }
 
-function runs(directory: string, who: string): Error {
-  return new Error(`a node agent uses ${directory} (${who}); stop it first, or use --force`);
+function runs(directory: string, who: string, what = 'a node agent'): Error {
+  return new Error(`${what} uses ${directory} (${who}); stop it first, or use --force`);
 }
 
 function removeFiles(files: readonly OwnedFile[]): Left[] {

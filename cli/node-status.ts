@@ -2,16 +2,22 @@ import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
+import type { ProxyReport } from './proxy-status.ts';
 
-/** What `fairlead node` says of itself on its status socket. Times are ISO 8601. */
+/** What `fairlead node`, or `fairlead proxy` by itself, says of itself on its status socket. Times are ISO 8601. */
 export interface NodeStatus {
   readonly name: string;
   readonly pid: number;
   readonly ready: boolean;
   readonly startedAt: string;
-  readonly daemon: object;
-  readonly proxy?: object;
+  /** Undefined: a proxy by itself. */
+  readonly daemon?: object;
+  /** Undefined: the node serves no Services. */
+  readonly proxy?: ProxyReport;
 }
+
+/** Where they listen, in the runtime directory. */
+export const statusSockets = { node: 'node.sock', proxy: 'proxy.sock' } as const;
 
 const ASK_TIMEOUT_MS = 2000;
 

@@ -1,16 +1,7 @@
 import { hostname } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, Option } from 'commander';
-import { type Logger, pino } from 'pino';
-import {
-  addressBits,
-  type Cidr,
-  families,
-  familyOf,
-  type Ip,
-  ipOf,
-  prefixLengthOf,
-} from '../core/address.ts';
+import { pino } from 'pino';
+import { addressBits, type Cidr, families, familyOf, prefixLengthOf } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
 import { type NetworkConfig, parseNetworkConfig } from '../daemon/config.ts';
 import { startDaemon } from '../daemon/daemon.ts';
@@ -19,20 +10,18 @@ import type { LeaseStore, PerFamily } from '../daemon/lease.ts';
 import { EtcdLeaseStore, etcdDefaults, readEtcdNetworkConfig } from '../daemon/store-etcd.ts';
 import { KubeLeaseStore } from '../daemon/store-kube.ts';
 import { staticLeaseStore } from '../daemon/store-static.ts';
-import { selectUnderlay, type UnderlaySelector } from '../daemon/underlay.ts';
-import { readUnderlayFacts } from '../daemon/underlay-facts.ts';
-import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
+import type { UnderlaySelector } from '../daemon/underlay.ts';
 import { KubeClient } from '../kube/client.ts';
 import { loadKubeConfig } from '../kube/config.ts';
-import { type ServiceProxy, startProxy } from '../proxy/proxy.ts';
 import { installConflistWhenReady } from './install.ts';
-import { serveStatus } from './node-status.ts';
+import { NodeProxy } from './node-proxy.ts';
+import { serveStatus, statusSockets } from './node-status.ts';
 import { cidrList, httpUrl, httpUrlList, logLevelOption, readOptionFile } from './options.ts';
 import { untilStopped } from './signals.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
 const BACKENDS = ['vxlan', 'host-gw'];
-const UNDERLAY_POLL_MS = 500;
+const PROXY_MODES = ['nftables', 'iptables'];
 /** How a cluster's network is cut into nodes' subnets when only its CIDR is given. */
 const SUBNET_LENGTH = { 4: 24, 6: 64 } as const;
 
@@ -53,6 +42,8 @@ interface NodeOptions {
   readonly cniConfDir?: string;
   readonly masquerade: boolean;
   readonly proxy: boolean;
+  readonly proxyMode: string;
+  readonly proxyConfig?: string;
   readonly registerNode: boolean;
   readonly logLevel: string;
 }
@@ -94,6 +85,14 @@ export function nodeCommand(): Command {
     .option('--cni-conf-dir <path>', "write the runtime's network here when the node is ready")
     .option('--no-masquerade', "leave pods' addresses on packets to the outside")
     .option('--no-proxy', 'do not serve Services')
+    .addOption(
+      new Option('--proxy-mode <mode>', 'how Services are served').choices(PROXY_MODES).default('nftables'),
+    )
+    .addOption(
+      new Option('--proxy-config <path>', 'a KubeProxyConfiguration for the service proxy').conflicts(
+        'proxyMode',
+      ),
+    )
     .option('--register-node', 'make the Node object where no kubelet does', false)
     .addOption(logLevelOption())
     .action((options: NodeOptions) => run(options));
@@ -129,23 +128,20 @@ async function run(options: NodeOptions): Promise<void> {
     void installConflistWhenReady({ ready, directory, log: log.child({ part: 'cni' }), signal: stop.signal });
   }
   const { client } = source;
-  const isProxy = options.proxy && client !== undefined;
-  let proxy: ServiceProxy | undefined;
+  const { networks } = source.config;
+  const proxy =
+    options.proxy && client !== undefined
+      ? stack.use(new NodeProxy({ ...options, networks, client, log: log.child({ part: 'proxy' }) }))
+      : undefined;
   const status = () => ({
     name: options.nodeName,
     pid: process.pid,
-    ready: daemon.status().ready && (!isProxy || proxy?.status().synced === true),
+    ready: daemon.status().ready && (proxy === undefined || proxy.isSynced),
     startedAt,
     daemon: daemon.status(),
-    ...(proxy && { proxy: proxy.status() }),
+    ...(proxy && { proxy: proxy.report() }),
   });
-  stack.use(await serveStatus(`${options.runDir}/node.sock`, status));
-  const nodeAddresses = isProxy
-    ? await waitForNodeAddresses(source.config, underlay, stop.signal)
-    : undefined;
-  if (isProxy && nodeAddresses !== undefined) {
-    proxy = stack.use(startServiceProxy({ options, config: source.config, client, nodeAddresses, log }));
-  }
+  stack.use(await serveStatus(`${options.runDir}/${statusSockets.node}`, status));
   log.info({ signal: await stopped }, 'stopping; the data plane stays');
 }
 
@@ -240,50 +236,4 @@ function shortConfig(clusterCidr: readonly Cidr[], backend: string, isCut: boole
 
 function underlaySelector({ iface }: NodeOptions): UnderlaySelector {
   return iface === undefined ? {} : { interface: iface };
-}
-
-function startServiceProxy({
-  options: { nodeName },
-  config,
-  client,
-  nodeAddresses,
-  log,
-}: {
-  options: NodeOptions;
-  config: NetworkConfig;
-  client: KubeClient;
-  nodeAddresses: readonly Ip[];
-  log: Logger;
-}): ServiceProxy {
-  const clusterCidrs = families.flatMap((family) => config.networks[family]?.network ?? []);
-  return startProxy({ client, nodeName, nodeAddresses, clusterCidrs, log: log.child({ part: 'proxy' }) });
-}
-
-/** A node may start before its own network is up; the daemon says so in its log. Undefined when stopped before. */
-async function waitForNodeAddresses(
-  config: NetworkConfig,
-  selector: UnderlaySelector,
-  signal: AbortSignal,
-): Promise<Ip[] | undefined> {
-  while (!signal.aborted) {
-    const addresses = await readNodeAddresses(config, selector);
-    if (addresses !== undefined) return addresses;
-    await sleep(UNDERLAY_POLL_MS, undefined, { signal }).catch(() => undefined);
-  }
-  return undefined;
-}
-
-/** Node ports are open on the addresses that other nodes know this one by. */
-async function readNodeAddresses(
-  config: NetworkConfig,
-  selector: UnderlaySelector,
-): Promise<Ip[] | undefined> {
-  using socket = NetlinkSocket.open(NETLINK_ROUTE);
-  const wanted = families.filter((family) => config.networks[family] !== undefined);
-  const underlay = selectUnderlay(await readUnderlayFacts(socket), wanted, selector);
-  if ('problem' in underlay) return undefined;
-  return families.flatMap((family) => {
-    const address = underlay.addresses[family];
-    return address === undefined ? [] : [ipOf(address)];
-  });
 }

@@ -16,7 +16,7 @@ export interface FilePlaces {
 }
 
 /** The agent's own, in its runtime directory; whatever else lies there stays. */
-const agentFiles = /^(cni\.sock|node\.sock|lease\.json(\.\d+\.new)?|cni-queue)$/;
+const agentFiles = /^((cni|node|proxy)\.sock|lease\.json(\.\d+\.new)?|proxy\.json(\.new)?|cni-queue)$/;
 /** Without this file a directory `cni` is somebody else's. */
 const journal = 'leases.journal';
 

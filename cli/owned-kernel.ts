@@ -7,6 +7,8 @@ import { OwnedLinks, OwnedNftTables } from '../kernel/owned.ts';
 import { QdiscTable } from '../kernel/qdisc.ts';
 import { RouteTable } from '../kernel/route.ts';
 import { RuleTable } from '../kernel/rule.ts';
+import { OwnedProxyChains, OwnedSettings } from './owned-proxy.ts';
+import type { ProxyRecord } from './proxy-record.ts';
 
 /** Of the routes to one destination a table shows the first; another may come to light when it is gone. */
 const passesMax = 8;
@@ -20,7 +22,8 @@ export interface Left {
 
 /**
  * All that is ours in the kernel, of this process's network namespace: rows that nobody wants any more. Addresses,
- * neighbours and forwarding entries are on links of ours and go with them. Settings (sysctl) are not rows: they stay.
+ * neighbours and forwarding entries are on links of ours and go with them. Settings (sysctl) are not rows, and stay,
+ * except for those that the service proxy put on record.
  */
 export class OwnedRows implements Disposable {
   readonly #stack = new DisposableStack();
@@ -28,16 +31,18 @@ export class OwnedRows implements Disposable {
   /** What is made later rests on what is made before; it is removed in the other direction. */
   readonly #tables: readonly Table<string, unknown>[];
 
-  constructor() {
+  constructor(record: ProxyRecord) {
     const socket = this.#stack.use(NetlinkSocket.open(NETLINK_ROUTE));
     const nftSocket = this.#stack.use(openNftSocket());
     this.#tables = [
+      new OwnedSettings(record),
       new OwnedLinks({ socket }),
       new QdiscTable({ socket }),
       new RouteTable({ socket }),
       new RuleTable({ socket }),
       this.#iptables,
       new OwnedNftTables({ socket: nftSocket }),
+      new OwnedProxyChains(record),
     ].map((table) => table as unknown as Table<string, unknown>);
   }
 

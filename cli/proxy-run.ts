@@ -1,135 +1,83 @@
-import { existsSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
-import { type Family, families, type Ip } from '../core/address.ts';
+import { SysctlTable } from '../kernel/sysctl.ts';
 import { KubeClient } from '../kube/client.ts';
 import { loadKubeConfig } from '../kube/config.ts';
-import { NODES, type V1Node } from '../kube/types.ts';
-import type { Backend, Views } from '../proxy/backend.ts';
+import type { Backend } from '../proxy/backend.ts';
 import { removeOtherModes } from '../proxy/cleanup.ts';
-import { detectCidrs, type ProxyConfig, parseProxyConfiguration } from '../proxy/config/config.ts';
-import { writeDocument } from '../proxy/config/document.ts';
+import {
+  detectCidrs,
+  type ProxyConfig,
+  parseProxyConfiguration,
+  type ReadConfiguration,
+} from '../proxy/config/config.ts';
+import type { FlagTexts } from '../proxy/config/flags.ts';
 import { untilFileChanged } from '../proxy/config/watch.ts';
-import { eventReporter } from '../proxy/events.ts';
-import { HttpService } from '../proxy/health/http.ts';
-import { type HealthFacts, isKeptUp } from '../proxy/health/proxy-health.ts';
-import { healthRoutes, metricsRoutes } from '../proxy/health/routes.ts';
-import { ServiceHealthServers } from '../proxy/health/service-health.ts';
-import { openIptables } from '../proxy/iptables/backend.ts';
-import { type IptablesRules, ProxyMetrics } from '../proxy/metrics.ts';
-import { openNftables } from '../proxy/nftables/backend.ts';
-import type { NodeFacts, ProxyPolicy } from '../proxy/policy.ts';
-import { type ProxyPass, type ServiceProxy, startProxy } from '../proxy/proxy.ts';
-import { StaleFlows } from '../proxy/stale-flows.ts';
-import type { ProxyRun } from './proxy-start.ts';
-import { untilStopped } from './signals.ts';
-import { VERSION } from './version.ts';
+import { writeConntrackSysctls, writeOomScore } from '../proxy/conntrack-sysctls.ts';
+import type { ServiceProxy } from '../proxy/proxy.ts';
+import { waitForPodCidrs, watchPodCidrs } from './proxy-node-cidrs.ts';
+import { openParts } from './proxy-parts.ts';
+import { readProxyRecord, withSettings, writeProxyRecord } from './proxy-record.ts';
 
-/** With detectLocalMode NodeCIDR nothing can be done before the Node has its networks. */
-const NODE_CIDR_WAIT_MS = 5 * 60_000;
-const NODE_POLL_MS = 500;
-const NODE_CIDR_CHECK_MS = 5_000;
-/** kube-proxy's default, which keeps the cost of a pass down that is in ours the cost of the change. */
-const USUAL_MIN_SYNC_PERIOD_MS = 1_000;
+/** What one run of a service proxy goes by, in a process of its own or in the node's agent. */
+export interface ProxyRun extends ReadConfiguration {
+  readonly nodeName: string;
+  /** A configuration file: its path, and its text as it was read. */
+  readonly file?: { readonly path: string; readonly text: string } | undefined;
+  readonly flags: FlagTexts;
+  /** Every flag with its value, for `/flagz`. */
+  readonly shownFlags: ReadonlyMap<string, string>;
+  readonly resetTcp: boolean;
+  readonly serviceProxyName?: string | undefined;
+  /** What a clean-up has to know is kept there. */
+  readonly runDir: string;
+  readonly log: Logger;
+}
 
-/** Serves until stopped by a signal, which leaves the rules. Rejects when it has to be started again. */
-export async function runProxy(run: ProxyRun): Promise<void> {
+export interface ServeOptions {
+  /** Not disposed here. Default: one as the configuration says. */
+  readonly client?: KubeClient | undefined;
+  readonly signal: AbortSignal;
+  readonly onStarted?: ((proxy: ServiceProxy) => void) | undefined;
+}
+
+const ROUTE_LOCALNET = 'net/ipv4/conf/all/route_localnet';
+
+/** Serves until aborted, which leaves the rules. Rejects when it has to be started again. */
+export async function serveProxy(
+  run: ProxyRun,
+  { client: given, signal, onStarted }: ServeOptions,
+): Promise<void> {
   const { config, log } = run;
-  const startedAtMs = Date.now();
-  const stop = new AbortController();
-  const stopped = untilStopped().then((signal) => {
-    stop.abort(new Error(`stopped by ${signal}`));
-    log.info({ signal }, 'stopping; the rules stay');
-  });
+  const mode = modeOf(config);
   const fatal = Promise.withResolvers<never>();
   fatal.promise.catch(() => {});
-
+  const stop = new AbortController();
   await using stack = new AsyncDisposableStack();
   stack.defer(() => stop.abort());
-  const client = stack.use(await openClient(config));
-  const nodeCidrs = config.detectsNodeCidrs ? await waitForPodCidrs(client, run, stop.signal) : undefined;
-  if (stop.signal.aborted) return;
+  const ends = AbortSignal.any([signal, stop.signal]);
+  const client = given ?? stack.use(await openClient(config));
+  const nodeCidrs = config.detectsNodeCidrs ? await waitForPodCidrs(client, run, ends) : undefined;
+  if (ends.aborted) return;
   const policy = nodeCidrs ? { ...config.policy, detectLocal: detectCidrs(nodeCidrs) } : config.policy;
-  const parts = openParts({ run, client, policy, startedAtMs, stack, onFatal: fatal.reject });
-  void parts.proxy.synced.then(() => removeOthers(parts.backendName, log)).catch(() => {});
-  if (nodeCidrs) watchPodCidrs(parts.proxy, nodeCidrs, stop.signal, fatal.reject);
-  await Promise.race([stopped, fatal.promise, untilReconfigured(run, stop.signal)]);
+  await recordMode(run, mode);
+  const proxy = openParts({ run, client, policy, mode, stack, onFatal: fatal.reject });
+  onStarted?.(proxy);
+  void proxy.synced.then(() => removeOthers(mode, log)).catch(() => {});
+  if (nodeCidrs) watchPodCidrs(proxy, nodeCidrs, ends, fatal.reject);
+  await Promise.race([untilAborted(ends), fatal.promise, untilReconfigured(run, ends)]);
 }
 
-interface PartsOptions {
-  readonly run: ProxyRun;
-  readonly client: KubeClient;
-  readonly policy: ProxyPolicy;
-  readonly startedAtMs: number;
-  readonly stack: AsyncDisposableStack;
-  readonly onFatal: (error: Error) => void;
+function modeOf({ mode = 'nftables' }: ProxyConfig): Backend['name'] {
+  if (mode === 'ipvs') throw new Error('mode: "ipvs" is not there yet; nftables and iptables are');
+  return mode;
 }
 
-/** The proxy with all that follows it: stale flows, health, metrics. Disposed in the other order. */
-function openParts({ run, client, policy, startedAtMs, stack, onFatal }: PartsOptions) {
-  const { config, nodeName, log, options } = run;
-  const wanted = supportedFamilies();
-  const { backend, iptablesRules } = openBackend(config, policy, log);
-  const metrics = new ProxyMetrics({
-    backend: backend.name,
-    families: wanted,
-    version: VERSION,
-    startedAtMs,
-    iptablesRules,
+function untilAborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
   });
-  const events = eventReporter(client, nodeName, log);
-  const onPass = metrics.flowsLooked.bind(metrics);
-  const stale = stack.use(new StaleFlows({ resetTcp: options.resetTcp, log, onPass }));
-  const facts = (): HealthFacts => healthFacts(proxy, wanted, config);
-  const isProxyHealthy = () => isKeptUp(facts());
-  const onFailure = events.healthCheckFailed;
-  const checks = stack.use(new ServiceHealthServers({ isProxyHealthy, onFailure, log }));
-  const tellNode = ({ nodePortIps, serviceCidrs }: NodeFacts) => {
-    checks.setNodePortIps(nodePortIps);
-    void stale.updateNode({ nodePortIps, serviceCidrs });
-  };
-  const passed = (pass: ProxyPass) => {
-    metrics.passed(pass);
-    void stale.update(viewsOf(pass));
-    void checks.sync(proxy.healthChecks);
-  };
-  const proxy: ServiceProxy = startProxy({
-    client,
-    nodeName,
-    nodeAddresses: givenAddress(config),
-    policy,
-    serviceProxyName: options.serviceProxyName,
-    allowExternalIps: config.featureGates.AllowServiceExternalIPs ?? true,
-    minSyncPeriodMs: minSyncPeriodOf(config, backend.name),
-    backend: tellingNode(backend, tellNode),
-    observers: [{ passed, failed: () => metrics.failed() }],
-    log,
-  });
-  stack.use(proxy);
-  metrics.watch(proxy);
-  const pages = metricsRoutes({
-    metrics,
-    mode: backend.name,
-    configuration: writeDocument(run.document),
-    flags: run.shownFlags,
-    version: VERSION,
-    startedAtMs,
-  });
-  const isFatal = config.bindAddressHardFail;
-  const serve = { isFatal, onFatal, log };
-  const { healthz, metrics: metricsAt } = config;
-  if (healthz)
-    stack.use(
-      new HttpService({ ...serve, name: 'healthz', at: healthz, handler: healthRoutes(facts, metrics) }),
-    );
-  if (metricsAt) stack.use(new HttpService({ ...serve, name: 'metrics', at: metricsAt, handler: pages }));
-  events.starting();
-  return { proxy, backendName: backend.name };
-}
-
-/** IPv4 alone where the kernel runs without IPv6. */
-function supportedFamilies(): readonly Family[] {
-  return existsSync('/proc/net/if_inet6') ? families : [4];
 }
 
 async function openClient({ clientConnection: { kubeconfig, master } }: ProxyConfig): Promise<KubeClient> {
@@ -138,67 +86,40 @@ async function openClient({ clientConnection: { kubeconfig, master } }: ProxyCon
   return new KubeClient(master === undefined ? access : { ...access, server: master });
 }
 
-interface OpenedBackend {
-  readonly backend: Backend;
-  readonly iptablesRules?: () => Iterable<IptablesRules>;
-}
-
-function openBackend({ mode = 'nftables' }: ProxyConfig, policy: ProxyPolicy, log: Logger): OpenedBackend {
-  if (mode === 'iptables') {
-    const backend = openIptables({ policy });
-    return { backend, iptablesRules: () => backend.rules() };
+/** Whose rules there will be, and the one setting that goes with those of iptables. */
+async function recordMode({ runDir, config, log }: ProxyRun, mode: Backend['name']): Promise<void> {
+  try {
+    const record = { ...readProxyRecord(runDir), mode };
+    const opensLocalhost = mode === 'iptables' && config.policy.localhostNodePorts;
+    const before = await new SysctlTable({ keys: opensLocalhost ? [ROUTE_LOCALNET] : [] }).read();
+    const written = new Map([...before.keys()].map((key) => [key, '1']));
+    writeProxyRecord(runDir, withSettings(record, written, before));
+  } catch (error) {
+    log.warn({ runDir, error: (error as Error).message }, 'not on record for a clean-up');
   }
-  if (mode === 'ipvs') throw new Error('mode: "ipvs" is not there yet; nftables and iptables are');
-  const clusterCidrs = policy.detectLocal.mode === 'cidrs' ? policy.detectLocal.cidrs : [];
-  const onRefused = (error: Error) => log.warn({ error: error.message }, 'change refused, table rebuilt');
-  const options = { policy, clusterCidrs, nodeAddresses: [] as readonly Ip[], onRefused };
-  return { backend: openNftables(options) };
 }
 
-/** What backends are told of the node is for others, too. */
-function tellingNode(backend: Backend, tell: (facts: NodeFacts) => void): Backend {
-  return {
-    name: backend.name,
-    replace: (views) => backend.replace(views),
-    update: (changed) => backend.update(changed),
-    updateNode(facts) {
-      tell(facts);
-      return backend.updateNode(facts);
-    },
-    isDisturbed: () => backend.isDisturbed(),
-    problems: () => backend.problems(),
-    [Symbol.dispose]: () => backend[Symbol.dispose](),
-  };
-}
-
-/** `bindAddress` stands in for the Node's own address, unless it says nothing. */
-function givenAddress({ bindAddress }: ProxyConfig): readonly Ip[] | undefined {
-  return ['0.0.0.0', '::'].includes(bindAddress) ? undefined : [bindAddress];
-}
-
-function minSyncPeriodOf({ minSyncPeriodMs }: ProxyConfig, backend: Backend['name']): number {
-  return backend === 'nftables' && minSyncPeriodMs === USUAL_MIN_SYNC_PERIOD_MS ? 0 : minSyncPeriodMs;
-}
-
-function viewsOf({ changed }: ProxyPass): Views {
-  return new Map(Array.from(changed, ([service, { after }]) => [service, after]));
-}
-
-function healthFacts(
-  proxy: ServiceProxy,
-  wanted: readonly Family[],
-  { syncPeriodMs }: ProxyConfig,
-): HealthFacts {
-  const { lastSyncedAtMs, waitingSinceMs } = proxy.status();
-  const { node } = proxy;
-  return {
-    nowMs: Date.now(),
-    lateMs: 2 * syncPeriodMs,
-    families: wanted,
-    lastSyncedAtMs,
-    waitingSinceMs,
-    node,
-  };
+/**
+ * What needs full privileges: the out-of-memory score, which is not worth a failure, and the settings of connection
+ * tracking. Throws KernelError where these cannot be written.
+ */
+export async function preparePrivileged({ config, runDir, log }: ProxyRun): Promise<void> {
+  const { conntrack, oomScoreAdj } = config;
+  try {
+    writeOomScore(oomScoreAdj);
+  } catch (error) {
+    log.warn({ oomScoreAdj, error: (error as Error).message }, 'the out-of-memory score stays');
+  }
+  const cpus = availableParallelism();
+  const { written, replaced, warnings } = await writeConntrackSysctls(conntrack, { cpus });
+  for (const warning of warnings) log.warn({ warning }, 'conntrack');
+  if (written.size === 0) return;
+  log.info(Object.fromEntries(written), 'conntrack settings');
+  try {
+    writeProxyRecord(runDir, withSettings(readProxyRecord(runDir), written, replaced));
+  } catch (error) {
+    log.warn({ runDir, error: (error as Error).message }, 'not on record for a clean-up');
+  }
 }
 
 async function removeOthers(mode: Backend['name'], log: Logger): Promise<void> {
@@ -210,13 +131,10 @@ async function removeOthers(mode: Backend['name'], log: Logger): Promise<void> {
   }
 }
 
-/** Rejects when the file says something new that can be used; then we are started again. */
-async function untilReconfigured(
-  { options, text, flags, log }: ProxyRun,
-  signal: AbortSignal,
-): Promise<void> {
-  const { config: path } = options;
-  if (path === undefined || text === undefined) return await new Promise(() => {});
+/** Rejects when the file says something new that can be used. */
+async function untilReconfigured({ file, flags, log }: ProxyRun, signal: AbortSignal): Promise<void> {
+  if (file === undefined) return await untilAborted(signal);
+  const { path, text } = file;
   const isChanged = await untilFileChanged({
     path,
     text,
@@ -225,46 +143,4 @@ async function untilReconfigured(
     signal,
   });
   if (isChanged) throw new Error(`${path} has changed: this process ends, to be started with it`);
-}
-
-/** Undefined when stopped before. */
-async function waitForPodCidrs(
-  client: KubeClient,
-  { nodeName, log }: ProxyRun,
-  signal: AbortSignal,
-): Promise<readonly string[] | undefined> {
-  const untilMs = performance.now() + NODE_CIDR_WAIT_MS;
-  for (let isFirst = true; !signal.aborted; isFirst = false) {
-    const node = await client.get<V1Node>(NODES, nodeName).catch((error: Error) => {
-      if (isFirst) log.warn({ error: error.message }, 'our Node cannot be read');
-      return undefined;
-    });
-    const cidrs = podCidrsOf(node);
-    if (cidrs.length > 0) return cidrs;
-    if (isFirst) log.info({ nodeName }, 'waiting for the podCIDRs of our Node');
-    if (performance.now() > untilMs)
-      throw new Error(`detectLocalMode NodeCIDR: node ${nodeName} has no spec.podCIDRs`);
-    await sleep(NODE_POLL_MS, undefined, { signal }).catch(() => {});
-  }
-  return undefined;
-}
-
-function podCidrsOf(node: V1Node | undefined): readonly string[] {
-  const { podCIDRs, podCIDR } = node?.spec ?? {};
-  return podCIDRs ?? (podCIDR ? [podCIDR] : []);
-}
-
-/** Other networks mean other rules everywhere: we begin anew. */
-function watchPodCidrs(
-  proxy: ServiceProxy,
-  first: readonly string[],
-  signal: AbortSignal,
-  onChanged: (error: Error) => void,
-): void {
-  const timer = setInterval(() => {
-    const now = podCidrsOf(proxy.node);
-    if (now.length > 0 && now.join() !== first.join())
-      onChanged(new Error(`the podCIDRs of our Node were ${first} and are ${now}: this process begins anew`));
-  }, NODE_CIDR_CHECK_MS);
-  signal.addEventListener('abort', () => clearInterval(timer));
 }

@@ -1,5 +1,5 @@
 import { readFileSync, writeFileSync } from 'node:fs';
-import { availableParallelism, hostname } from 'node:os';
+import { hostname } from 'node:os';
 import { type Logger, pino } from 'pino';
 import { stringify } from 'yaml';
 import { InputError } from '../core/errors.ts';
@@ -7,25 +7,17 @@ import { removeAllModes } from '../proxy/cleanup.ts';
 import { type ProxyConfig, parseProxyConfiguration, type ReadConfiguration } from '../proxy/config/config.ts';
 import { writeDocument } from '../proxy/config/document.ts';
 import { type FlagTexts, flagValues } from '../proxy/config/flags.ts';
-import { writeConntrackSysctls, writeOomScore } from '../proxy/conntrack-sysctls.ts';
+import type { ServiceProxy } from '../proxy/proxy.ts';
+import { serveStatus, statusSockets } from './node-status.ts';
 import type { ProxyCommandOptions } from './proxy.ts';
-
-/** What one run goes by. */
-export interface ProxyRun extends ReadConfiguration {
-  readonly nodeName: string;
-  readonly options: ProxyCommandOptions;
-  readonly flags: FlagTexts;
-  /** Every flag with its value, for `/flagz`. */
-  readonly shownFlags: ReadonlyMap<string, string>;
-  /** The configuration file as it was read; undefined: there is none. */
-  readonly text: string | undefined;
-  readonly log: Logger;
-}
+import { readProxyRecord, writeProxyRecord } from './proxy-record.ts';
+import { type ProxyRun, preparePrivileged, serveProxy } from './proxy-run.ts';
+import { proxyReport } from './proxy-status.ts';
+import { untilStopped } from './signals.ts';
 
 /** One run of `fairlead proxy`, to its end. */
 export async function startProxyCommand(options: ProxyCommandOptions, flags: FlagTexts): Promise<void> {
-  const text = options.config === undefined ? undefined : readConfigFile(options.config);
-  const read = parseProxyConfiguration(text, { flags, ...(options.config && { name: options.config }) });
+  const { read, file } = readConfiguration(options.config, flags, '--config');
   if (options.writeConfigTo !== undefined) {
     writeFileSync(options.writeConfigTo, stringify(writeDocument(read.document)));
     return;
@@ -35,28 +27,85 @@ export async function startProxyCommand(options: ProxyCommandOptions, flags: Fla
   for (const warning of read.warnings) log.warn({ warning }, 'configuration');
   if (options.cleanup) {
     log.info({ removed: await removeAllModes() }, 'cleaned up');
+    forgetMode(options.runDir, log);
     return;
   }
-  await preparePrivileged(read.config, log);
-  if (options.initOnly) return;
-  const { runProxy } = await import('./proxy-run.ts');
-  await runProxy({
+  const { runDir, resetTcp, serviceProxyName } = options;
+  const shown = shownFlags(read, options, flags);
+  const run = {
     ...read,
     nodeName,
-    options,
+    file,
     flags,
-    shownFlags: shownFlags(read, options, flags),
-    text,
+    shownFlags: shown,
+    resetTcp,
+    serviceProxyName,
+    runDir,
     log,
+  };
+  await preparePrivileged(run);
+  if (!options.initOnly) await runProxy(run);
+}
+
+/** Serves until stopped by a signal, which leaves the rules. Rejects when it has to be started again. */
+async function runProxy(run: ProxyRun): Promise<void> {
+  const { nodeName, runDir, log } = run;
+  const stop = new AbortController();
+  void untilStopped().then((signal) => {
+    stop.abort(new Error(`stopped by ${signal}`));
+    log.info({ signal }, 'stopping; the rules stay');
+  });
+  let proxy: ServiceProxy | undefined;
+  const startedAt = new Date().toISOString();
+  await using stack = new AsyncDisposableStack();
+  try {
+    const status = () => ({
+      name: nodeName,
+      pid: process.pid,
+      ready: proxy?.status().synced === true,
+      startedAt,
+      proxy: proxyReport(proxy),
+    });
+    stack.use(await serveStatus(`${runDir}/${statusSockets.proxy}`, status));
+  } catch (error) {
+    log.warn({ runDir, error: (error as Error).message }, 'no status is served');
+  }
+  await serveProxy(run, {
+    signal: stop.signal,
+    onStarted(started) {
+      proxy = started;
+    },
   });
 }
 
+/** Rules of whatever mode there are from now on are not ours. */
+function forgetMode(runDir: string, log: Logger): void {
+  const { mode, sysctls } = readProxyRecord(runDir);
+  if (mode === undefined) return;
+  try {
+    writeProxyRecord(runDir, { sysctls });
+  } catch (error) {
+    log.warn({ runDir, error: (error as Error).message }, 'the record of the mode stays');
+  }
+}
+
+/** A file, if there is one, and flags. `option` is what named the file. Throws InputError. */
+export function readConfiguration(
+  path: string | undefined,
+  flags: FlagTexts,
+  option: string,
+): { readonly read: ReadConfiguration; readonly file: ProxyRun['file'] } {
+  if (path === undefined) return { read: parseProxyConfiguration(undefined, { flags }), file: undefined };
+  const text = readConfigFile(path, option);
+  return { read: parseProxyConfiguration(text, { flags, name: path }), file: { path, text } };
+}
+
 /** As it is, to be compared with what it says later. */
-function readConfigFile(path: string): string {
+function readConfigFile(path: string, option: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    throw new InputError('options', [{ path: '--config', message: (error as Error).message }]);
+    throw new InputError('options', [{ path: option, message: (error as Error).message }]);
   }
 }
 
@@ -70,18 +119,6 @@ function levelOf(verbosity: number): string {
   return verbosity >= 4 ? 'debug' : 'info';
 }
 
-/** Fails where the kernel's parameters cannot be set, as kube-proxy does; the score is not worth that. */
-async function preparePrivileged({ conntrack, oomScoreAdj }: ProxyConfig, log: Logger): Promise<void> {
-  try {
-    writeOomScore(oomScoreAdj);
-  } catch (error) {
-    log.warn({ oomScoreAdj, error: (error as Error).message }, 'the out-of-memory score stays');
-  }
-  const { written, warnings } = await writeConntrackSysctls(conntrack, { cpus: availableParallelism() });
-  for (const warning of warnings) log.warn({ warning }, 'conntrack');
-  if (written.size > 0) log.info(Object.fromEntries(written), 'conntrack settings');
-}
-
 /** Every flag with its value. */
 function shownFlags(
   { document }: ReadConfiguration,
@@ -93,6 +130,7 @@ function shownFlags(
     cleanup: String(options.cleanup),
     'init-only': String(options.initOnly),
     'reset-tcp': String(options.resetTcp),
+    'run-dir': options.runDir,
     'service-proxy-name': options.serviceProxyName ?? '',
     'write-config-to': '',
   });

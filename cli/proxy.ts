@@ -1,8 +1,9 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { otherFlags, proxyFlags } from '../proxy/config/flag-table.ts';
 import { type FlagTexts, flagDefaults } from '../proxy/config/flags.ts';
+import { DEFAULT_RUN_DIR } from './status.ts';
 
-/** Flags that kube-proxy has and no file can say, and two of our own. Booleans take a value as all Go programs do. */
+/** Flags that kube-proxy has and no file can say, and some of our own. Booleans take a value as all Go programs do. */
 export interface ProxyCommandOptions {
   readonly config?: string;
   readonly writeConfigTo?: string;
@@ -10,10 +11,24 @@ export interface ProxyCommandOptions {
   readonly initOnly: boolean;
   readonly resetTcp: boolean;
   readonly serviceProxyName?: string;
+  readonly runDir: string;
+}
+
+/** As in kube-proxy, words of a flag may be joined by underscores: --proxy_mode. */
+class ProxyCommand extends Command {
+  override parseOptions(args: string[]): ReturnType<Command['parseOptions']> {
+    return super.parseOptions(args.map((word) => this.#withHyphens(word)));
+  }
+
+  #withHyphens(word: string): string {
+    const [, name = '', rest = ''] = /^(--[^=]+)(.*)$/s.exec(word) ?? [];
+    const usual = name.replaceAll('_', '-');
+    return this.options.some(({ long }) => long === usual) ? usual + rest : word;
+  }
 }
 
 export function proxyCommand(): Command {
-  const command = new Command('proxy')
+  const command = new ProxyCommand('proxy')
     .description("Run the service proxy by itself, with kube-proxy's flags and configuration file")
     .option('--config <path>', 'a KubeProxyConfiguration; most flags do not count beside it')
     .option('--write-config-to <path>', 'write the configuration there and end')
@@ -23,7 +38,8 @@ export function proxyCommand(): Command {
     .option(
       '--service-proxy-name <name>',
       'serve the Services that name this proxy, instead of those that name none',
-    );
+    )
+    .option('--run-dir <path>', 'status, and what a clean-up has to know', DEFAULT_RUN_DIR);
   const defaults = flagDefaults();
   for (const flag of [...proxyFlags, ...otherFlags])
     command.addOption(flagOption(flag, defaults.get(flag.name)));

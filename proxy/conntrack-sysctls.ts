@@ -62,6 +62,8 @@ function conntrackMax({ maxPerCore, min }: ConntrackSettings, cpus: number): num
 /** What was written, and what could not be although the proxy works without. */
 export interface ConntrackSysctlsResult {
   readonly written: ReadonlyMap<string, string>;
+  /** What was there before, of the same keys. */
+  readonly replaced: ReadonlyMap<string, string>;
   readonly warnings: readonly string[];
 }
 
@@ -94,7 +96,8 @@ export async function writeConntrackSysctls(
     written.delete(key);
     warnings.push(`${key} is too small and cannot be raised: ${error.message}`);
   }
-  return { written, warnings };
+  const replaced = new Map([...actual].filter(([key]) => written.has(key)));
+  return { written, replaced, warnings };
 }
 
 /** Parameters appear with the kernel's module, and a question about connections loads it. */

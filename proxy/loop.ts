@@ -81,6 +81,10 @@ export class ProxyLoop implements ServiceProxy {
     return this.#views.healthChecks;
   }
 
+  get problems(): ReadonlyMap<string, string> {
+    return this.#problems.reported;
+  }
+
   get node(): V1Node | undefined {
     return this.#sources.node;
   }

@@ -24,6 +24,7 @@ export class PassLog {
   #passes = { full: 0, update: 0 };
   #lastSyncMs: number | undefined;
   #lastSyncedAtMs: number | undefined;
+  #error: string | undefined;
 
   constructor(observers: readonly ProxyObserver[]) {
     this.#observers = observers;
@@ -49,6 +50,7 @@ export class PassLog {
     this.#underWaySinceMs = undefined;
     this.underWay = 0;
     this.failures = 0;
+    this.#error = undefined;
     const pass = { ...done, changed: this.#takeChanges(current), triggerTimesMs: this.#triggerTimesMs };
     this.#triggerTimesMs = [];
     for (const observer of this.#observers) observer.passed?.(pass);
@@ -67,6 +69,7 @@ export class PassLog {
     this.#writes += writes;
     this.underWay = 0;
     this.failures += 1;
+    this.#error = error.message;
     for (const observer of this.#observers) observer.failed?.(error);
   }
 
@@ -81,6 +84,7 @@ export class PassLog {
       lastSyncedAtMs: this.#lastSyncedAtMs,
       waitingSinceMs: this.#underWaySinceMs ?? this.#waitingSinceMs,
       failures: this.failures,
+      error: this.#error,
     };
   }
 }

@@ -7,7 +7,8 @@ const SPELLED_OUT = 10;
 /** Says once what is wrong with a service, and once that it is well again. */
 export class ProblemLog {
   readonly #log: Logger;
-  readonly #reported = new Map<string, string>();
+  /** By service. */
+  readonly reported = new Map<string, string>();
 
   constructor(log: Logger) {
     this.#log = log;
@@ -21,11 +22,11 @@ export class ProblemLog {
       now.set(service, text.join('; '));
     }
     for (const [service, problem] of now) {
-      if (this.#reported.get(service) !== problem) this.#log.warn({ service, problem }, 'service problem');
-      this.#reported.set(service, problem);
+      if (this.reported.get(service) !== problem) this.#log.warn({ service, problem }, 'service problem');
+      this.reported.set(service, problem);
     }
-    for (const service of this.#reported.keys()) {
-      if (!now.has(service) && this.#reported.delete(service))
+    for (const service of this.reported.keys()) {
+      if (!now.has(service) && this.reported.delete(service))
         this.#log.info({ service }, 'service is well again');
     }
   }

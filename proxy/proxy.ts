@@ -88,6 +88,8 @@ export interface ProxyStatus {
   readonly waitingSinceMs: number | undefined;
   /** Passes that failed since the last that did not. */
   readonly failures: number;
+  /** Why the last one failed; undefined: it did not. */
+  readonly error: string | undefined;
 }
 
 export interface ServiceProxy extends AsyncDisposable {
@@ -96,6 +98,8 @@ export interface ServiceProxy extends AsyncDisposable {
   /** By service; what backends are told. */
   readonly views: Views;
   readonly healthChecks: ReadonlyMap<string, ServiceHealthCheck>;
+  /** What is wrong with a service, in words, as of the last pass; by `namespace/name`. */
+  readonly problems: ReadonlyMap<string, string>;
   /** Our own Node object as of now; undefined: not there, or not known yet. */
   readonly node: V1Node | undefined;
   status(): ProxyStatus;
@@ -114,9 +118,8 @@ function policyOf(cidrs: readonly Cidr[]): ProxyPolicy {
   return cidrs.length === 0 ? defaultPolicy : { ...defaultPolicy, detectLocal: { mode: 'cidrs', cidrs } };
 }
 
-function openDefault({ namespaceFd, nodeAddresses = [], log }: ProxyOptions, policy: ProxyPolicy): Backend {
-  const clusterCidrs = policy.detectLocal.mode === 'cidrs' ? policy.detectLocal.cidrs : [];
+/** The loop tells it the node's addresses before the first pass. */
+function openDefault({ namespaceFd, log }: ProxyOptions, policy: ProxyPolicy): Backend {
   const onRefused = (error: Error) => log.warn({ error: error.message }, 'change refused, table rebuilt');
-  const where = namespaceFd === undefined ? {} : { namespaceFd };
-  return openNftables({ ...where, nodeAddresses, clusterCidrs, onRefused });
+  return openNftables({ policy, namespaceFd, onRefused });
 }

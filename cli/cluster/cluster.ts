@@ -1,12 +1,12 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Ip, ipOf, parseHostCidr } from '../../core/address.ts';
 import type { NodeStatus } from '../node-status.ts';
-import { askStatus } from '../node-status.ts';
+import { askStatus, statusSockets } from '../node-status.ts';
 import { Lab } from './lab.ts';
 import type { Machine } from './topology.ts';
 import { inNamespace } from './workload-client.ts';
@@ -29,6 +29,15 @@ export const RANGES = {
   services: '10.96.0.0/16,fd00:10:96::/112',
 };
 
+/** The nodes share one kernel: what counts for all of it is left as it is. */
+const PROXY_CONFIG = {
+  apiVersion: 'kubeproxy.config.k8s.io/v1alpha1',
+  kind: 'KubeProxyConfiguration',
+  mode: 'nftables',
+  oomScoreAdj: 0,
+  conntrack: { maxPerCore: 0 },
+};
+
 /** A pod that has been attached to its node's network. */
 export interface AttachedPod {
   readonly name: string;
@@ -49,7 +58,8 @@ export function clusterPaths(directory: string) {
     log: (name: string) => `${directory}/${name}.log`,
     run: (node: string) => `${directory}/${node}`,
     cniSocket: (node: string) => `${directory}/${node}/cni.sock`,
-    statusSocket: (node: string) => `${directory}/${node}/node.sock`,
+    proxyConfig: (node: string) => `${directory}/${node}/proxy-config.json`,
+    statusSocket: (node: string) => `${directory}/${node}/${statusSockets.node}`,
   };
 }
 
@@ -116,6 +126,9 @@ export class Cluster implements AsyncDisposable {
     const args = ['node', '--node-name', node.name, '--run-dir', run, '--register-node'];
     args.push('--api-server', `http://${this.lab.control.addresses[0]}:${API_PORT}`);
     args.push('--token-file', this.paths.token, '--backend', backend, '--cluster-cidr', RANGES.pods);
+    const proxyConfig = this.paths.proxyConfig(node.name);
+    writeFileSync(proxyConfig, JSON.stringify(PROXY_CONFIG));
+    args.push('--proxy-config', proxyConfig);
     this.#spawn(node.name, node.namespace, args);
     return this.#until(
       node.name,

@@ -261,7 +261,7 @@ class Demo {
 }
 
 /** Rows written since an agent started, by the daemon and by the proxy. */
-function kernelWrites(status: { daemon: object; proxy?: object }): number {
+function kernelWrites(status: { daemon?: object; proxy?: object }): number {
   const writes = (part: object | undefined) => Number((part as { writes?: number } | undefined)?.writes ?? 0);
   return writes(status.daemon) + writes(status.proxy);
 }

@@ -46,6 +46,24 @@ test('flags are written as Go programs take them, and come out as a file that me
   t.deepEqual(parse(readFileSync(second, 'utf8')), written);
 });
 
+test('words of a flag may be joined by underscores, and values keep theirs', async (t) => {
+  const path = join(folder(t), 'out_of_flags.yaml');
+  const { code, stderr } = await fairlead(
+    ...['--write_config_to', path, '--healthz_bind_address=127.0.0.1:1', '--masquerade_all'],
+    ...['--proxy-mode=nftables', '--pod_bridge_interface', 'br_0', '--kubeconfig=/a_b'],
+  );
+  t.is(code, 0, stderr);
+  t.like(parse(readFileSync(path, 'utf8')), {
+    healthzBindAddress: '127.0.0.1:1',
+    detectLocal: { bridgeInterface: 'br_0' },
+    nftables: { masqueradeAll: true },
+    clientConnection: { kubeconfig: '/a_b' },
+  });
+  const unknown = await fairlead('--udp_timeout=1s');
+  t.is(unknown.code, 2);
+  t.regex(unknown.stderr, /unknown option '--udp_timeout=1s'/);
+});
+
 test('a command line and a file that cannot be used end with status 2 and every problem', async (t) => {
   const flags = await fairlead('--masquerade-all=perhaps', '--proxy-mode', 'magic');
   t.is(flags.code, 2);

@@ -39,6 +39,10 @@ class Stage {
     return join(this.folder, 'control/kubeconfig');
   }
 
+  get runDir(): string {
+    return join(this.folder, 'run');
+  }
+
   async inside(...words: string[]): Promise<string> {
     return (await run(NSENTER, [`--net=${this.path}`, ...words])).stdout;
   }
@@ -51,7 +55,8 @@ class Stage {
 
   /** The command in the namespace; killed with the test. */
   start(...args: string[]) {
-    const child = spawn(NSENTER, [`--net=${this.path}`, process.execPath, CLI, ...args], {
+    const words = args[0] === 'proxy' ? [...args, '--run-dir', this.runDir] : args;
+    const child = spawn(NSENTER, [`--net=${this.path}`, process.execPath, CLI, ...words], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#t.teardown(() => child.kill('SIGKILL'));

@@ -179,7 +179,8 @@ export class ProxyLab implements AsyncDisposable {
 export async function nft(namespace: string, args: readonly string[], input = ''): Promise<string> {
   const [program, all] = inNamespace(namespace, [NFT, ...args]);
   const child = run(program, all, { maxBuffer: 64 << 20 });
-  child.child.stdin?.end(input);
+  // One that ends before it has read everything says why itself.
+  child.child.stdin?.on('error', () => undefined).end(input);
   return (await child).stdout;
 }
 

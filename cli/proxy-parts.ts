@@ -1,0 +1,164 @@
+import { existsSync } from 'node:fs';
+import { type Family, families, type Ip } from '../core/address.ts';
+import type { KubeClient } from '../kube/client.ts';
+import type { Backend, Views } from '../proxy/backend.ts';
+import type { ProxyConfig } from '../proxy/config/config.ts';
+import { writeDocument } from '../proxy/config/document.ts';
+import { eventReporter } from '../proxy/events.ts';
+import { HttpService } from '../proxy/health/http.ts';
+import { type HealthFacts, isKeptUp } from '../proxy/health/proxy-health.ts';
+import { healthRoutes, metricsRoutes } from '../proxy/health/routes.ts';
+import { ServiceHealthServers } from '../proxy/health/service-health.ts';
+import { openIptables } from '../proxy/iptables/backend.ts';
+import { type IptablesRules, ProxyMetrics } from '../proxy/metrics.ts';
+import type { NodeFacts, ProxyPolicy } from '../proxy/policy.ts';
+import { type ProxyObserver, type ProxyPass, type ServiceProxy, startProxy } from '../proxy/proxy.ts';
+import { StaleFlows } from '../proxy/stale-flows.ts';
+import type { ProxyRun } from './proxy-run.ts';
+import { VERSION } from './version.ts';
+
+/** kube-proxy's default, which keeps the cost of a pass down that is in ours the cost of the change. */
+const USUAL_MIN_SYNC_PERIOD_MS = 1_000;
+
+export interface PartsOptions {
+  readonly run: ProxyRun;
+  readonly client: KubeClient;
+  readonly policy: ProxyPolicy;
+  readonly mode: Backend['name'];
+  readonly stack: AsyncDisposableStack;
+  readonly onFatal: (error: Error) => void;
+}
+
+/** The proxy with all that follows it: stale flows, health, metrics. They go to the stack, each on what it follows. */
+export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOptions): ServiceProxy {
+  const { config, nodeName, log, resetTcp } = run;
+  const startedAtMs = Date.now();
+  const wanted = supportedFamilies();
+  const { backend, iptablesRules } = openBackend(mode, policy);
+  const metrics = new ProxyMetrics({
+    backend: mode,
+    families: wanted,
+    version: VERSION,
+    startedAtMs,
+    iptablesRules,
+  });
+  const events = eventReporter(client, nodeName, log);
+  const onPass = metrics.flowsLooked.bind(metrics);
+  const stale = stack.use(new StaleFlows({ resetTcp, log, onPass }));
+  const facts = (): HealthFacts => healthFacts(proxy, wanted, config);
+  const isProxyHealthy = () => isKeptUp(facts());
+  const onFailure = events.healthCheckFailed;
+  const checks = stack.use(new ServiceHealthServers({ isProxyHealthy, onFailure, log }));
+  const following = followers(stale, checks, () => proxy.healthChecks);
+  const proxy: ServiceProxy = startProxy({
+    client,
+    nodeName,
+    nodeAddresses: givenAddress(config),
+    policy,
+    serviceProxyName: run.serviceProxyName,
+    allowExternalIps: config.featureGates.AllowServiceExternalIPs ?? true,
+    resetTcp,
+    minSyncPeriodMs: minSyncPeriodOf(config, mode),
+    backend,
+    observers: [{ passed: (pass) => metrics.passed(pass), failed: () => metrics.failed() }, following],
+    log,
+  });
+  stack.use(proxy);
+  metrics.watch(proxy);
+  openServers({ run, mode, metrics, facts, startedAtMs, stack, onFatal });
+  events.starting();
+  return proxy;
+}
+
+/** What goes by the views and by the node as the kernel has them. */
+function followers(
+  stale: StaleFlows,
+  checks: ServiceHealthServers,
+  healthChecks: () => ServiceProxy['healthChecks'],
+): ProxyObserver {
+  let known: NodeFacts | undefined;
+  return {
+    passed(pass) {
+      if (pass.facts !== known) {
+        known = pass.facts;
+        checks.setNodePortIps(known.nodePortIps);
+        void stale.updateNode(known);
+      }
+      void stale.update(viewsOf(pass));
+      void checks.sync(healthChecks());
+    },
+  };
+}
+
+function viewsOf({ changed }: ProxyPass): Views {
+  return new Map(Array.from(changed, ([service, { after }]) => [service, after]));
+}
+
+interface ServersOptions extends Pick<PartsOptions, 'run' | 'mode' | 'stack' | 'onFatal'> {
+  readonly metrics: ProxyMetrics;
+  readonly facts: () => HealthFacts;
+  readonly startedAtMs: number;
+}
+
+function openServers({ run, mode, metrics, facts, startedAtMs, stack, onFatal }: ServersOptions): void {
+  const { config, document, shownFlags, log } = run;
+  const pages = metricsRoutes({
+    metrics,
+    mode,
+    configuration: writeDocument(document),
+    flags: shownFlags,
+    version: VERSION,
+    startedAtMs,
+  });
+  const serve = { isFatal: config.bindAddressHardFail, onFatal, log };
+  const { healthz, metrics: metricsAt } = config;
+  if (healthz !== undefined) {
+    const handler = healthRoutes(facts, metrics);
+    stack.use(new HttpService({ ...serve, name: 'healthz', at: healthz, handler }));
+  }
+  if (metricsAt !== undefined)
+    stack.use(new HttpService({ ...serve, name: 'metrics', at: metricsAt, handler: pages }));
+}
+
+/** IPv4 alone where the kernel runs without IPv6. */
+function supportedFamilies(): readonly Family[] {
+  return existsSync('/proc/net/if_inet6') ? families : [4];
+}
+
+interface OpenedBackend {
+  /** Undefined: the proxy's default. */
+  readonly backend?: Backend;
+  readonly iptablesRules?: () => Iterable<IptablesRules>;
+}
+
+function openBackend(mode: Backend['name'], policy: ProxyPolicy): OpenedBackend {
+  if (mode !== 'iptables') return {};
+  const backend = openIptables({ policy });
+  return { backend, iptablesRules: () => backend.rules() };
+}
+
+/** `bindAddress` stands in for the Node's own address, unless it says nothing. */
+function givenAddress({ bindAddress }: ProxyConfig): readonly Ip[] | undefined {
+  return ['0.0.0.0', '::'].includes(bindAddress) ? undefined : [bindAddress];
+}
+
+function minSyncPeriodOf({ minSyncPeriodMs }: ProxyConfig, mode: Backend['name']): number {
+  return mode === 'nftables' && minSyncPeriodMs === USUAL_MIN_SYNC_PERIOD_MS ? 0 : minSyncPeriodMs;
+}
+
+function healthFacts(
+  proxy: ServiceProxy,
+  wanted: readonly Family[],
+  { syncPeriodMs }: ProxyConfig,
+): HealthFacts {
+  const { lastSyncedAtMs, waitingSinceMs } = proxy.status();
+  const { node } = proxy;
+  return {
+    nowMs: Date.now(),
+    lateMs: 2 * syncPeriodMs,
+    families: wanted,
+    lastSyncedAtMs,
+    waitingSinceMs,
+    node,
+  };
+}
