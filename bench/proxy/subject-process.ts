@@ -1,0 +1,108 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import type { Space } from './space.ts';
+
+export type ChangeKind = 'endpoint' | 'add' | 'remove';
+
+export type Question =
+  | { readonly ask: 'start'; readonly services: number }
+  | { readonly ask: 'change'; readonly kind: ChangeKind; readonly count: number }
+  | { readonly ask: 'churn'; readonly perSecond: number; readonly seconds: number }
+  | { readonly ask: 'point'; readonly endpoints: readonly string[] }
+  | { readonly ask: 'memory' };
+
+export type Answer =
+  | { readonly ok: true; readonly value: unknown }
+  | { readonly ok: false; readonly error: string };
+
+export interface Started {
+  /** From complete stores to the kernel's last acknowledgement. */
+  readonly coldStartMs: number;
+  /** The backend's part: the plan, its encoding, the kernel. The rest is the views. */
+  readonly programmingMs: number;
+}
+
+export interface Changed {
+  readonly latenciesMs: readonly number[];
+  /** User and system time of the whole process for each change. */
+  readonly cpuMs: number;
+}
+
+export interface Churned {
+  readonly lagsMs: readonly number[];
+  /** Of one CPU. */
+  readonly cpuShare: number;
+}
+
+export interface Memory {
+  readonly residentBytes: number;
+  readonly peakBytes: number;
+}
+
+const program = fileURLToPath(new URL('./subject.ts', import.meta.url));
+
+/** A proxy in a process of its own, in a space. Its rules stay there when it has stopped. */
+export class SubjectProcess implements AsyncDisposable {
+  readonly #child: ChildProcess;
+  #asked: PromiseWithResolvers<unknown> | undefined;
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+    child.on('message', (answer: Answer) => {
+      if (answer.ok) this.#asked?.resolve(answer.value);
+      else this.#asked?.reject(new Error(answer.error));
+    });
+    child.on('error', (error) => this.#asked?.reject(error));
+    child.on('exit', (code) => this.#asked?.reject(new Error(`the proxy's process ended with ${code}`)));
+  }
+
+  /** `nodeArgs` are options of Node's, such as those of its profiler. */
+  static async start(
+    space: Space,
+    services: number,
+    nodeArgs: readonly string[] = [],
+  ): Promise<SubjectProcess & { readonly started: Started }> {
+    const [command, args] = space.command([process.execPath, ...nodeArgs, program]);
+    const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    const subject = new SubjectProcess(child);
+    try {
+      return Object.assign(subject, { started: await subject.#ask<Started>({ ask: 'start', services }) });
+    } catch (error) {
+      await subject[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  change(kind: ChangeKind, count: number): Promise<Changed> {
+    return this.#ask({ ask: 'change', kind, count });
+  }
+
+  churn(perSecond: number, seconds: number): Promise<Churned> {
+    return this.#ask({ ask: 'churn', perSecond, seconds });
+  }
+
+  /** Gives the first service these endpoints. */
+  point(endpoints: readonly string[]): Promise<void> {
+    return this.#ask({ ask: 'point', endpoints });
+  }
+
+  memory(): Promise<Memory> {
+    return this.#ask({ ask: 'memory' });
+  }
+
+  /** One question at a time. */
+  async #ask<T>(question: Question): Promise<T> {
+    this.#asked = Promise.withResolvers();
+    this.#child.send(question);
+    return (await this.#asked.promise) as T;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const exited = once(this.#child, 'exit');
+    if (this.#child.connected) this.#child.disconnect();
+    else this.#child.kill('SIGKILL');
+    await exited;
+  }
+}
