@@ -152,7 +152,7 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
         : this.#runGuarded(row, pod, steps));
       if (refused instanceof Error) return (await this.#deleteNow(row.hostName)) ?? refused;
       if (refused === undefined) return undefined;
-      const final = await this.#clearWay(row, pod, refused);
+      const final = await this.#clearWay(row, pod, { ...refused, master });
       if (final === 'made') return undefined;
       if (final !== 'again' || attempt === attemptsMax) {
         return final === 'again' ? refused.error : final;
@@ -195,7 +195,7 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   async #clearWay(
     row: AttachmentRow,
     pod: AttachmentPod,
-    refused: Refusal,
+    refused: Refusal & { readonly master: number },
   ): Promise<'again' | 'made' | Error> {
     if (refused.step === 1 && (await this.#retryWithIpv6(pod, refused))) return 'made';
     if (refused.step > 0 || refused.errors[0] === undefined) {
@@ -203,7 +203,9 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     }
     if (refused.error.code === 'EBUSY') return 'again';
     if (refused.error.code === 'EEXIST') return this.#clearNames(row, pod, refused.error);
-    if (row.bridge !== undefined && (await this.#isBridgeGone(row.bridge))) return missingBridge(row);
+    if (row.bridge !== undefined && (await this.#isBridgeGone(row.bridge, refused.master))) {
+      return missingBridge(row);
+    }
     return refused.error;
   }
 
@@ -258,10 +260,9 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     return index;
   }
 
-  async #isBridgeGone(name: string): Promise<boolean> {
-    const known = this.#bridges.get(name);
+  async #isBridgeGone(name: string, master: number): Promise<boolean> {
     this.#bridges.delete(name);
-    return (await this.#lookUpBridge(name)) !== known;
+    return (await this.#lookUpBridge(name)) !== master;
   }
 
   async #link(name: string): Promise<Link | undefined> {
