@@ -18,7 +18,7 @@ import {
 import { hexU32 } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftChain, NftElement, NftSet } from '../../kernel/netlink/nftables/spec.ts';
 import { affinityTimeouts } from './affinity-timeouts.ts';
-import { keepChain, LOCAL_BIT } from './elements.ts';
+import { AFFINITY_BIT, keepChain, LOCAL_BIT } from './elements.ts';
 import { countOfValue, type Draw, type Fields, idOfValue, takeToken } from './layout-fields.ts';
 
 /*
@@ -32,6 +32,9 @@ import { countOfValue, type Draw, type Fields, idOfValue, takeToken } from './la
 const CLIENTS_MAX = 1 << 18;
 /** Written down for the map, and never in force: each rule has its own. */
 const DEFAULT_TIMEOUT_MS = 10_800_000;
+
+/** What was drawn: a value with affinity has the bit. */
+const isToken = match(masked(metaPriority, AFFINITY_BIT), '==', 0);
 
 export function affinitySets({ source, destination }: Fields): NftSet[] {
   const token = { key: [metaPriority, metaL4proto], data: [destination, thDport] } as const;
@@ -65,7 +68,7 @@ export function affinityChains(fields: Fields, draws: readonly Draw[]): NftChain
   return [
     ...affinityTimeouts.map((seconds) => keepFor(fields, seconds)),
     ...draws.map(({ name, field }): NftChain => {
-      return { name: `draw-${name}`, rules: [rule(`one of ${name}`, takeToken(field), goto('deliver'))] };
+      return { name: `draw-${name}`, rules: [rule(`one of ${name}`, takeToken(field))] };
     }),
     {
       name: 'deliver',
@@ -80,6 +83,7 @@ export function affinityChains(fields: Fields, draws: readonly Draw[]): NftChain
       name: 'draw',
       rules: [
         rule('by the number of slots', vmap([countOfValue], 'draws')),
+        rule('to the endpoint', isToken, goto('deliver')),
         rule('its slot has just gone', takeToken(numgenRandom(1)), goto('deliver')),
         rule('its list has just gone', drop()),
       ],

@@ -1,6 +1,7 @@
 import type { Family } from '../../core/address.ts';
 import type { NftExpression } from '../../kernel/netlink/nftables/bytecode.ts';
 import {
+  accept,
   drop,
   goto,
   inSet,
@@ -64,6 +65,9 @@ import {
  *
  * The value of a frontend travels from rule to rule in the packet's priority, because the mark belongs to everybody.
  * Only a connection's first packet carries it, and it is put back before the packet leaves.
+ *
+ * Ways part and come together again, so that there are few of them: when verdicts change, the kernel follows every
+ * one, older kernels as often as there are ways to it.
  */
 
 export const TABLE = 'fairlead-proxy';
@@ -126,12 +130,12 @@ export function layoutElements({
   const draws = drawsOf(fieldsOf(family), capacity.slots);
   return [
     ...Object.entries(kinds).map(([chain, kind]): NftElement => {
-      return { set: 'kinds', key: hexU32(kind << 12), data: { verdict: 'goto', chain } };
+      return { set: 'kinds', key: hexU32(kind << 12), data: { verdict: 'jump', chain } };
     }),
     // As `kinds`, but nobody is asked twice: the kernel takes no rules that could run in a circle.
     ...Object.entries(kinds).map(([chain, kind]): NftElement => {
       const data =
-        kind === kinds.guarded ? ({ verdict: 'drop' } as const) : ({ verdict: 'goto', chain } as const);
+        kind === kinds.guarded ? ({ verdict: 'drop' } as const) : ({ verdict: 'jump', chain } as const);
       return { set: 'kinds-allowed', key: hexU32(kind << 12), data };
     }),
     ...draws.map(({ code, name }): NftElement => {
@@ -211,7 +215,8 @@ function guardChains({ source, frontend }: Fields): NftChain[] {
       name: 'allowed',
       rules: [
         rule('to the service', value, vmap([kindOfValue], 'kinds-allowed')),
-        rule('it has no endpoints', setMeta('priority', 0)),
+        rule('on to an endpoint', match(kindOfValue, '!=', 0), returns()),
+        rule('it has no endpoints', setMeta('priority', 0), accept()),
       ],
     },
   ];
@@ -225,38 +230,41 @@ function isFromPod({ detector, fields }: Context): NftExpression[] | undefined {
 }
 
 function clusterIpChain(context: Context): NftChain {
-  const balance = goto('balance');
   const fromPod = isFromPod(context);
-  const masqueraded = rule('masquerade', mark(context.markBit), balance);
+  const masqueraded = rule('masquerade', mark(context.markBit));
   if (context.masqueradeAll) return { name: 'cluster-ip', rules: [masqueraded] };
-  if (fromPod === undefined) return { name: 'cluster-ip', rules: [rule('all keep their address', balance)] };
-  return { name: 'cluster-ip', rules: [rule('pods keep their address', fromPod, balance), masqueraded] };
+  if (fromPod === undefined)
+    return { name: 'cluster-ip', rules: [rule('all keep their address', returns())] };
+  return { name: 'cluster-ip', rules: [rule('pods keep their address', fromPod, returns()), masqueraded] };
 }
 
 /** The answer must come back through this node, so the endpoint has to see this node's address. */
 function externalChain({ markBit }: Context): NftChain {
-  return { name: 'external', rules: [rule('masquerade', mark(markBit), goto('balance'))] };
+  return { name: 'external', rules: [rule('masquerade', mark(markBit))] };
 }
 
 /** Connections from outside stay on this node and keep their address; pods and the node itself reach all endpoints. */
 function localChains(context: Context): NftChain[] {
   const fromPod = isFromPod(context);
   const inside = goto('inside');
-  const balance = goto('balance');
   return [
     {
       name: 'external-local',
       rules: [
         ...(fromPod === undefined ? [] : [rule('pods keep their address', fromPod, inside)]),
         rule('this node masquerades', isFromNode, mark(context.markBit), inside),
-        rule('from outside', balance),
+        rule('others stay on this node', returns()),
       ],
     },
     {
       name: 'inside',
       rules: [
-        rule('to a service', setMetaFromMap('priority', context.fields.frontend, 'services-inside'), balance),
-        rule('to a node port', setMetaFromMap('priority', nodePort, 'nodeports-inside'), balance),
+        rule(
+          'to a service',
+          setMetaFromMap('priority', context.fields.frontend, 'services-inside'),
+          returns(),
+        ),
+        rule('to a node port', setMetaFromMap('priority', nodePort, 'nodeports-inside'), returns()),
         rule('nobody is there', drop()),
       ],
     },
@@ -284,7 +292,10 @@ function dispatchChains(context: Context): NftChain[] {
         rule('to a node port', isToNodePorts(context), byNodePort, goto('kind')),
       ],
     },
-    { name: 'kind', rules: [rule('by the kind', vmap([kindOfValue], 'kinds'))] },
+    {
+      name: 'kind',
+      rules: [rule('by the kind', vmap([kindOfValue], 'kinds')), rule('to an endpoint', goto('balance'))],
+    },
   ];
 }
 

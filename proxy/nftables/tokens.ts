@@ -1,5 +1,5 @@
-/** The most endpoints that a port with affinity ever has names for at a time. */
-const MAX_TOKENS = 0xffff;
+/** Tokens leave out the bits of a value that say "local" and "affinity"; these are more than the slots of two lists. */
+const MAX_TOKENS = 0x3fff;
 
 /** Names of a port's endpoints that stay theirs while they live, and are not soon another's. */
 export type Tokens = ReadonlyMap<string, number>;
