@@ -46,6 +46,11 @@ export class NodeProxy implements AsyncDisposable {
     return this.#proxy?.status().synced === true;
   }
 
+  /** Undefined while it begins anew. */
+  get running(): ServiceProxy | undefined {
+    return this.#proxy;
+  }
+
   report(): ProxyReport {
     return proxyReport(this.#proxy, this.#error);
   }

@@ -3,6 +3,7 @@ import { mkdirSync, rmSync } from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import type { ProxyReport } from './proxy-status.ts';
+import { answerPage, type StatusPages } from './status-pages.ts';
 
 /** What `fairlead node`, or `fairlead proxy` by itself, says of itself on its status socket. Times are ISO 8601. */
 export interface NodeStatus {
@@ -22,10 +23,15 @@ export const statusSockets = { node: 'node.sock', proxy: 'proxy.sock' } as const
 const ASK_TIMEOUT_MS = 2000;
 
 /** Serves the status as JSON on a unix socket that only root can open. */
-export async function serveStatus(socketPath: string, status: () => NodeStatus): Promise<AsyncDisposable> {
+export async function serveStatus(
+  socketPath: string,
+  status: () => NodeStatus,
+  pages: StatusPages = {},
+): Promise<AsyncDisposable> {
   mkdirSync(path.dirname(socketPath), { recursive: true, mode: 0o700 });
   rmSync(socketPath, { force: true });
-  const server = http.createServer((_, response) => {
+  const server = http.createServer((request, response) => {
+    if (answerPage(pages, request, response)) return;
     response.setHeader('content-type', 'application/json').end(JSON.stringify(status()));
   });
   const listening = once(server, 'listening');

@@ -19,6 +19,7 @@ import { serveStatus, statusSockets } from './node-status.ts';
 import { cidrList, httpUrl, httpUrlList, logLevelOption, readOptionFile } from './options.ts';
 import { untilStopped } from './signals.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
+import { tracePages } from './status-pages.ts';
 
 const BACKENDS = ['vxlan', 'host-gw'];
 const PROXY_MODES = ['nftables', 'iptables'];
@@ -141,7 +142,8 @@ async function run(options: NodeOptions): Promise<void> {
     daemon: daemon.status(),
     ...(proxy && { proxy: proxy.report() }),
   });
-  stack.use(await serveStatus(`${options.runDir}/${statusSockets.node}`, status));
+  const pages = tracePages(() => proxy?.running);
+  stack.use(await serveStatus(`${options.runDir}/${statusSockets.node}`, status, pages));
   log.info({ signal: await stopped }, 'stopping; the data plane stays');
 }
 

@@ -14,6 +14,7 @@ import { readProxyRecord, writeProxyRecord } from './proxy-record.ts';
 import { type ProxyRun, preparePrivileged, serveProxy } from './proxy-run.ts';
 import { proxyReport } from './proxy-status.ts';
 import { untilStopped } from './signals.ts';
+import { tracePages } from './status-pages.ts';
 
 /** One run of `fairlead proxy`, to its end. */
 export async function startProxyCommand(options: ProxyCommandOptions, flags: FlagTexts): Promise<void> {
@@ -66,7 +67,8 @@ async function runProxy(run: ProxyRun): Promise<void> {
       startedAt,
       proxy: proxyReport(proxy),
     });
-    stack.use(await serveStatus(`${runDir}/${statusSockets.proxy}`, status));
+    const pages = tracePages(() => proxy);
+    stack.use(await serveStatus(`${runDir}/${statusSockets.proxy}`, status, pages));
   } catch (error) {
     log.warn({ runDir, error: (error as Error).message }, 'no status is served');
   }

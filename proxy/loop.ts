@@ -85,6 +85,14 @@ export class ProxyLoop implements ServiceProxy {
     return this.#problems.reported;
   }
 
+  get policy(): ProxyPolicy {
+    return this.#options.policy;
+  }
+
+  get facts(): NodeFacts | undefined {
+    return this.#facts;
+  }
+
   get node(): V1Node | undefined {
     return this.#sources.node;
   }

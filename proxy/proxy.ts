@@ -100,6 +100,9 @@ export interface ServiceProxy extends AsyncDisposable {
   readonly healthChecks: ReadonlyMap<string, ServiceHealthCheck>;
   /** What is wrong with a service, in words, as of the last pass; by `namespace/name`. */
   readonly problems: ReadonlyMap<string, string>;
+  /** What the backend goes by, besides the views; the facts are undefined before the first pass. */
+  readonly policy: ProxyPolicy;
+  readonly facts: NodeFacts | undefined;
   /** Our own Node object as of now; undefined: not there, or not known yet. */
   readonly node: V1Node | undefined;
   status(): ProxyStatus;

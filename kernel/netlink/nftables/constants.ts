@@ -127,6 +127,7 @@ export const metaKeys = {
   oif: 5,
   iifname: 6,
   oifname: 7,
+  nftrace: 12,
   nfproto: 15,
   l4proto: 16,
 } as const;

@@ -12,6 +12,7 @@ export type NftMetaKey =
   | 'oif'
   | 'iifname'
   | 'oifname'
+  | 'nftrace'
   | 'nfproto'
   | 'l4proto';
 

@@ -154,3 +154,14 @@ export function encodeRouteDump(family: Family, filter: { table?: number; protoc
   if (filter.table !== undefined) writer.attrU32(RTA_TABLE, filter.table);
   return writer.finish();
 }
+
+/** For RTM_GETROUTE: the route that a packet to this address would take. */
+export function encodeRouteLookup(destination: Ip): Uint8Array {
+  const family = familyOf(destination);
+  const writer = new Writer(32);
+  writer
+    .u8(addressFamily(family))
+    .u8(family === 4 ? 32 : 128)
+    .zeros(10);
+  return writer.attr(RTA_DST, ipToBytes(destination)).finish();
+}
