@@ -22,8 +22,6 @@ export interface IptablesOptions {
   readonly checkIntervalMs?: number | undefined;
 }
 
-export { removeIptables } from './remove.ts';
-
 /** Each look starts six short programs. */
 const CHECK_INTERVAL_MS = 5_000;
 /** With long tables even these take long: then they may take this part of the time. */
