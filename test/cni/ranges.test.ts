@@ -154,15 +154,17 @@ test('the first overlap is found as by comparing each with each', (t) => {
   );
 });
 
-test('twenty thousand ranges are read in less than two seconds, overlapping or not', (t) => {
+test('twenty thousand ranges take less than two seconds of the processor, overlapping or not', (t) => {
   const subnet = (index: number) => ({ subnet: `10.${index >> 8}.${index & 255}.0/24` });
   const many = Array.from({ length: 20_000 }, (_, index) => subnet(index));
-  const startedMs = performance.now();
+  const before = process.cpuUsage();
   t.is(typeof parse({ cniVersion: '1.0.0', ipam: { ranges: many.map((one) => [one]) } }), 'object');
   t.is(typeof parse({ cniVersion: '1.0.0', ipam: { ranges: [many] } }), 'object');
   t.regex(
     String(parse({ cniVersion: '1.0.0', ipam: { ranges: [...many.map((one) => [one]), [subnet(0)]] } })),
     /range set 0 overlaps with 20000/,
   );
-  t.true(performance.now() - startedMs < 2000);
+  const { user, system } = process.cpuUsage(before);
+  t.log(`${Math.round((user + system) / 1000)} ms`);
+  t.true(user + system < 2_000_000);
 });

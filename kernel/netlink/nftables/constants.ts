@@ -27,8 +27,6 @@ export const message = {
 /** NFNL_MSG_BATCH_BEGIN and _END: everything between is one transaction. */
 export const BATCH_BEGIN = 0x10;
 export const BATCH_END = 0x11;
-/** The multicast group of changes (not NFNLGRP_NFTRACE). */
-export const NFNLGRP_NFTABLES = 7;
 
 /** NFPROTO_*; `unspec` asks for every family. */
 export const families = { unspec: 0, inet: 1, ip: 2, bridge: 7, ip6: 10 } as const;
