@@ -1,32 +1,15 @@
 import { hostname } from 'node:os';
 import { Command, Option } from 'commander';
-import { pino } from 'pino';
-import { addressBits, type Cidr, families, familyOf, prefixLengthOf } from '../core/address.ts';
-import { InputError, type Problem } from '../core/errors.ts';
-import { type NetworkConfig, parseNetworkConfig } from '../daemon/config.ts';
-import { startDaemon } from '../daemon/daemon.ts';
-import { EtcdClient } from '../daemon/etcd.ts';
-import type { LeaseStore, PerFamily } from '../daemon/lease.ts';
-import { EtcdLeaseStore, etcdDefaults, readEtcdNetworkConfig } from '../daemon/store-etcd.ts';
-import { KubeLeaseStore } from '../daemon/store-kube.ts';
-import { staticLeaseStore } from '../daemon/store-static.ts';
-import type { UnderlaySelector } from '../daemon/underlay.ts';
-import { KubeClient } from '../kube/client.ts';
-import { loadKubeConfig } from '../kube/config.ts';
-import { installConflistWhenReady } from './install.ts';
-import { NodeProxy } from './node-proxy.ts';
-import { serveStatus, statusSockets } from './node-status.ts';
-import { cidrList, httpUrl, httpUrlList, logLevelOption, readOptionFile } from './options.ts';
-import { untilStopped } from './signals.ts';
+import type { Cidr } from '../core/address.ts';
+import { cidrList, httpUrl, httpUrlList, logLevelOption } from './options.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
-import { tracePages } from './status-pages.ts';
 
 const BACKENDS = ['vxlan', 'host-gw'];
 const PROXY_MODES = ['nftables', 'iptables'];
-/** How a cluster's network is cut into nodes' subnets when only its CIDR is given. */
-const SUBNET_LENGTH = { 4: 24, 6: 64 } as const;
+/** flannel's. */
+const ETCD_PREFIX = '/coreos.com/network';
 
-interface NodeOptions {
+export interface NodeOptions {
   readonly nodeName: string;
   readonly runDir: string;
   readonly apiServer?: string;
@@ -68,7 +51,7 @@ export function nodeCommand(): Command {
         .argParser(httpUrlList)
         .conflicts(['kubeconfig', 'apiServer']),
     )
-    .option('--etcd-prefix <key>', 'where the network is described in etcd', etcdDefaults.prefix)
+    .option('--etcd-prefix <key>', 'where the network is described in etcd', ETCD_PREFIX)
     .addOption(
       new Option('--pod-cidr <cidrs>', 'no store: a node by itself with these subnets')
         .argParser(cidrList)
@@ -96,146 +79,8 @@ export function nodeCommand(): Command {
     )
     .option('--register-node', 'make the Node object where no kubelet does', false)
     .addOption(logLevelOption())
-    .action((options: NodeOptions) => run(options));
-}
-
-async function run(options: NodeOptions): Promise<void> {
-  const log = pino({ level: options.logLevel, base: { node: options.nodeName } });
-  const startedAt = new Date().toISOString();
-  const stop = new AbortController();
-  const stopped = untilStopped();
-  void stopped.then((signal) => stop.abort(new Error(`stopped by ${signal}`)));
-
-  await using stack = new AsyncDisposableStack();
-  const source = await openSource(options, stop.signal);
-  stack.use(source);
-  const underlay = underlaySelector(options);
-  const daemon = await startDaemon({
-    nodeName: options.nodeName,
-    store: source.store,
-    config: source.config,
-    underlay,
-    cni: { socketPath: `${options.runDir}/cni.sock`, stateDir: `${options.runDir}/cni` },
-    stateDir: options.runDir,
-    subnetFile: options.subnetFile,
-    masquerade: options.masquerade,
-    log: log.child({ part: 'daemon' }),
-    signal: stop.signal,
-  });
-  stack.use(daemon);
-  const { cniConfDir: directory } = options;
-  const { ready } = daemon;
-  if (directory !== undefined) {
-    void installConflistWhenReady({ ready, directory, log: log.child({ part: 'cni' }), signal: stop.signal });
-  }
-  const { client } = source;
-  const { networks } = source.config;
-  const proxy =
-    options.proxy && client !== undefined
-      ? stack.use(new NodeProxy({ ...options, networks, client, log: log.child({ part: 'proxy' }) }))
-      : undefined;
-  const status = () => ({
-    name: options.nodeName,
-    pid: process.pid,
-    ready: daemon.status().ready && (proxy === undefined || proxy.isSynced),
-    startedAt,
-    daemon: daemon.status(),
-    ...(proxy && { proxy: proxy.report() }),
-  });
-  const pages = tracePages(() => proxy?.running);
-  stack.use(await serveStatus(`${options.runDir}/${statusSockets.node}`, status, pages));
-  log.info({ signal: await stopped }, 'stopping; the data plane stays');
-}
-
-/** Where leases come from, and what the cluster's network is. */
-interface Source extends Disposable {
-  readonly store: LeaseStore;
-  readonly config: NetworkConfig;
-  readonly client?: KubeClient;
-}
-
-async function openSource(options: NodeOptions, signal: AbortSignal): Promise<Source> {
-  if (options.podCidr !== undefined) return openStaticSource(options, options.podCidr);
-  if (options.etcdEndpoints !== undefined) return openEtcdSource(options, options.etcdEndpoints, signal);
-  if (options.kubeconfig !== undefined || options.apiServer !== undefined) return openKubeSource(options);
-  throw new InputError('options', [
-    { path: '--kubeconfig', message: 'is missing, and so are --api-server, --etcd-endpoints and --pod-cidr' },
-  ]);
-}
-
-function openStaticSource(options: NodeOptions, podCidrs: Cidr[]): Source {
-  const subnets: PerFamily<Cidr> = Object.fromEntries(podCidrs.map((cidr) => [familyOf(cidr), cidr]));
-  const config = readConfig({ ...options, clusterCidr: options.clusterCidr ?? podCidrs }, false);
-  return { store: staticLeaseStore(options.nodeName, subnets), config, [Symbol.dispose]: () => undefined };
-}
-
-async function openEtcdSource(
-  options: NodeOptions,
-  endpoints: readonly string[],
-  signal: AbortSignal,
-): Promise<Source> {
-  const client = new EtcdClient({ endpoints });
-  const { etcdPrefix: prefix } = options;
-  try {
-    const config = isConfigGiven(options)
-      ? readConfig(options, true)
-      : await readEtcdNetworkConfig(client, prefix, signal);
-    const store = new EtcdLeaseStore({ client, networks: config.networks, prefix });
-    return { store, config, [Symbol.dispose]: () => client[Symbol.dispose]() };
-  } catch (error) {
-    client[Symbol.dispose]();
-    throw error;
-  }
-}
-
-async function openKubeSource(options: NodeOptions): Promise<Source> {
-  const config = readConfig(options, true);
-  const { nodeName, registerNode, kubeconfig, apiServer, tokenFile } = options;
-  const client = new KubeClient(
-    apiServer === undefined
-      ? await loadKubeConfig(kubeconfig)
-      : { server: apiServer, ...(tokenFile && { token: readOptionFile('--token-file', tokenFile) }) },
-  );
-  const store = new KubeLeaseStore({ client, nodeName, networks: config.networks, registerNode });
-  return { store, config, client, [Symbol.dispose]: () => client[Symbol.dispose]() };
-}
-
-function isConfigGiven({ netConfig, clusterCidr }: NodeOptions): boolean {
-  return netConfig !== undefined || clusterCidr !== undefined;
-}
-
-/** The network from its file, or from the short options in the same format. */
-function readConfig(options: NodeOptions, isCut: boolean): NetworkConfig {
-  const { netConfig, clusterCidr, backend } = options;
-  if (netConfig !== undefined)
-    return parseNetworkConfig(readOptionFile('--net-config', netConfig), netConfig);
-  if (clusterCidr === undefined) {
-    throw new InputError('options', [
-      { path: '--net-config', message: 'is missing, and so is --cluster-cidr: the pods have no network' },
-    ]);
-  }
-  const problems: Problem[] = clusterCidr
-    .filter((cidr) => prefixLengthOf(cidr) > addressBits(familyOf(cidr)) - 4)
-    .map((cidr) => ({ path: '--cluster-cidr', message: `${cidr} is too small for pods on several nodes` }));
-  if (problems.length > 0) throw new InputError('options', problems);
-  return parseNetworkConfig(JSON.stringify(shortConfig(clusterCidr, backend, isCut)), '--cluster-cidr');
-}
-
-function shortConfig(clusterCidr: readonly Cidr[], backend: string, isCut: boolean): object {
-  const [v4, v6] = families.map((family) => clusterCidr.find((cidr) => familyOf(cidr) === family));
-  const length = (cidr: Cidr | undefined, family: 4 | 6) =>
-    cidr && isCut && prefixLengthOf(cidr) + 2 <= SUBNET_LENGTH[family] ? SUBNET_LENGTH[family] : 0;
-  return {
-    Network: v4,
-    IPv6Network: v6,
-    EnableIPv4: v4 !== undefined,
-    EnableIPv6: v6 !== undefined,
-    SubnetLen: length(v4, 4),
-    IPv6SubnetLen: length(v6, 6),
-    Backend: { Type: backend },
-  };
-}
-
-function underlaySelector({ iface }: NodeOptions): UnderlaySelector {
-  return iface === undefined ? {} : { interface: iface };
+    .action(async (options: NodeOptions) => {
+      const { runNode } = await import('./node-run.ts');
+      await runNode(options);
+    });
 }
