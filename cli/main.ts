@@ -9,6 +9,7 @@ import { installCommand } from './install.ts';
 import { nodeCommand } from './node.ts';
 import { proxyCommand } from './proxy.ts';
 import { statusCommand } from './status.ts';
+import { traceCommand } from './trace.ts';
 import { VERSION } from './version.ts';
 
 /** Exit codes: 0 done, 1 it failed, 2 the command line or the configuration cannot be used. */
@@ -27,6 +28,7 @@ export function buildProgram(): Command {
     .addCommand(controlPlaneCommand())
     .addCommand(clusterCommand())
     .addCommand(statusCommand())
+    .addCommand(traceCommand())
     .addCommand(installCommand())
     .addCommand(cleanupCommand())
     .addCommand(completionCommand(program));
