@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Backoff } from '../kube/backoff.ts';
 import { CompactedError, type EtcdClient, type EtcdEntry, type EtcdEvent } from './etcd.ts';
 import { parseLease } from './etcd-record.ts';
@@ -5,6 +6,14 @@ import type { Lease, LeaseView } from './lease.ts';
 
 const firstRetryMs = 100;
 const longestRetryMs = 5_000;
+/** A server that hangs, or a way to it that swallows packets, says nothing on a watch: now and then it is asked. */
+const probeMs = 30_000;
+
+export interface EtcdViewOptions {
+  readonly onChange: () => void;
+  readonly signal: AbortSignal;
+  readonly probeMs?: number | undefined;
+}
 
 /**
  * All leases under a prefix: read once, then followed by a watch that resumes where it broke off. Only when
@@ -17,18 +26,20 @@ export class EtcdLeaseView implements LeaseView {
   readonly #onChange: () => void;
   readonly #leases = new Map<string, Lease>();
   readonly #unreadable = new Map<string, string>();
+  readonly #probeMs: number;
   #connection: string | undefined;
   /** The last revision seen; undefined when everything has to be read. */
   #revision: number | undefined;
 
-  constructor(client: EtcdClient, prefix: string, onChange: () => void, signal: AbortSignal) {
+  constructor(client: EtcdClient, prefix: string, options: EtcdViewOptions) {
     this.#client = client;
     this.#prefix = prefix;
-    this.#onChange = onChange;
+    this.#onChange = options.onChange;
+    this.#probeMs = options.probeMs ?? probeMs;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.synced = promise;
     promise.catch(() => {});
-    this.#follow(resolve, signal).catch(reject); // ends only with the signal
+    this.#follow(resolve, options.signal).catch(reject); // ends only with the signal
   }
 
   leases(): ReadonlyMap<string, Lease> {
@@ -48,18 +59,42 @@ export class EtcdLeaseView implements LeaseView {
       try {
         this.#revision ??= await this.#readAll(signal);
         synced();
-        for await (const event of this.#client.watch(this.#prefix, this.#revision + 1, signal)) {
-          this.#connected(undefined);
-          backoff.reset();
-          if (event.kind === 'watching') this.#checkHistory(event.revision);
-          else this.#apply(event);
-        }
+        await this.#watch(this.#revision + 1, () => backoff.reset(), signal);
       } catch (error) {
         signal.throwIfAborted();
         if (error instanceof CompactedError) this.#revision = undefined;
         else this.#connected((error as Error).message);
       }
       await backoff.wait(signal);
+    }
+  }
+
+  /** Until it breaks off, or the server does not answer beside it. */
+  async #watch(fromRevision: number, onEvent: () => void, signal: AbortSignal): Promise<void> {
+    const attempt = new AbortController();
+    const either = AbortSignal.any([signal, attempt.signal]);
+    this.#probe(either).catch((error) => attempt.abort(error));
+    try {
+      for await (const event of this.#client.watch(this.#prefix, fromRevision, either)) {
+        this.#connected(undefined);
+        onEvent();
+        if (event.kind === 'watching') this.#checkHistory(event.revision);
+        else this.#apply(event);
+      }
+    } finally {
+      attempt.abort();
+    }
+  }
+
+  /** Rejects when the server does not answer, or has had other entries than we know for two looks. */
+  async #probe(signal: AbortSignal): Promise<never> {
+    let differed: number | undefined;
+    for (;;) {
+      await sleep(this.#probeMs * (0.75 + Math.random() / 2), undefined, { signal });
+      const count = await this.#client.count(this.#prefix, signal);
+      const differs = count !== this.#leases.size + this.#unreadable.size;
+      if (differs && differed === this.#revision) throw new CompactedError('the watch has lost something');
+      differed = differs ? this.#revision : undefined;
     }
   }
 

@@ -55,14 +55,16 @@ export type EtcdWrite =
 export class EtcdClient implements Disposable {
   readonly #options: EtcdOptions;
   readonly #agents: { readonly http: http.Agent; readonly https: https.Agent };
+  readonly #tls: Pick<EtcdOptions, 'ca' | 'cert' | 'key'>;
   #endpoint = 0;
   #token: string | undefined;
 
   constructor(options: EtcdOptions) {
     this.#options = options;
     const { ca, cert, key } = options;
+    this.#tls = { ca, cert, key };
     const kept = { keepAlive: true, keepAliveMsecs: tcpKeepaliveMs };
-    this.#agents = { http: new http.Agent(kept), https: new https.Agent({ ...kept, ca, cert, key }) };
+    this.#agents = { http: new http.Agent(kept), https: new https.Agent(kept) };
   }
 
   /** All entries of a prefix, and the store's revision at that moment. */
@@ -72,8 +74,18 @@ export class EtcdClient implements Disposable {
   }
 
   async get(key: string, signal: AbortSignal): Promise<string | undefined> {
+    return (await this.entry(key, signal))?.value;
+  }
+
+  async entry(key: string, signal: AbortSignal): Promise<EtcdEntry | undefined> {
     const answer = await this.#ask('/kv/range', { key: encode(key) }, signal);
-    return answer.kvs?.map(entryOf)[0]?.value;
+    return answer.kvs?.map(entryOf)[0];
+  }
+
+  /** How many entries a prefix has. */
+  async count(prefix: string, signal: AbortSignal): Promise<number> {
+    const answer = await this.#ask('/kv/range', { ...keyRange(prefix), count_only: true }, signal);
+    return Number(answer.count ?? 0);
   }
 
   /** Makes all writes if all conditions hold; false when one does not. */
@@ -104,6 +116,7 @@ export class EtcdClient implements Disposable {
     } catch (error) {
       signal.throwIfAborted();
       if (error instanceof CompactedError) throw error;
+      this.#token = undefined; // etcd says "permission denied" to a watch with a token that it has forgotten
       throw new StoreError(`etcd watch: ${(error as Error).message}`);
     } finally {
       clearTimeout(timer);
@@ -180,7 +193,9 @@ export class EtcdClient implements Disposable {
     const { promise, resolve, reject } = Promise.withResolvers<http.IncomingMessage>();
     const request = (secure ? https : http).request(url, {
       method: 'POST',
-      agent: path === '/watch' ? undefined : this.#agents[secure ? 'https' : 'http'],
+      // A watch has a connection for itself.
+      agent: path === '/watch' ? false : this.#agents[secure ? 'https' : 'http'],
+      ...(secure ? this.#tls : {}),
       signal,
       headers: {
         'content-type': 'application/json',
@@ -239,6 +254,7 @@ interface RawEntry {
 interface Answer {
   readonly header?: { readonly revision?: string };
   readonly kvs?: readonly RawEntry[];
+  readonly count?: string;
   readonly succeeded?: boolean;
   readonly ID?: string;
   readonly result?: { readonly TTL?: string };

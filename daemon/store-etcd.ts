@@ -3,6 +3,7 @@ import { type Cidr, families, ipOf } from '../core/address.ts';
 import { type NetworkConfig, parseNetworkConfig } from './config.ts';
 import type { EtcdClient, EtcdEntry } from './etcd.ts';
 import { parseLease, parseSubnetKey, renderLeaseValue, subnetKey } from './etcd-record.ts';
+import { renewEtcdLease } from './etcd-renewal.ts';
 import { EtcdLeaseView } from './etcd-view.ts';
 import {
   type AcquireOptions,
@@ -25,7 +26,9 @@ export const etcdDefaults = Object.freeze({
 
 /** As many nodes may ask for their first subnet in the same moment. */
 const raceTries = 100;
+/** Wait at random up to this after the first lost race; up to twice as long after the next, and so on. */
 const raceWaitMs = 50;
+const longestRaceWaitMs = 2_000;
 /** A subnet is drawn from this many free ones, so that nodes that start together seldom want the same. */
 const candidateLimit = 100;
 
@@ -36,6 +39,8 @@ export interface EtcdStoreOptions {
   /** Life of a lease without its node, and how long before its end it is renewed. */
   readonly ttlSeconds?: number;
   readonly renewMarginSeconds?: number;
+  /** How often a watch that says nothing is looked after. */
+  readonly probeMs?: number;
   /** From 0 up to, not including, 1. */
   readonly random?: () => number;
 }
@@ -71,6 +76,7 @@ export class EtcdLeaseStore implements LeaseStore {
   readonly #prefix: string;
   readonly #ttlSeconds: number;
   readonly #marginSeconds: number;
+  readonly #probeMs: number | undefined;
   readonly #random: () => number;
   #held: HeldLease | undefined;
   #renewal: AbortController | undefined;
@@ -82,11 +88,16 @@ export class EtcdLeaseStore implements LeaseStore {
     this.#prefix = `${options.prefix ?? etcdDefaults.prefix}/subnets/`;
     this.#ttlSeconds = options.ttlSeconds ?? etcdDefaults.ttlSeconds;
     this.#marginSeconds = options.renewMarginSeconds ?? etcdDefaults.renewMarginSeconds;
+    this.#probeMs = options.probeMs;
     this.#random = options.random ?? Math.random;
   }
 
   watch({ onChange, signal }: { onChange: () => void; signal: AbortSignal }): LeaseView {
-    const view = new EtcdLeaseView(this.#client, this.#prefix, onChange, signal);
+    const view = new EtcdLeaseView(this.#client, this.#prefix, {
+      onChange,
+      signal,
+      probeMs: this.#probeMs,
+    });
     const problems = () => [...view.problems(), ...(this.#renewalProblem ? [this.#renewalProblem] : [])];
     return { synced: view.synced, leases: () => view.leases(), problems };
   }
@@ -103,7 +114,8 @@ export class EtcdLeaseStore implements LeaseStore {
         this.#hold(held, signal);
         return { ...attributes, key: held.key, subnets: parseSubnetKey(held.key) ?? {} };
       }
-      await sleep(this.#random() * raceWaitMs, undefined, { signal });
+      const waitMs = Math.min(raceWaitMs * 2 ** tries, longestRaceWaitMs);
+      await sleep(this.#random() * waitMs, undefined, { signal });
     }
     throw new StoreError(`etcd: another node was quicker ${raceTries} times`);
   }
@@ -120,18 +132,15 @@ export class EtcdLeaseStore implements LeaseStore {
     if (own !== undefined && this.#fits(own.lease)) {
       return await this.#keep(own.entry, own.lease, attributes, grant, signal);
     }
-    if (own !== undefined) {
-      const { key, modRevision } = own.entry;
-      await this.#client.transact([{ key, modRevision }], [{ delete: key }], signal);
-      return undefined;
-    }
-    const taken = entries.flatMap(({ key }) => Object.values(this.#subnetsOf(key) ?? {}));
-    const key = subnetKey(this.#choose(taken, previous));
-    const value = renderLeaseValue(attributes);
+    const others = entries.filter((entry) => entry !== own?.entry);
+    const taken = others.flatMap(({ key }) => Object.values(this.#subnetsOf(key) ?? {}));
+    const key = subnetKey(this.#choose(taken, { ...previous, ...own?.lease.subnets }));
     const etcdLease = await grant();
+    const put = { put: this.#prefix + key, value: renderLeaseValue(attributes), etcdLease };
+    // A lease that does not fit any more goes in the moment when the new one comes.
     const done = await this.#client.transact(
       [{ prefix: this.#prefix, changedAtMost: revision }],
-      [{ put: this.#prefix + key, value, etcdLease }],
+      own === undefined ? [put] : [{ delete: own.entry.key }, put],
       signal,
     );
     return done ? { key, etcdLease, ttlSeconds: this.#ttlSeconds } : undefined;
@@ -173,7 +182,7 @@ export class EtcdLeaseStore implements LeaseStore {
     return (
       known.find(({ entry, lease }) => lease.key === held?.key && entry.etcdLease === held.etcdLease) ??
       known
-        .filter(({ lease }) => families.every((f) => lease.publicIps[f] === attributes.publicIps[f]))
+        .filter(({ lease }) => hasSameAddresses(lease, attributes))
         .sort((a, b) => Number(b.lease.key === previousKey) - Number(a.lease.key === previousKey))[0] ??
       known.find(({ lease }) => lease.key === previousKey && sameTunnelEnd(lease, attributes))
     );
@@ -217,43 +226,29 @@ export class EtcdLeaseStore implements LeaseStore {
     this.#renewal?.abort();
     this.#renewal = new AbortController();
     if (held.etcdLease === '0') return;
-    const either = AbortSignal.any([signal, this.#renewal.signal]);
-    this.#renew(held, either).catch(() => {}); // rejects only when aborted
-  }
-
-  /**
-   * Renews a while before the end, and goes on trying. A lease that has run out takes its key with it: the
-   * watch sees that, and the lease is acquired anew.
-   */
-  async #renew(held: HeldLease, signal: AbortSignal): Promise<never> {
-    let ttlMs = held.ttlSeconds * 1000;
-    let renewedAt = Date.now();
-    for (;;) {
-      const marginMs = Math.min(this.#marginSeconds * 1000, ttlMs / 2);
-      const dueMs = renewedAt + ttlMs - marginMs - Date.now();
-      const retryMs = Math.min(60_000, ttlMs / 10);
-      await sleep(dueMs > 0 ? Math.min(dueMs, 60_000) : this.#renewalProblem ? retryMs : 0, undefined, {
-        signal,
-      });
-      if (Date.now() < renewedAt + ttlMs - marginMs) continue; // woken early, in case the clock was set
-      try {
-        const seconds = await this.#client.keepAlive(held.etcdLease, signal);
-        if (seconds > 0) {
-          ttlMs = seconds * 1000;
-          renewedAt = Date.now();
-        }
-        this.#renewalProblem = seconds > 0 ? undefined : `etcd: the lease of ${held.key} has run out`;
-      } catch (error) {
-        signal.throwIfAborted();
-        this.#renewalProblem = `the lease of ${held.key} cannot be renewed: ${(error as Error).message}`;
-      }
-    }
+    renewEtcdLease({
+      client: this.#client,
+      key: this.#prefix + held.key,
+      etcdLease: held.etcdLease,
+      ttlSeconds: held.ttlSeconds,
+      marginSeconds: this.#marginSeconds,
+      onProblem: (problem) => {
+        this.#renewalProblem = problem;
+      },
+      signal: AbortSignal.any([signal, this.#renewal.signal]),
+    }).catch(() => {}); // rejects only when aborted
   }
 }
 
 function singleSubnet(range: { network: Cidr; subnetLength: number }, subnet: Cidr) {
   const ip = ipOf(subnet);
   return { ...range, subnetMin: ip, subnetMax: ip };
+}
+
+/** In every family that both have; one of them may have been of one family only when it was written. */
+function hasSameAddresses(lease: Lease, { publicIps }: LeaseAttributes): boolean {
+  const both = families.filter((family) => lease.publicIps[family] && publicIps[family]);
+  return both.length > 0 && both.every((family) => lease.publicIps[family] === publicIps[family]);
 }
 
 function sameTunnelEnd(lease: Lease, attributes: LeaseAttributes): boolean {

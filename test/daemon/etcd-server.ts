@@ -7,7 +7,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const startTimeoutMs = 20_000;
 
-/** A real etcd with its own ports and directory. `namespace` runs it inside a named network namespace. */
+export interface EtcdServerOptions {
+  readonly host?: string;
+  /** Runs it inside a named network namespace. */
+  readonly namespace?: string;
+  /** Paths of PEM files: it takes only clients with a certificate of this CA. */
+  readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string };
+  /** More flags, such as `--auth-token-ttl=1`. */
+  readonly flags?: readonly string[];
+}
+
+/** A real etcd with its own ports and directory. */
 export class EtcdServer implements AsyncDisposable {
   readonly endpoint: string;
   readonly #directory = mkdtempSync(join(tmpdir(), 'fairlead-etcd-'));
@@ -15,8 +25,21 @@ export class EtcdServer implements AsyncDisposable {
   readonly #inside: string[];
   #process: ChildProcess | undefined;
 
-  constructor(host: string, client: number, peer: number, namespace: string | undefined) {
-    this.endpoint = `http://${host}:${client}`;
+  readonly #clientFlags: readonly string[];
+
+  constructor(
+    { host = '127.0.0.1', namespace, tls, flags = [] }: EtcdServerOptions,
+    client: number,
+    peer: number,
+  ) {
+    this.endpoint = `${tls ? 'https' : 'http'}://${host}:${client}`;
+    const serverFlags = tls && [
+      `--cert-file=${tls.cert}`,
+      `--key-file=${tls.key}`,
+      `--trusted-ca-file=${tls.ca}`,
+      '--client-cert-auth',
+    ];
+    this.#clientFlags = tls ? [`--cacert=${tls.ca}`, `--cert=${tls.cert}`, `--key=${tls.key}`] : [];
     this.#inside = namespace === undefined ? [] : ['nsenter', `--net=/run/netns/${namespace}`];
     const peers = `http://127.0.0.1:${peer}`;
     this.#arguments = [
@@ -29,18 +52,20 @@ export class EtcdServer implements AsyncDisposable {
       '--log-level=error',
       '--logger=zap',
       '--unsafe-no-fsync',
+      ...(serverFlags ?? []),
+      ...flags,
     ];
   }
 
-  static async start(options: { host?: string; namespace?: string } = {}): Promise<EtcdServer> {
+  static async start(options: EtcdServerOptions = {}): Promise<EtcdServer> {
     const [client, peer] = [await freePort(), await freePort()];
-    const server = new EtcdServer(options.host ?? '127.0.0.1', client, peer, options.namespace);
+    const server = new EtcdServer(options, client, peer);
     await server.run();
     return server;
   }
 
   /** Starts it, again after {@link stop}, with the same data and ports. */
-  async run(): Promise<void> {
+  async run(...clientFlags: string[]): Promise<void> {
     const [command = 'etcd', ...rest] = [
       ...this.#inside,
       'setpriv',
@@ -51,15 +76,15 @@ export class EtcdServer implements AsyncDisposable {
     ];
     this.#process = spawn(command, rest, { stdio: ['ignore', 'ignore', 'inherit'] });
     const deadline = Date.now() + startTimeoutMs;
-    while (!this.#answers()) {
+    while (!this.#answers(clientFlags)) {
       if (Date.now() > deadline || this.#process.exitCode !== null) throw new Error('etcd did not start');
       await sleep(50);
     }
   }
 
-  #answers(): boolean {
+  #answers(clientFlags: readonly string[]): boolean {
     try {
-      this.ctl('endpoint', 'health', '--command-timeout=1s');
+      this.ctl(...clientFlags, 'endpoint', 'health', '--command-timeout=1s');
       return true;
     } catch {
       return false;
@@ -75,9 +100,24 @@ export class EtcdServer implements AsyncDisposable {
     await gone;
   }
 
+  /** To others it looks as if the way to it were cut: connections stand, and nothing answers. */
+  pause(): void {
+    this.#process?.kill('SIGSTOP');
+  }
+
+  resume(): void {
+    this.#process?.kill('SIGCONT');
+  }
+
   /** etcdctl, the reference client. */
   ctl(...args: string[]): string {
-    const [command = '', ...rest] = [...this.#inside, 'etcdctl', `--endpoints=${this.endpoint}`, ...args];
+    const [command = '', ...rest] = [
+      ...this.#inside,
+      'etcdctl',
+      `--endpoints=${this.endpoint}`,
+      ...this.#clientFlags,
+      ...args,
+    ];
     const env = { ...process.env, ETCDCTL_API: '3' };
     return execFileSync(command, rest, {
       encoding: 'utf8',

@@ -1,0 +1,229 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test, { type ExecutionContext } from 'ava';
+import { type Ip, parseIp } from '../../core/address.ts';
+import { parseNetworkConfig } from '../../daemon/config.ts';
+import { EtcdClient, type EtcdOptions } from '../../daemon/etcd.ts';
+import { type Lease, type LeaseAttributes, StoreError } from '../../daemon/lease.ts';
+import { EtcdLeaseStore, type EtcdStoreOptions } from '../../daemon/store-etcd.ts';
+import { EtcdServer, type EtcdServerOptions, until } from './etcd-server.ts';
+
+const ip = (text: string) => parseIp(text) as Ip;
+const prefix = '/coreos.com/network/subnets/';
+const { networks } = parseNetworkConfig('{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}');
+const attributes = (v4: string, mac = '02:00:00:00:00:01'): LeaseAttributes => ({
+  publicIps: { 4: ip(v4) },
+  backendType: 'vxlan',
+  backendData: { 4: { VNI: 1, VtepMAC: mac } },
+});
+
+/** An etcd of its own, because the test breaks it. */
+async function setUp(
+  t: ExecutionContext,
+  { server, client: more }: { server?: EtcdServerOptions; client?: Partial<EtcdOptions> } = {},
+) {
+  const etcd = await EtcdServer.start(server);
+  const abort = new AbortController();
+  const client = new EtcdClient({ endpoints: [etcd.endpoint], ...more });
+  t.teardown(async () => {
+    abort.abort();
+    client[Symbol.dispose]();
+    etcd.resume();
+    await etcd[Symbol.asyncDispose]();
+  });
+  const store = (options: Partial<EtcdStoreOptions> = {}) =>
+    new EtcdLeaseStore({ client, networks, ...options });
+  const watch = (options?: Partial<EtcdStoreOptions>) =>
+    store(options).watch({ onChange: () => {}, signal: abort.signal });
+  return { etcd, client, store, watch, signal: abort.signal };
+}
+
+const compactNow = (etcd: EtcdServer) => {
+  const revision = /"revision":(\d+)/.exec(etcd.ctl('get', 'x', '-w', 'json'))?.[1] ?? '';
+  etcd.ctl('compact', revision);
+};
+const leaseText = (v4: string, mac: string) =>
+  JSON.stringify({
+    PublicIP: v4,
+    PublicIPv6: null,
+    BackendType: 'vxlan',
+    BackendData: { VNI: 1, VtepMAC: mac },
+  });
+
+test('two nodes that want the one free subnet: one has it, the other is told by name', async (t) => {
+  const { store, signal } = await setUp(t);
+  const config = '{"Network":"10.5.0.0/24","SubnetLen":28,"SubnetMin":"10.5.0.32","SubnetMax":"10.5.0.32"}';
+  const one = { networks: parseNetworkConfig(config).networks };
+  const results = await Promise.allSettled([
+    store(one).acquire(attributes('192.0.2.1'), { signal }),
+    store(one).acquire(attributes('192.0.2.2', '02:00:00:00:00:02'), { signal }),
+  ]);
+  const won = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value.key] : []));
+  const lost = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as Error] : []));
+  t.deepEqual(won, ['10.5.0.32-28']);
+  t.true(lost[0] instanceof StoreError);
+  t.is(lost[0]?.message, 'etcd: no /28 is free in 10.5.0.0/24');
+});
+
+test('a hanging etcd is told within the probe’s time, what was known stays, and what it did meanwhile is found', async (t) => {
+  const { etcd, store, watch, signal } = await setUp(t);
+  const view = watch({ probeMs: 200 });
+  const lease = await store().acquire(attributes('192.0.2.1'), { signal });
+  await until('the lease is seen', () => view.leases().size === 1);
+  etcd.pause();
+  await until('the silence is told', () => /no answer in 5000 ms/.test(view.problems()[0] ?? ''), 20_000);
+  t.is(view.leases().size, 1);
+  const late = store().acquire(attributes('192.0.2.2'), { signal });
+  await t.throwsAsync(late, { instanceOf: StoreError, message: /no answer in 5000 ms/ });
+  etcd.resume();
+  await until('it is well again', () => view.problems().length === 0, 20_000);
+  etcd.ctl('put', prefix + lease.key, leaseText('192.0.2.77', '02:00:00:00:00:07'));
+  await until('the watch tells', () => view.leases().get(lease.key)?.publicIps[4] === '192.0.2.77');
+});
+
+test('what changed while we were away and was compacted is found: new, gone, renumbered, another MAC', async (t) => {
+  const { etcd, store, watch, signal } = await setUp(t);
+  const view = watch();
+  const leases: Lease[] = [];
+  for (const n of [1, 2, 3]) {
+    leases.push(await store().acquire(attributes(`192.0.2.${n}`, `02:00:00:00:00:0${n}`), { signal }));
+  }
+  await until('all are seen', () => view.leases().size === 3);
+  const [changed, gone, stays] = leases.map(({ key }) => key) as [string, string, string];
+  await etcd.stop('SIGKILL');
+  await until('the loss is told', () => view.problems().length === 1);
+  await etcd.run();
+  etcd.ctl('put', prefix + changed, leaseText('192.0.2.101', '02:00:00:00:00:aa'));
+  etcd.ctl('del', prefix + gone);
+  etcd.ctl('put', `${prefix}10.5.250.0-24`, leaseText('192.0.2.2', '02:00:00:00:00:02'));
+  compactNow(etcd);
+  await until('the new subnet is seen', () => view.leases().has('10.5.250.0-24'), 20_000);
+  t.deepEqual([...view.leases().keys()].sort(), ['10.5.250.0-24', changed, stays].sort());
+  t.like(view.leases().get(changed), {
+    publicIps: { 4: '192.0.2.101' },
+    backendData: { 4: { VNI: 1, VtepMAC: '02:00:00:00:00:aa' } },
+  });
+  await until('no problem is left', () => view.problems().length === 0);
+});
+
+test('entries that the watch never told of are found by the count', async (t) => {
+  const { etcd, client, watch, signal } = await setUp(t);
+  const real = client.watch.bind(client);
+  client.watch = async function* (...args) {
+    for await (const event of real(...args)) if (event.kind !== 'put') yield event;
+  };
+  const view = watch({ probeMs: 100 });
+  await view.synced;
+  etcd.ctl('put', `${prefix}10.5.9.0-24`, leaseText('192.0.2.9', '02:00:00:00:00:09'));
+  await until('it is found', () => view.leases().size === 1, 5_000);
+  t.false(signal.aborted);
+});
+
+test('a lease made a reservation while it is held stays one, and its renewal ends in peace', async (t) => {
+  const { etcd, client, store, signal } = await setUp(t);
+  const holder = store({ ttlSeconds: 2, renewMarginSeconds: 1 });
+  const view = holder.watch({ onChange: () => {}, signal });
+  const { key, subnets } = await holder.acquire(attributes('192.0.2.1'), { signal });
+  const before = (await client.entry(prefix + key, signal))?.etcdLease ?? '';
+  etcd.ctl('put', prefix + key, leaseText('192.0.2.1', '02:00:00:00:00:01'));
+  etcd.ctl('lease', 'revoke', BigInt(before).toString(16));
+  await sleep(2_500);
+  t.deepEqual(view.problems(), []);
+  await holder.acquire(attributes('192.0.2.5'), { signal, previous: subnets });
+  const after = await client.entry(prefix + key, signal);
+  t.is(after?.etcdLease, '0');
+  t.true(after?.value.includes('192.0.2.5'));
+});
+
+test.serial('a wall clock set back by a day does not let the lease run out', async (t) => {
+  const { watch, store, signal } = await setUp(t);
+  const view = watch();
+  const now = Date.now;
+  t.teardown(() => {
+    Date.now = now;
+  });
+  await store({ ttlSeconds: 2, renewMarginSeconds: 1 }).acquire(attributes('192.0.2.1'), { signal });
+  Date.now = () => now() - 86_400_000;
+  await sleep(4_000);
+  t.is(view.leases().size, 1);
+});
+
+test('a node that gains a family keeps its subnet of the other one', async (t) => {
+  const { store, client, signal } = await setUp(t);
+  const first = await store().acquire(attributes('192.0.2.1'), { signal });
+  const dual = parseNetworkConfig('{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48"}');
+  const publicIps = { 4: ip('192.0.2.1'), 6: ip('2001:db8::1') };
+  const both = { ...attributes('192.0.2.1'), publicIps };
+  const second = await store({ networks: dual.networks }).acquire(both, { signal });
+  t.is(second.subnets[4], first.subnets[4]);
+  t.is((await client.range(prefix, signal)).entries.length, 1, 'the old key is gone');
+});
+
+test('user and password: a token that has run out is replaced, also for the watch', async (t) => {
+  const { etcd, store, watch, signal } = await setUp(t, {
+    server: { flags: ['--auth-token-ttl=1'] },
+    client: { username: 'flannel', password: 'secret' },
+  });
+  etcd.ctl('user', 'add', 'root:admin');
+  etcd.ctl('user', 'grant-role', 'root', 'root');
+  etcd.ctl('role', 'add', 'network');
+  etcd.ctl('role', 'grant-permission', '--prefix=true', 'network', 'readwrite', '/coreos.com/network');
+  etcd.ctl('user', 'add', 'flannel:secret');
+  etcd.ctl('user', 'grant-role', 'flannel', 'network');
+  etcd.ctl('auth', 'enable');
+  const root = ['--user=root:admin'];
+  const view = watch();
+  const { key, subnets } = await store().acquire(attributes('192.0.2.1'), { signal });
+  await until('the lease is seen', () => view.leases().has(key));
+  await sleep(3_000);
+  await store().acquire(attributes('192.0.2.7'), { signal, previous: subnets });
+  await until('the change is seen', () => view.leases().get(key)?.publicIps[4] === '192.0.2.7');
+  await etcd.stop();
+  await etcd.run(...root);
+  etcd.ctl(...root, 'del', prefix + key);
+  await until('the deletion is seen', () => view.leases().size === 0);
+  await until('no problem is left', () => view.problems().length === 0);
+
+  using stranger = new EtcdClient({ endpoints: [etcd.endpoint], username: 'flannel', password: 'wrong' });
+  await t.throwsAsync(stranger.range(prefix, signal), {
+    instanceOf: StoreError,
+    message: /authentication failed, invalid user ID or password/,
+  });
+});
+
+test('TLS: requests and watches carry the client’s certificate, and a strange server is refused', async (t) => {
+  const files = certificates(t);
+  const pem = { ca: read(files.ca), cert: read(files.cert), key: read(files.key) };
+  const { etcd, store, watch, signal } = await setUp(t, { server: { tls: files }, client: pem });
+  const view = watch();
+  const { key } = await store().acquire(attributes('192.0.2.1'), { signal });
+  await until('the lease is seen', () => view.leases().has(key));
+  etcd.ctl('del', prefix + key);
+  await until('the deletion is seen', () => view.leases().size === 0);
+  t.deepEqual(view.problems(), []);
+
+  using distrustful = new EtcdClient({ endpoints: [etcd.endpoint], cert: pem.cert, key: pem.key });
+  await t.throwsAsync(distrustful.get('x', signal), { instanceOf: StoreError, message: /certificate/ });
+  using anonymous = new EtcdClient({ endpoints: [etcd.endpoint], ca: pem.ca });
+  await t.throwsAsync(anonymous.get('x', signal), { instanceOf: StoreError });
+});
+
+const read = (path: string) => readFileSync(path, 'utf8');
+
+/** A CA and a certificate for 127.0.0.1, good for servers and clients. */
+function certificates(t: ExecutionContext): { ca: string; cert: string; key: string } {
+  const directory = mkdtempSync(join(tmpdir(), 'fairlead-tls-'));
+  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
+  const at = (name: string) => join(directory, name);
+  const openssl = (...args: string[]) => execFileSync('openssl', args, { stdio: 'pipe' });
+  const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+  openssl('req', '-x509', ...newKey, '-keyout', at('ca.key'), '-out', at('ca.pem'), '-subj', '/CN=test ca');
+  openssl('req', ...newKey, '-keyout', at('node.key'), '-out', at('node.csr'), '-subj', '/CN=node');
+  writeFileSync(at('ext'), 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n');
+  const signer = ['-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-CAcreateserial', '-extfile', at('ext')];
+  openssl('x509', '-req', '-in', at('node.csr'), '-out', at('node.pem'), ...signer);
+  return { ca: at('ca.pem'), cert: at('node.pem'), key: at('node.key') };
+}
