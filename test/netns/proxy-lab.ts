@@ -10,7 +10,7 @@ import type { Cidr, Ip } from '../../core/address.ts';
 import { type Namespace, openNamespace } from '../../kernel/netns.ts';
 import { SysctlTable } from '../../kernel/sysctl.ts';
 import { ENDPOINT_SLICES, SERVICES } from '../../kube/types.ts';
-import { type ServiceProxy, startProxy } from '../../proxy/proxy.ts';
+import { type ProxyOptions, type ServiceProxy, startProxy } from '../../proxy/proxy.ts';
 import { FakeApi } from '../proxy/fake-api.ts';
 import { parseService, parseSlice } from '../proxy/objects.ts';
 
@@ -81,6 +81,15 @@ export class ProxyLab implements AsyncDisposable {
     return machine(this.#lab, 1);
   }
 
+  /** Of the node with the proxy. */
+  get namespace(): Namespace {
+    return this.#namespace;
+  }
+
+  get control(): Machine {
+    return this.#lab.control;
+  }
+
   get outside(): Machine {
     return this.#lab.outside;
   }
@@ -98,7 +107,22 @@ export class ProxyLab implements AsyncDisposable {
     return workload;
   }
 
-  async startProxy(): Promise<ServiceProxy> {
+  /** One more server in a pod; it ends when disposed. */
+  async startServer(pod: Pod, name: string, port: number): Promise<Workload> {
+    const server = this.#lab.workload(podNamespace(this.#lab, pod), name);
+    await server.serve(name, port);
+    return server;
+  }
+
+  /** One more client, so that each has a report of its own. */
+  startClient(where: Pod | 'outside'): Workload {
+    const namespace = where === 'outside' ? this.outside.namespace : podNamespace(this.#lab, where);
+    return this.#lab.workload(namespace, `client in ${where}`);
+  }
+
+  async startProxy(
+    options: Pick<ProxyOptions, 'backend' | 'observers' | 'policy'> = {},
+  ): Promise<ServiceProxy> {
     this.#proxy = startProxy({
       client: this.api,
       nodeName: this.node.name,
@@ -106,6 +130,7 @@ export class ProxyLab implements AsyncDisposable {
       clusterCidrs: CLUSTER_CIDRS,
       namespaceFd: this.#namespace.fd,
       log: pino({ level: 'silent' }),
+      ...options,
     });
     await this.#proxy.synced;
     return this.#proxy;
