@@ -54,7 +54,7 @@ class Subject {
       nodeName: NODE_NAME,
       policy,
       log,
-      backend: this.#timed(openNftables({ policy, nodeAddresses: [] })),
+      backend: this.#timed(openNftables({ policy })),
       observers: [{ passed: (pass) => this.#passed(pass) }, { passed: follow }],
     });
     metrics.watch(this.#proxy);

@@ -1,18 +1,15 @@
 import { existsSync } from 'node:fs';
-import { type Cidr, type Family, families, familyOf, type Ip } from '../../core/address.ts';
+import { type Family, families } from '../../core/address.ts';
 import { openLane } from '../../kernel/lane.ts';
 import { ForeignChanges, openNftSocket } from '../../kernel/nftables.ts';
 import type { Backend, SyncResult, Views } from '../backend.ts';
-import { defaultPolicy, type NodeFacts, type ProxyPolicy } from '../policy.ts';
+import type { NodeFacts, ProxyPolicy } from '../policy.ts';
 import { FamilyTable } from './family.ts';
 
 export interface NftablesOptions {
-  /** Default: `defaultPolicy` with `clusterCidrs` as the pods' networks. */
-  readonly policy?: ProxyPolicy | undefined;
-  /** Until `updateNode` says otherwise. Default: node ports on `nodeAddresses`. */
+  readonly policy: ProxyPolicy;
+  /** Until `updateNode` says otherwise. Default: node ports nowhere, networks of services unknown. */
   readonly facts?: NodeFacts | undefined;
-  readonly nodeAddresses?: readonly Ip[] | undefined;
-  readonly clusterCidrs?: readonly Cidr[] | undefined;
   /** Told when the kernel refused a change and the table is made anew. */
   readonly onRefused?: ((error: Error) => void) | undefined;
   /** The node's network namespace; else that of the process. Not kept. */
@@ -30,22 +27,14 @@ export function openNftables(options: NftablesOptions): Backend {
   const lane = stack.use(openLane());
   const reader = stack.use(openNftSocket({ ...inside, lane }));
   const { families: wanted = supportedFamilies(), onRefused } = options;
-  const policy = options.policy ?? policyFor(options.clusterCidrs ?? []);
-  const facts = options.facts ?? factsFor(options.nodeAddresses ?? []);
+  const { policy, facts = nowhere } = options;
   const tables = wanted.map((family) => {
     return new FamilyTable(family, { socket, reader }, { policy, facts, onRefused });
   });
   return new NftablesBackend(tables, new ForeignChanges(socket), stack.move());
 }
 
-function policyFor(cidrs: readonly Cidr[]): ProxyPolicy {
-  return { ...defaultPolicy, detectLocal: { mode: 'cidrs', cidrs } };
-}
-
-function factsFor(addresses: readonly Ip[]): NodeFacts {
-  const of = (family: Family) => addresses.filter((ip) => familyOf(ip) === family);
-  return { nodePortIps: { 4: of(4), 6: of(6) }, serviceCidrs: [] };
-}
+const nowhere: NodeFacts = { nodePortIps: { 4: [], 6: [] }, serviceCidrs: [] };
 
 function supportedFamilies(): readonly Family[] {
   return existsSync('/proc/net/if_inet6') ? families : [4];
