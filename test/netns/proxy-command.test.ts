@@ -197,3 +197,97 @@ test('a port in use ends it where that is wanted, and --init-only ends by itself
   t.is(await ended(hard.child), 1);
   t.regex(hard.said(), /metrics: cannot listen on 127\.0\.0\.1:10249: .*EADDRINUSE/);
 });
+
+for (const mode of ['nftables', 'iptables']) {
+  test(`fairlead cleanup takes away what a killed proxy left (${mode}), and puts settings back`, async (t) => {
+    const stage = new Stage(t);
+    await stage.openApi();
+    const settings = async () => {
+      const names = ['nf_conntrack_tcp_timeout_close_wait', 'nf_conntrack_udp_timeout'];
+      const keys = [...names.map((name) => `net.netfilter.${name}`), 'net.ipv4.conf.all.route_localnet'];
+      return (await stage.inside('/usr/sbin/sysctl', '-n', ...keys)).split('\n').slice(0, -1);
+    };
+    const rules = async () => {
+      const all = stage.nft('list ruleset') + (await stage.inside('/usr/sbin/iptables-save'));
+      return all.split('\n').filter((line) => ofProxies.test(line) || line.includes('198.51.100.1'));
+    };
+    // What another program made of iptables stays.
+    await stage.inside('/usr/sbin/iptables', '-A', 'FORWARD', '-s', '198.51.100.1', '-j', 'ACCEPT');
+    const [before, rulesBefore] = [await settings(), await rules()];
+    const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1', `--proxy-mode=${mode}`];
+    const ours = ['--conntrack-tcp-timeout-close-wait=59m', '--conntrack-udp-timeout=31s'];
+    const { child, said } = stage.start('proxy', ...SAFE, ...access, ...ours);
+    await until(() => said().includes('full sync'), said);
+    t.deepEqual(await settings(), ['3540', '31', mode === 'iptables' ? '1' : '0']);
+
+    const cleanup = async (...more: string[]) => {
+      const places = ['--run-dir', stage.runDir, '--cni-bin-dir', join(stage.folder, 'bin')];
+      const args = ['cleanup', ...places, '--cni-conf-dir', join(stage.folder, 'net.d'), ...more];
+      const started = stage.start(...args);
+      return { code: await ended(started.child), said: started.said };
+    };
+    const refused = await cleanup();
+    t.is(refused.code, 1);
+    t.regex(refused.said(), /a service proxy uses .* \(process \d+\); stop it first, or use --force/);
+
+    child.kill('SIGKILL');
+    await ended(child);
+    // A setting that somebody else has changed since is theirs.
+    await stage.inside('/usr/sbin/sysctl', '-qw', 'net.netfilter.nf_conntrack_udp_timeout=77');
+    const dry = await cleanup('--dry-run');
+    t.is(dry.code, 0, dry.said());
+    const rows =
+      mode === 'nftables'
+        ? /would remove nftables ip fairlead-proxy\n/
+        : /would remove proxy chain IPv4 nat KUBE-SERVICES\n/;
+    t.regex(dry.said(), rows);
+    t.regex(dry.said(), /would remove sysctl net\/netfilter\/nf_conntrack_tcp_timeout_close_wait\n/);
+    t.false(dry.said().includes('nf_conntrack_udp_timeout'));
+    t.deepEqual((await settings())[0], '3540');
+
+    const cleaned = await cleanup();
+    t.is(cleaned.code, 0, cleaned.said());
+    t.deepEqual(await settings(), [before[0], '77', before[2]]);
+    t.deepEqual(await rules(), rulesBefore);
+    t.false(existsSync(stage.runDir));
+    t.regex((await cleanup()).said(), /nothing of Fairlead is here/);
+  });
+}
+
+test('chains of kube-proxy are not ours to clean up', async (t) => {
+  const stage = new Stage(t);
+  await stage.inside('/usr/sbin/iptables', '-t', 'nat', '-N', 'KUBE-SERVICES');
+  const places = ['--run-dir', stage.runDir, '--cni-bin-dir', join(stage.folder, 'bin')];
+  const { child, said } = stage.start('cleanup', ...places, '--cni-conf-dir', join(stage.folder, 'net.d'));
+  t.is(await ended(child), 0, said());
+  t.regex(said(), /nothing of Fairlead is here/);
+  t.regex(await stage.inside('/usr/sbin/iptables-save'), /:KUBE-SERVICES/);
+});
+
+test('the status of a proxy by itself', async (t) => {
+  const stage = new Stage(t);
+  await stage.openApi();
+  const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1', '--proxy-mode=nftables'];
+  const { said } = stage.start('proxy', ...SAFE, ...access);
+  await until(() => said().includes('full sync'), said);
+  const status = async (...more: string[]) => {
+    const { child, said: shown } = stage.start('status', '--run-dir', stage.runDir, ...more);
+    t.is(await ended(child), 0, shown());
+    return shown();
+  };
+  const text = await status();
+  t.regex(text, /^node {2,}node-1$/m);
+  t.regex(text, /^ready {2,}yes$/m);
+  t.regex(text, /^proxy mode {2,}nftables$/m);
+  t.regex(text, /^proxy services {2,}\d+ with \d+ endpoints$/m);
+  t.regex(text, /^proxy last sync {2,}\d{4}-.*Z \([\d.]+ ms\)$/m);
+  t.regex(text, /^proxy problems {2,}none$/m);
+  t.like(JSON.parse(await status('-o', 'json')), {
+    name: 'node-1',
+    ready: true,
+    proxy: { mode: 'nftables', synced: true, problems: [] },
+  });
+});
+
+/** Lines of rulesets that a service proxy makes; KUBE-FIREWALL is kubelet's as well, and stays. */
+const ofProxies = /fairlead|KUBE-(?!FIREWALL)/;
