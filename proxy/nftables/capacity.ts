@@ -38,8 +38,14 @@ export function largerCapacity(a: Capacity, b: Capacity): Capacity {
   };
 }
 
-export function sameCapacity(a: Capacity, b: Capacity): boolean {
-  return renderCapacity(a) === renderCapacity(b);
+/** Whether what has room for `a` has room for `b`. */
+export function hasRoomFor(a: Capacity, b: Capacity): boolean {
+  return (
+    b.frontends <= a.frontends &&
+    b.endpoints <= a.endpoints &&
+    b.slots <= a.slots &&
+    (a.affinity || !b.affinity)
+  );
 }
 
 /** As the table keeps it with itself, for the next process: after services went, their room is still there. */

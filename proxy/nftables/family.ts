@@ -10,10 +10,10 @@ import type { NodeFacts, ProxyPolicy } from '../policy.ts';
 import {
   type Capacity,
   capacityFor,
+  hasRoomFor,
   largerCapacity,
   leastCapacity,
   parseCapacity,
-  sameCapacity,
 } from './capacity.ts';
 import { type LayoutOptions, layoutElements, proxyLayout } from './layout.ts';
 import { nodeElements, podDetector } from './node-elements.ts';
@@ -133,9 +133,8 @@ export class FamilyTable {
 
   /** Sees to it that the layout has room; true when it is another one, whose table is empty. */
   #provide(wanted: Capacity): boolean {
-    const capacity = largerCapacity(this.#capacity, wanted);
-    if (sameCapacity(capacity, this.#capacity)) return false;
-    this.#capacity = capacity;
+    if (hasRoomFor(this.#capacity, wanted)) return false;
+    this.#capacity = largerCapacity(this.#capacity, wanted);
     this.#table = this.#newTable();
     return true;
   }

@@ -1,6 +1,6 @@
 import type { Family, Ip } from '../../core/address.ts';
 import type { Change } from '../../core/rows.ts';
-import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
+import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import { Slices } from '../../kernel/nftables-slices.ts';
 import type { Views } from '../backend.ts';
 import type { Endpoint, ServicePortView } from '../view.ts';
@@ -256,6 +256,6 @@ function sameElements({ elements: a }: Claim, { elements: b }: Claim): boolean {
   if (a.length !== b.length) return false;
   return a.every((element, index) => {
     const other = b[index] as NftElement;
-    return element.data === other.data && nftElementKey(element) === nftElementKey(other);
+    return element.data === other.data && element.key === other.key && element.set === other.set;
   });
 }

@@ -70,10 +70,10 @@ test.serial('services of all kinds have the chains and rules of one', async (t) 
   const backend = await open(t, space);
   await replace(t, backend, viewsOf([services[3] as TestService]));
   const few = counts(space);
-  const views = Array.from({ length: 100 }, (_, index) =>
+  const views = Array.from({ length: 10 }, (_, index) =>
     services.map((service) => {
       const view = typeof service.view === 'object' ? service.view : {};
-      const seconds = view.affinitySeconds === undefined ? {} : { affinitySeconds: 1 + index * 700 };
+      const seconds = view.affinitySeconds === undefined ? {} : { affinitySeconds: 1 + index * 7000 };
       return { ...service, number: 10 * index + service.number, view: { ...view, ...seconds } };
     }),
   )
@@ -168,7 +168,7 @@ test.serial('the first services are written in pieces, and none that is not whol
   const space = openNftSpace(t);
   const backend = await open(t, space);
   const views = new Map(
-    Array.from({ length: 3_000 }, (_, number) => {
+    Array.from({ length: 2_000 }, (_, number) => {
       const ip = `10.96.${number >> 8}.${number & 255}` as Ip;
       const [port] = portsOf({ number: 1, pods });
       const name = `default/s${number}`;
