@@ -29,6 +29,16 @@ export interface LeaseView {
   leases(): ReadonlyMap<string, Lease>;
   /** What the store cannot do or read at the moment; empty when all is well. */
   problems(): readonly string[];
+  /** What an operator wrote at this node's entry. Only where a store has room for that. */
+  wishes?(): NodeWishes;
+}
+
+/** An operator's word on one node, changed at any time. */
+export interface NodeWishes {
+  /** Addresses to select the underlay by, as if given at start. */
+  readonly publicIps: PerFamily<Ip>;
+  /** Addresses to tell the others, whatever the underlay is. */
+  readonly announced: PerFamily<Ip>;
 }
 
 /** Where nodes agree who has which subnet. Implementations keep flannel's formats, so that nodes of both mix. */

@@ -1,25 +1,45 @@
 import { type Cidr, families, familyOf, type Ip, parseCidr, parseIp } from '../core/address.ts';
 import type { V1Node } from '../kube/types.ts';
-import type { Lease, LeaseAttributes, PerFamily } from './lease.ts';
+import type { Lease, LeaseAttributes, NodeWishes, PerFamily } from './lease.ts';
 
 /*
  * flannel's format on a Node: its subnets are `spec.podCIDRs`, everything else stands in annotations
  * `flannel.alpha.coreos.com/…`: `kube-subnet-manager: "true"`, `backend-type`, `public-ip`, `public-ipv6`,
  * `backend-data` and `backend-v6-data` (JSON text). An operator may set `public-ip-overwrite` and
- * `public-ipv6-overwrite`, which win over what the node found out itself.
+ * `public-ipv6-overwrite`, which win over what the node found out itself, and `node-public-ip` and
+ * `node-public-ipv6`, which tell it what to look for.
  */
 
 export const defaultAnnotationPrefix = 'flannel.alpha.coreos.com';
 
+/** What stands before the names: "example.com" is "example.com/", "example.com/net" is "example.com/net-". */
+export function parseAnnotationPrefix(text: string): string | { readonly problem: string } {
+  const slashes = text.split('/').length - 1;
+  if (slashes > 1) return { problem: `${JSON.stringify(text)} has more than one slash` };
+  const prefix = annotationKey(text, '');
+  if (/^(?:[a-z0-9_-]+\.)+[a-z0-9_-]+\/(?:[a-z0-9_-]+-)?$/.test(prefix)) return prefix;
+  return { problem: `${JSON.stringify(text)} is not a domain, or a domain, a slash and a name` };
+}
+
 /** `prefix/name`; a prefix that has a slash already is completed with a hyphen, as flannel does. */
 export function annotationKey(prefix: string, name: string): string {
-  if (prefix.endsWith('/') || prefix.endsWith('-')) return prefix + name;
-  return `${prefix}${prefix.includes('/') ? '-' : '/'}${name}`;
+  if (!prefix.includes('/')) return `${prefix}/${name}`;
+  return prefix.endsWith('/') || prefix.endsWith('-') ? prefix + name : `${prefix}-${name}`;
 }
 
 const names = {
-  4: { publicIp: 'public-ip', overwrite: 'public-ip-overwrite', data: 'backend-data' },
-  6: { publicIp: 'public-ipv6', overwrite: 'public-ipv6-overwrite', data: 'backend-v6-data' },
+  4: {
+    publicIp: 'public-ip',
+    overwrite: 'public-ip-overwrite',
+    wish: 'node-public-ip',
+    data: 'backend-data',
+  },
+  6: {
+    publicIp: 'public-ipv6',
+    overwrite: 'public-ipv6-overwrite',
+    wish: 'node-public-ipv6',
+    data: 'backend-v6-data',
+  },
 } as const;
 
 /** The annotations that say so; what the node does not have is not there. */
@@ -38,14 +58,26 @@ export function leaseAnnotations(attributes: LeaseAttributes, prefix: string): M
   return annotations;
 }
 
-/** The addresses that an operator wants announced. Text that is no address is left out. */
-export function overwrittenIps(node: V1Node, prefix: string): PerFamily<Ip> {
-  const found = families.flatMap((family) => {
-    const text = node.metadata?.annotations?.[annotationKey(prefix, names[family].overwrite)];
-    const ip = text === undefined ? undefined : parseIp(text);
-    return ip !== undefined && familyOf(ip) === family ? [[family, ip] as const] : [];
-  });
-  return Object.fromEntries(found);
+/** Annotations of ours of a family that the node does not use any more: the others would believe them. */
+export function staleAnnotations(
+  node: V1Node,
+  wanted: ReadonlyMap<string, string>,
+  prefix: string,
+): string[] {
+  const ours = families.flatMap((family) => [names[family].publicIp, names[family].data]);
+  const there = node.metadata?.annotations ?? {};
+  return ours.map((name) => annotationKey(prefix, name)).filter((key) => key in there && !wanted.has(key));
+}
+
+/** What an operator wrote at a node. Text that is no address is left out. */
+export function nodeWishes(node: V1Node, prefix: string): NodeWishes {
+  const read = (kind: 'overwrite' | 'wish') =>
+    families.flatMap((family) => {
+      const text = node.metadata?.annotations?.[annotationKey(prefix, names[family][kind])];
+      const ip = text === undefined ? undefined : parseIp(text);
+      return ip !== undefined && familyOf(ip) === family ? [[family, ip] as const] : [];
+    });
+  return { publicIps: Object.fromEntries(read('wish')), announced: Object.fromEntries(read('overwrite')) };
 }
 
 /** The pod subnets that the node was given; a problem is a sentence without the node's name. */

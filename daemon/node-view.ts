@@ -1,7 +1,7 @@
 import { Informer } from '../kube/informer.ts';
 import { type KubeApi, type ListWatcher, NODES, type V1Node } from '../kube/types.ts';
-import { canonicalJson, type Lease, type LeaseView } from './lease.ts';
-import { parseNodeLease } from './node-record.ts';
+import { canonicalJson, type Lease, type LeaseView, type NodeWishes } from './lease.ts';
+import { nodeWishes, parseNodeLease } from './node-record.ts';
 
 /** The Nodes that carry a lease. Most changes of a Node (heartbeats, images) are none of its lease. */
 export class NodeLeaseView implements LeaseView {
@@ -40,6 +40,10 @@ export class NodeLeaseView implements LeaseView {
   problems(): readonly string[] {
     const unreadable = [...this.#unreadable].map(([name, problem]) => `node ${name}: ${problem}`);
     return this.#connection === undefined ? unreadable : [this.#connection, ...unreadable];
+  }
+
+  wishes(): NodeWishes {
+    return nodeWishes(this.#informer.store.get(this.#nodeName) ?? {}, this.#prefix);
   }
 
   #read(name: string): void {

@@ -1,6 +1,6 @@
-import { type Cidr, cidrContains, families } from '../core/address.ts';
+import { type Cidr, cidrContains, families, type Ip } from '../core/address.ts';
 import { ApiError } from '../kube/errors.ts';
-import { type KubeApi, NODES, type V1Node } from '../kube/types.ts';
+import { type KubeApi, NODES, PODS, type V1Node, type V1Pod } from '../kube/types.ts';
 import type { NetworkConfig } from './config.ts';
 import {
   type AcquireOptions,
@@ -8,9 +8,16 @@ import {
   type LeaseAttributes,
   type LeaseStore,
   type LeaseView,
+  type PerFamily,
   StoreError,
 } from './lease.ts';
-import { defaultAnnotationPrefix, leaseAnnotations, nodeSubnets, overwrittenIps } from './node-record.ts';
+import {
+  defaultAnnotationPrefix,
+  leaseAnnotations,
+  nodeSubnets,
+  nodeWishes,
+  staleAnnotations,
+} from './node-record.ts';
 import { NodeLeaseView } from './node-view.ts';
 
 export interface KubeStoreOptions {
@@ -121,13 +128,11 @@ export class KubeLeaseStore implements LeaseStore {
     }
   }
 
-  #overwritten(node: V1Node, { publicIps }: LeaseAttributes) {
-    const wanted = overwrittenIps(node, this.#prefix);
-    return Object.fromEntries(
-      families
-        .filter((family) => publicIps[family] && wanted[family])
-        .map((family) => [family, wanted[family]]),
-    );
+  /** Of the families that the node has an address of. */
+  #overwritten(node: V1Node, { publicIps }: LeaseAttributes): PerFamily<Ip> {
+    const { announced } = nodeWishes(node, this.#prefix);
+    const used = families.filter((family) => publicIps[family] && announced[family]);
+    return Object.fromEntries(used.map((family) => [family, announced[family]]));
   }
 
   /** The node's subnets of the families in use. */
@@ -153,11 +158,20 @@ export class KubeLeaseStore implements LeaseStore {
   async #annotate(node: V1Node, attributes: LeaseAttributes, signal: AbortSignal): Promise<void> {
     const wanted = leaseAnnotations(attributes, this.#prefix);
     const there = node.metadata?.annotations ?? {};
-    const differing = [...wanted].filter(([key, value]) => there[key] !== value);
+    const differing: [string, string | null][] = [...wanted].filter(([key, value]) => there[key] !== value);
+    for (const key of staleAnnotations(node, wanted, this.#prefix)) differing.push([key, null]);
     if (differing.length === 0) return;
     const patch = { metadata: { annotations: Object.fromEntries(differing) } };
     await this.#patchStatus(patch, signal);
   }
+}
+
+/** The node that a pod runs on: what a DaemonSet that gives its pods no NODE_NAME can say of itself. */
+export async function readPodNodeName(client: KubeApi, pod: string, namespace: string): Promise<string> {
+  const found = await client.get<V1Pod>(PODS, pod, namespace);
+  const name = found?.spec?.nodeName;
+  if (name !== undefined && name !== '') return name;
+  throw new StoreError(`pod ${namespace}/${pod} ${found === undefined ? 'does not exist' : 'has no node'}`);
 }
 
 function nodeLabels(nodeName: string): Record<string, string> {

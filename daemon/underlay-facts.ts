@@ -1,9 +1,11 @@
-import { families, familyOf, hostCidr } from '../core/address.ts';
+import { families, familyOf, hostCidr, type Ip } from '../core/address.ts';
+import { KernelError } from '../kernel/errors.ts';
 import { LinkIndex } from '../kernel/linkindex.ts';
 import { decodeAddress, encodeAddressDump } from '../kernel/netlink/route/address.ts';
 import {
   decodeRoute,
   encodeRouteDump,
+  encodeRouteLookup,
   type Route,
   RT_SCOPE_LINK,
   RT_SCOPE_UNIVERSE,
@@ -12,7 +14,7 @@ import {
 } from '../kernel/netlink/route/route.ts';
 import { AF_UNSPEC, RTM_GETADDR, RTM_GETROUTE } from '../kernel/netlink/route/rtnetlink.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
-import type { AddressFact, UnderlayFacts } from './underlay.ts';
+import type { AddressFact, UnderlayFacts, UnderlaySelector } from './underlay.ts';
 
 /** IFA_F_…, uapi/linux/if_addr.h */
 const DAD_FAILED = 0x08;
@@ -21,9 +23,13 @@ const TENTATIVE = 0x40;
 const PERMANENT = 0x80;
 
 /** What {@link selectUnderlay} chooses from, read in the socket's namespace. */
-export async function readUnderlayFacts(socket: NetlinkSocket): Promise<UnderlayFacts> {
+export async function readUnderlayFacts(
+  socket: NetlinkSocket,
+  { canReach }: Pick<UnderlaySelector, 'canReach'> = {},
+): Promise<UnderlayFacts> {
   const links = await LinkIndex.read(socket);
   return {
+    reach: canReach && (await readWay(socket, links, canReach)),
     links: Array.from(links, ({ name, index, mtuBytes = 0 }) => ({ name, index, mtuBytes })),
     addresses: await readAddresses(socket, links),
     defaultRoutes: await readDefaultRoutes(socket, links),
@@ -57,6 +63,21 @@ async function readDefaultRoutes(socket: NetlinkSocket, links: LinkIndex) {
     return [family, links.at(best?.index ?? best?.nextHops?.[0]?.index)?.name] as const;
   });
   return Object.fromEntries((await Promise.all(found)).filter(([, device]) => device !== undefined));
+}
+
+/** undefined where the kernel knows no way. */
+async function readWay(socket: NetlinkSocket, links: LinkIndex, ip: Ip): Promise<UnderlayFacts['reach']> {
+  const operation = `RTM_GETROUTE ${ip}`;
+  try {
+    const payload = encodeRouteLookup(ip);
+    const [answer] = await socket.request({ type: RTM_GETROUTE, flags: 0, payload, operation });
+    const route = answer && decodeRoute(answer.payload);
+    const device = links.at(route?.index)?.name;
+    return device === undefined || route?.type !== RTN_UNICAST ? undefined : { device, source: route.source };
+  } catch (error) {
+    if (error instanceof KernelError) return undefined;
+    throw error;
+  }
 }
 
 function isDefault({ destination, table, type }: Route): boolean {

@@ -11,10 +11,19 @@ export interface Underlay {
   readonly publicIps: PerFamily<Ip>;
 }
 
-/** The user's wishes; nothing given means the interface of the default route. */
+/**
+ * The user's wishes; nothing given means the interface of the default route. Interfaces are tried first, then
+ * patterns, then the reachable address; the first that finds something decides.
+ */
 export interface UnderlaySelector {
   /** Name of an interface, or an address on it. */
-  readonly interface?: string;
+  readonly interface?: string | undefined;
+  /** As many of these, in order of preference. */
+  readonly interfaces?: readonly string[];
+  /** In order: each is held against the addresses of all interfaces, then against their names. */
+  readonly patterns?: readonly RegExp[];
+  /** The interface, and the address on it, that packets to this address leave from. */
+  readonly canReach?: Ip | undefined;
   readonly publicIps?: PerFamily<Ip>;
 }
 
@@ -24,6 +33,8 @@ export interface UnderlayFacts {
   readonly addresses: readonly AddressFact[];
   /** Devices of the default routes. */
   readonly defaultRoutes: PerFamily<string>;
+  /** The way to {@link UnderlaySelector.canReach}; undefined when there is none, or nobody asked. */
+  readonly reach?: { readonly device: string; readonly source?: Ip | undefined } | undefined;
 }
 
 export interface AddressFact {
@@ -35,20 +46,30 @@ export interface AddressFact {
   readonly permanent: boolean;
 }
 
+/** What a wish, or the default route, leads to. */
+interface Choice {
+  readonly device: string;
+  /** An address that was named or found on the way. */
+  readonly address?: Ip | undefined;
+}
+
 /** The underlay, or why there is none: a sentence that names the value. */
 export function selectUnderlay(
   facts: UnderlayFacts,
   wanted: readonly Family[],
   selector: UnderlaySelector = {},
 ): Underlay | { readonly problem: string } {
-  const device = selectDevice(facts, wanted, selector);
-  if (typeof device !== 'string') return device;
+  const choice = choose(facts, wanted, selector);
+  if ('problem' in choice) return choice;
+  const { device } = choice;
   const link = facts.links.find(({ name }) => name === device);
   if (link === undefined) return { problem: `interface ${device} does not exist` };
+  if (link.mtuBytes === 0) return { problem: `interface ${device} has an MTU of 0` };
   const addresses: { -readonly [F in Family]?: HostCidr } = {};
   const publicIps: { -readonly [F in Family]?: Ip } = {};
   for (const family of wanted) {
-    const address = selectAddress(facts, device, family, selector);
+    const named = [selector.publicIps?.[family], choice.address];
+    const address = selectAddress(facts, device, family, named);
     if (address === undefined) return { problem: `interface ${device} has no usable IPv${family} address` };
     addresses[family] = address;
     publicIps[family] = selector.publicIps?.[family] ?? ipOf(address);
@@ -56,32 +77,74 @@ export function selectUnderlay(
   return { device, mtuBytes: link.mtuBytes, addresses, publicIps };
 }
 
-function selectDevice(
+function choose(
   facts: UnderlayFacts,
   wanted: readonly Family[],
-  { interface: name, publicIps = {} }: UnderlaySelector,
-): string | { readonly problem: string } {
-  if (name !== undefined) {
-    const ip = parseIp(name);
-    if (ip === undefined) return name;
-    return ownerOf(facts, ip) ?? { problem: `no interface has the address ${ip}; ${describe(facts)}` };
+  selector: UnderlaySelector,
+): Choice | { readonly problem: string } {
+  const { interface: first, interfaces = [], patterns = [], canReach, publicIps = {} } = selector;
+  const named = first === undefined ? interfaces : [first, ...interfaces];
+  if (named.length + patterns.length > 0 || canReach !== undefined) {
+    const inOrder = [...named.map(byName), ...patterns.map(byPattern), () => byReach(facts)];
+    for (const find of inOrder) {
+      const choice = find(facts);
+      if (choice !== undefined) return choice;
+    }
+    return { problem: notFound(facts, named, patterns, canReach) };
   }
   const owners = families.flatMap((family) => publicIps[family] ?? []).map((ip) => ownerOf(facts, ip));
   const owner = owners.find((device) => device !== undefined);
-  return owner ?? defaultDevice(facts, wanted);
+  return owner === undefined ? defaultDevice(facts, wanted) : { device: owner };
+}
+
+function byName(text: string): (facts: UnderlayFacts) => Choice | undefined {
+  return (facts) => {
+    const address = parseIp(text);
+    const device =
+      address === undefined ? facts.links.find(({ name }) => name === text)?.name : ownerOf(facts, address);
+    return device === undefined ? undefined : { device, address };
+  };
+}
+
+function byPattern(pattern: RegExp): (facts: UnderlayFacts) => Choice | undefined {
+  return ({ links, addresses }) => {
+    const outward = addresses.filter(({ scope, usable }) => usable && scope !== 'other');
+    const owned = outward.find(({ address }) => pattern.test(ipOf(address)));
+    if (owned !== undefined) return { device: owned.device, address: ipOf(owned.address) };
+    const link = links.find(({ name }) => pattern.test(name));
+    return link && { device: link.name };
+  };
+}
+
+function byReach({ reach }: UnderlayFacts): Choice | undefined {
+  return reach && { device: reach.device, address: reach.source };
+}
+
+function notFound(
+  facts: UnderlayFacts,
+  named: readonly string[],
+  patterns: readonly RegExp[],
+  canReach: Ip | undefined,
+): string {
+  const asked = [
+    ...named.map((text) => (parseIp(text) === undefined ? `is named ${text}` : `has the address ${text}`)),
+    ...patterns.map(({ source }) => `matches ${source}`),
+    ...(canReach === undefined ? [] : [`leads to ${canReach}`]),
+  ];
+  return `no interface ${asked.join(' or ')}; ${describe(facts)}`;
 }
 
 function defaultDevice(
   facts: UnderlayFacts,
   wanted: readonly Family[],
-): string | { readonly problem: string } {
+): Choice | { readonly problem: string } {
   const devices = wanted.map((family) => facts.defaultRoutes[family]);
   const missing = wanted.find((family) => facts.defaultRoutes[family] === undefined);
   const [first, second] = devices;
   if (missing !== undefined || first === undefined) {
     return { problem: `there is no IPv${missing} default route to tell the interface; name one` };
   }
-  if (second === undefined || second === first) return first;
+  if (second === undefined || second === first) return { device: first };
   return {
     problem: `the default routes lead to two interfaces, IPv4 to ${first} and IPv6 to ${second}; name one`,
   };
@@ -96,9 +159,8 @@ function selectAddress(
   facts: UnderlayFacts,
   device: string,
   family: Family,
-  selector: UnderlaySelector,
+  named: readonly (Ip | undefined)[],
 ): HostCidr | undefined {
-  const named = [selector.publicIps?.[family], parseIp(selector.interface ?? '')];
   const rank = ({ address, scope, permanent }: AddressFact) =>
     (named.includes(ipOf(address)) ? 0 : 4) + (scope === 'global' ? 0 : 2) + (permanent ? 0 : 1);
   return facts.addresses

@@ -2,7 +2,14 @@ import test from 'ava';
 import fc from 'fast-check';
 import { parseLease, parseSubnetKey, renderLeaseValue, subnetKey } from '../../daemon/etcd-record.ts';
 import { type Lease, sameLease } from '../../daemon/lease.ts';
-import { annotationKey, leaseAnnotations, nodeSubnets, parseNodeLease } from '../../daemon/node-record.ts';
+import {
+  annotationKey,
+  leaseAnnotations,
+  nodeSubnets,
+  nodeWishes,
+  parseAnnotationPrefix,
+  parseNodeLease,
+} from '../../daemon/node-record.ts';
 import { parseNodeState, renderNodeState } from '../../daemon/state-file.ts';
 import { renderSubnetEnv } from '../../daemon/subnet-env.ts';
 import { cidr, leaseOf, type TestNode } from './golden.ts';
@@ -70,6 +77,30 @@ test('a prefix with a slash is completed with a hyphen', (t) => {
   t.is(annotationKey('flannel.alpha.coreos.com', 'public-ip'), 'flannel.alpha.coreos.com/public-ip');
   t.is(annotationKey('example.com/net', 'public-ip'), 'example.com/net-public-ip');
   t.is(annotationKey('example.com/', 'public-ip'), 'example.com/public-ip');
+  t.is(annotationKey('example.com/net-', 'public-ip'), 'example.com/net-public-ip');
+});
+
+test('a prefix that Kubernetes would not take as part of an annotation’s name is refused', (t) => {
+  t.is(parseAnnotationPrefix('flannel.alpha.coreos.com'), 'flannel.alpha.coreos.com/');
+  t.is(parseAnnotationPrefix('example.com/net'), 'example.com/net-');
+  t.deepEqual(parseAnnotationPrefix('a.b/c/d'), { problem: '"a.b/c/d" has more than one slash' });
+  for (const bad of ['', 'flannel', 'Example.com', 'a.b/ c', 'a..b', 'a.b/c.d']) {
+    t.true(typeof parseAnnotationPrefix(bad) !== 'string', bad);
+  }
+});
+
+test('what an operator wrote at a Node is told apart from what the node wrote, and nonsense is left out', (t) => {
+  const annotations = {
+    'flannel.alpha.coreos.com/node-public-ip': '192.0.2.50',
+    'flannel.alpha.coreos.com/node-public-ipv6': '192.0.2.51',
+    'flannel.alpha.coreos.com/public-ipv6-overwrite': '2001:db8::50',
+    'flannel.alpha.coreos.com/public-ip-overwrite': 'x',
+    'flannel.alpha.coreos.com/public-ip': '192.0.2.1',
+  };
+  t.deepEqual(nodeWishes({ metadata: { annotations } }, prefix) as unknown, {
+    publicIps: { 4: '192.0.2.50' },
+    announced: { 6: '2001:db8::50' },
+  });
 });
 
 test('a Node is read strictly, and one without a lease is none', (t) => {

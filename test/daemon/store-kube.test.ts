@@ -1,9 +1,9 @@
 import test from 'ava';
 import { parseNetworkConfig } from '../../daemon/config.ts';
 import { type LeaseAttributes, StoreError } from '../../daemon/lease.ts';
-import { KubeLeaseStore, type KubeStoreOptions } from '../../daemon/store-kube.ts';
+import { KubeLeaseStore, type KubeStoreOptions, readPodNodeName } from '../../daemon/store-kube.ts';
 import { KubeClient } from '../../kube/client.ts';
-import { NODES, type V1Node } from '../../kube/types.ts';
+import { NODES, PODS, type V1Node } from '../../kube/types.ts';
 import { startTestServer, type TestServer } from '../controlplane/server.ts';
 import { until } from './etcd-server.ts';
 import { cidr, leaseOf } from './golden.ts';
@@ -109,6 +109,74 @@ test('an address that the operator set wins', async (t) => {
   t.is((await one.node())?.metadata?.annotations?.['flannel.alpha.coreos.com/public-ip'], '203.0.113.9');
 });
 
+test('what an operator wrote is told at once, also while the agent runs', async (t) => {
+  using one = setUp();
+  let changes = 0;
+  const onChange = () => {
+    changes += 1;
+  };
+  const view = one.store.watch({ onChange, signal: one.signal });
+  await held(one);
+  await until('the lease is seen', () => view.leases().has(one.nodeName));
+  const before = changes;
+  const annotations = {
+    'flannel.alpha.coreos.com/node-public-ip': '192.0.2.50',
+    'flannel.alpha.coreos.com/public-ipv6-overwrite': '2001:db8::50',
+  };
+  await server.client.patch(NODES, one.nodeName, { metadata: { annotations } });
+  await until('the wish is seen', () => changes > before);
+  t.deepEqual(view.wishes?.() as unknown, {
+    publicIps: { 4: '192.0.2.50' },
+    announced: { 6: '2001:db8::50' },
+  });
+});
+
+test('a node that gives up a family takes its annotations away, and no others', async (t) => {
+  using one = setUp();
+  await held(one);
+  const annotations = { 'flannel.alpha.coreos.com/public-ipv6-overwrite': '2001:db8::50', mine: 'stays' };
+  await server.client.patch(NODES, one.nodeName, { metadata: { annotations } });
+  const { publicIps, backendType, backendData } = attributesOf(1);
+  const v4 = { publicIps: { 4: publicIps[4] }, backendType, backendData: { 4: backendData[4] } };
+  const only4 = new KubeLeaseStore({
+    client: server.client,
+    nodeName: one.nodeName,
+    networks: { 4: networks[4] } as typeof networks,
+  });
+  await only4.acquire(v4 as LeaseAttributes, { signal: one.signal });
+  const left = Object.keys((await one.node())?.metadata?.annotations ?? {});
+  t.false(left.includes('flannel.alpha.coreos.com/public-ipv6'));
+  t.false(left.includes('flannel.alpha.coreos.com/backend-v6-data'));
+  t.true(left.includes('flannel.alpha.coreos.com/public-ip'));
+  t.true(left.includes('flannel.alpha.coreos.com/public-ipv6-overwrite'));
+  t.true(left.includes('mine'));
+});
+
+test('annotations stand under the prefix that was chosen, and nodes of another prefix are no peers', async (t) => {
+  using one = setUp({ annotationPrefix: 'example.com/net-' });
+  using other = setUp();
+  await held(one);
+  await held(other);
+  const { annotations = {} } = (await one.node())?.metadata ?? {};
+  t.is(annotations['example.com/net-public-ip'], '192.0.2.1');
+  t.false(Object.keys(annotations).some((key) => key.startsWith('flannel')));
+  const view = one.store.watch({ onChange: () => {}, signal: one.signal });
+  await view.synced;
+  t.true(view.leases().has(one.nodeName));
+  t.false(view.leases().has(other.nodeName));
+});
+
+test('a pod tells which node it is on', async (t) => {
+  await t.throwsAsync(readPodNodeName(server.client, 'nobody', 'default'), {
+    instanceOf: StoreError,
+    message: 'pod default/nobody does not exist',
+  });
+  const spec = { nodeName: 'node-x', containers: [{ name: 'a', image: 'a' }] };
+  const pod = { apiVersion: 'v1', kind: 'Pod', metadata: { name: 'agent', namespace: 'default' }, spec };
+  await server.client.create(PODS, pod);
+  t.is(await readPodNodeName(server.client, 'agent', 'default'), 'node-x');
+});
+
 test('a ready node says so in its conditions, beside those of others', async (t) => {
   using one = setUp();
   await held(one);
@@ -119,7 +187,7 @@ test('a ready node says so in its conditions, beside those of others', async (t)
   t.deepEqual(types?.sort(), ['NetworkUnavailable=False', 'Ready=True']);
 });
 
-test('a watch tells of leases, and not of what is no lease', async (t) => {
+test.serial('a watch tells of leases, and not of what is no lease', async (t) => {
   using one = setUp();
   using other = setUp();
   let changes = 0;

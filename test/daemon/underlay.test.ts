@@ -57,6 +57,25 @@ test('an interface is chosen by name or by one of its addresses, which is then u
   t.like(select([4], { interface: '192.0.2.8' }) as object, { addresses: { 4: '192.0.2.8/24' } });
 });
 
+test('of several wishes the first that finds something decides: interfaces, patterns, the address to reach', (t) => {
+  const device = (selector: UnderlaySelector, given = facts) =>
+    (select([4], selector, given) as { device?: string }).device;
+  t.is(device({ interfaces: ['eth9', 'eth1', 'eth0'], patterns: [/^eth0$/] }), 'eth1');
+  t.is(device({ interfaces: ['eth9'], patterns: [/^wlan/, /^eth0$/] }), 'eth0');
+  t.is(device({ patterns: [/^198\.51\./] }), 'eth1');
+  t.is(
+    device({ patterns: [/0\.1$/] }),
+    'eth1',
+    'addresses are looked at before names, and loopback’s are not',
+  );
+  t.like(select([4], { patterns: [/\.8$/] }) as object, { addresses: { 4: '192.0.2.8/24' } });
+  const reach = { device: 'eth0', source: ip('192.0.2.8') };
+  t.like(select([4], { canReach: ip('192.0.2.99') }, { ...facts, reach }) as object, {
+    device: 'eth0',
+    addresses: { 4: '192.0.2.8/24' },
+  });
+});
+
 test('a public address behind NAT is announced, and tunnels begin at the interface’s own', (t) => {
   t.like(select([4], { publicIps: { 4: ip('203.0.113.5') } }) as object, {
     device: 'eth0',
@@ -77,14 +96,20 @@ test('an address that may not be used is passed over; a temporary or link-local 
 });
 
 test('what cannot be chosen is said with its name', (t) => {
-  t.deepEqual(select([4], { interface: 'eth9' }), { problem: 'interface eth9 does not exist' });
-  t.deepEqual(select([6], { interface: 'eth1' }), { problem: 'interface eth1 has no usable IPv6 address' });
-  t.deepEqual(select([4], { interface: '203.0.113.5' }), {
+  const all =
+    'there are lo [127.0.0.1/8], ' +
+    'eth0 [fe80::1/64, 192.0.2.7/24, 192.0.2.8/24, 2001:db8::9/64, 2001:db8::a/64, 2001:db8::b/64], ' +
+    'eth1 [198.51.100.1/24]';
+  t.deepEqual(select([4], { interface: 'eth9' }), { problem: `no interface is named eth9; ${all}` });
+  const wishes = { interfaces: ['203.0.113.5', 'eth8'], patterns: [/^wlan/], canReach: ip('192.0.2.99') };
+  t.deepEqual(select([4], wishes), {
     problem:
-      'no interface has the address 203.0.113.5; there are lo [127.0.0.1/8], ' +
-      'eth0 [fe80::1/64, 192.0.2.7/24, 192.0.2.8/24, 2001:db8::9/64, 2001:db8::a/64, 2001:db8::b/64], ' +
-      'eth1 [198.51.100.1/24]',
+      'no interface has the address 203.0.113.5 or is named eth8 or matches ^wlan or leads to 192.0.2.99; ' +
+      all,
   });
+  const dead = { ...facts, links: facts.links.map((link) => ({ ...link, mtuBytes: 0 })) };
+  t.deepEqual(select([4], {}, dead), { problem: 'interface eth0 has an MTU of 0' });
+  t.deepEqual(select([6], { interface: 'eth1' }), { problem: 'interface eth1 has no usable IPv6 address' });
   t.deepEqual(select([4, 6], {}, { ...facts, defaultRoutes: { 4: 'eth0', 6: 'eth1' } }), {
     problem: 'the default routes lead to two interfaces, IPv4 to eth0 and IPv6 to eth1; name one',
   });

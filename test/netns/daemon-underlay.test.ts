@@ -1,0 +1,30 @@
+import test from 'ava';
+import type { Ip } from '../../core/address.ts';
+import { selectUnderlay } from '../../daemon/underlay.ts';
+import { readUnderlayFacts } from '../../daemon/underlay-facts.ts';
+import { addLinks, openSpace } from './kernel-space.ts';
+
+const ip = (text: string) => text as Ip;
+
+test('the kernel tells which interface leads to an address, and from which of its addresses', async (t) => {
+  const space = openSpace(t);
+  addLinks(space);
+  space.ip(`
+    address add 10.0.0.1/24 dev one
+    address add 10.0.1.1/24 dev two
+    address add 10.0.1.7/24 dev two
+    route add 192.0.2.0/24 via 10.0.1.2 src 10.0.1.7
+    route add unreachable 203.0.113.0/24
+    address add fd00:1::1/64 dev two nodad`);
+  const reach = async (text: string) => (await readUnderlayFacts(space.socket, { canReach: ip(text) })).reach;
+  t.deepEqual(await reach('192.0.2.9'), { device: 'two', source: ip('10.0.1.7') });
+  t.deepEqual(await reach('10.0.0.9'), { device: 'one', source: ip('10.0.0.1') });
+  t.deepEqual(await reach('fd00:1::9'), { device: 'two', source: ip('fd00:1::1') });
+  t.is(await reach('203.0.113.1'), undefined, 'unreachable');
+  t.is(await reach('198.51.100.1'), undefined, 'no route');
+  t.is((await readUnderlayFacts(space.socket)).reach, undefined, 'nobody asked');
+
+  const canReach = ip('192.0.2.9');
+  const facts = await readUnderlayFacts(space.socket, { canReach });
+  t.like(selectUnderlay(facts, [4], { canReach }), { device: 'two', addresses: { 4: '10.0.1.7/24' } });
+});
