@@ -14,6 +14,8 @@ const sweepMs = 1_000;
 
 export interface EndpointOptions extends Pick<DeletionQueueOptions, 'serve' | 'log'> {
   readonly socketPath: string;
+  /** Somebody has something to ask: the earliest that it can be known. */
+  readonly onClient?: () => void;
 }
 
 /** The socket that the shim talks to, with the sessions on it, and what the shim queued when nobody listened. */
@@ -26,10 +28,13 @@ export class Endpoint implements AsyncDisposable {
   #isClosing = false;
   #onIdle: (() => void) | undefined;
 
-  private constructor({ socketPath, serve }: EndpointOptions, queue: DeletionQueue) {
+  private constructor({ socketPath, serve, onClient }: EndpointOptions, queue: DeletionQueue) {
     this.#queue = queue;
     this.#serve = serve;
-    this.#listener = UnixListener.listen(socketPath, (connection) => this.#begin(connection));
+    this.#listener = UnixListener.listen(socketPath, (connection) => {
+      onClient?.();
+      this.#begin(connection);
+    });
     this.#listener.resume();
   }
 

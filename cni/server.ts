@@ -74,7 +74,8 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   keepRunning(stack, (signal) => keepNodeBridge(bridges, options, signal));
   await makeBridges(bridges, leases, log);
   const serve = (call: Call) => plugin.serve(call);
-  stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, log }));
+  const onClient = () => tables.node.attachment.expect();
+  stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, onClient, log }));
   log.info({ socket: options.socketPath, leases: leases.size }, 'serving the CNI plugin');
   const running = stack.move();
   return { [Symbol.asyncDispose]: () => running.disposeAsync() };

@@ -93,6 +93,11 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     return failures;
   }
 
+  /** A row will be made or removed in a moment: what does it gets ready meanwhile. */
+  expect(): void {
+    this.#jobs.expect();
+  }
+
   /** Resolves when every row removed so far is gone from the kernel. */
   flush(): Promise<void> {
     return this.#reaper.flush();

@@ -24,6 +24,8 @@
 // Jobs that may wait in one lane, and steps of one job.
 #define MAX_QUEUED_JOBS 65536
 #define MAX_STEPS 4096
+// So long a lane that expects a job waits for it awake.
+#define EXPECT_NANOSECONDS 400000L
 // Socket buffers of a step that opens its own socket.
 #define STEP_BUFFER_BYTES (8 << 20)
 
@@ -128,6 +130,7 @@ void free_job(struct job *job);
 // --- lane.c ---
 napi_value lane_open(napi_env env, napi_callback_info info);
 napi_value lane_run(napi_env env, napi_callback_info info);
+napi_value lane_expect(napi_env env, napi_callback_info info);
 
 // --- reply.c ---
 // NULL: it has thrown. Whoever keeps one holds it, and releases it afterwards.

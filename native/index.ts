@@ -80,6 +80,11 @@ export interface Native {
    * steps ran and none was refused, the lane's thread sends the reply, if it is armed by then.
    */
   run(lane: Lane, steps: readonly Step[], reply?: Reply): Promise<Buffer[]>;
+  /**
+   * A job will come in a moment: the lane's thread wakes up now, and waits for it awake for at most 0.4 ms. Nothing
+   * happens while jobs run.
+   */
+  expect(lane: Lane): void;
   /** What may be sent on the stream `fd` at the end of a job, without waiting for Node's thread to wake up. */
   reply(fd: Descriptor): Reply;
   /** Once, with all of it: from here the job's end sends it. Nothing happens when it was taken. */

@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 static const napi_type_tag lane_tag = {0x6661697264656164, 0x6c616e6500000001};
@@ -15,8 +17,9 @@ struct lane {
   pthread_cond_t wake;
   struct job *first, **last;
   size_t queued;
-  bool closing;    // no new jobs; the thread ends when the queue is empty
-  bool abandoned;  // the environment ends: the thread does not look at the queue any more
+  atomic_bool expected;  // a job will come in a moment: the thread waits for it awake
+  bool closing;          // no new jobs; the thread ends when the queue is empty
+  bool abandoned;        // the environment ends: the thread does not look at the queue any more
   struct answer answer;
   napi_threadsafe_function deliver;
   // Only Node's thread touches what follows.
@@ -40,9 +43,30 @@ static void release_lane(struct lane *lane) {
 
 // --- on the lane's thread ---
 
+static long nanoseconds(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * 1000000000L + time.tv_nsec;
+}
+
+// Looks for work without sleeping, for as long as a request takes from its first byte to its job.
+static void wait_awake(struct lane *lane) {
+  long until = nanoseconds() + EXPECT_NANOSECONDS;
+  while (atomic_load(&lane->expected) && nanoseconds() < until) continue;
+  atomic_store(&lane->expected, false);
+}
+
 static struct job *next_job(struct lane *lane) {
   pthread_mutex_lock(&lane->mutex);
-  while (lane->first == NULL && !lane->closing) pthread_cond_wait(&lane->wake, &lane->mutex);
+  while (lane->first == NULL && !lane->closing) {
+    if (!atomic_load(&lane->expected)) {
+      pthread_cond_wait(&lane->wake, &lane->mutex);
+      continue;
+    }
+    pthread_mutex_unlock(&lane->mutex);
+    wait_awake(lane);
+    pthread_mutex_lock(&lane->mutex);
+  }
   struct job *job = lane->abandoned ? NULL : lane->first;
   if (job != NULL) {
     lane->first = job->next;
@@ -199,9 +223,24 @@ static int enqueue(struct lane *lane, struct job *job) {
     lane->queued++;
   }
   pthread_mutex_unlock(&lane->mutex);
-  // Not while the mutex is held: the thread would wake only to wait for it. The lane outlives this call.
-  if (error == 0) pthread_cond_signal(&lane->wake);
+  // Not while the mutex is held: the thread would wake only to wait for it. The lane outlives this call. A thread that
+  // waits awake needs no signal.
+  if (error == 0 && !atomic_exchange(&lane->expected, false)) pthread_cond_signal(&lane->wake);
   return error;
+}
+
+napi_value lane_expect(napi_env env, napi_callback_info info) {
+  napi_value value;
+  if (!read_arguments(env, info, 1, &value)) return NULL;
+  struct lane *lane = unwrap(env, value);
+  if (lane == NULL) return NULL;
+  if (lane->in_flight > 0) return make_undefined(env);  // the thread is awake
+  // Under the mutex: between the thread's last look and its sleep nothing may change.
+  pthread_mutex_lock(&lane->mutex);
+  atomic_store(&lane->expected, true);
+  pthread_mutex_unlock(&lane->mutex);
+  pthread_cond_signal(&lane->wake);
+  return make_undefined(env);
 }
 
 napi_value lane_run(napi_env env, napi_callback_info info) {

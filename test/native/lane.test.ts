@@ -42,6 +42,24 @@ test.serial('steps after a refused one do not run', async (t) => {
   lane.close();
 });
 
+test.serial('a lane that expects jobs runs them, and one that expects in vain sleeps again', async (t) => {
+  using socket = routeSocket();
+  const lane = native.lane();
+  for (let round = 0; round < 200; round += 1) {
+    native.expect(lane);
+    if (round % 3 === 0) await sleep(round % 2);
+    const [answer] = await native.run(lane, [{ fd: socket.fd, data: dumpLinks() }]);
+    t.true((answer?.length ?? 0) > 0);
+  }
+  native.expect(lane);
+  await sleep(20);
+  const before = process.cpuUsage();
+  await sleep(100);
+  t.true(process.cpuUsage(before).user < 50_000);
+  native.expect(lane);
+  lane.close();
+});
+
 test.serial('64 jobs at once each get their own answer, in order', async (t) => {
   using namespace = temporaryNamespace();
   using socket = routeSocket(namespace.fd);
