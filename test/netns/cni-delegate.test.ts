@@ -61,7 +61,7 @@ for (const hostLocal of ['reference', 'ours'] as const) {
       t.deepEqual(files(), hostLocal === 'reference' ? ['10.244.3.2'] : []);
       const checked = await call('CHECK', pod, { prevResult: result });
       // The reference of 2022 does not find its own route that has no gateway.
-    t.regex(checked.stdout, /^$|Expected Route/);
+      t.regex(checked.stdout, /^$|Expected Route/);
       const again = await call('ADD', pod);
       t.regex(again.stdout, /interface \\"eth0\\" already exists/);
       const deleted = await call('DEL', pod, { prevResult: result });

@@ -160,14 +160,12 @@ test('problems are said once, with the name of the service and of the slice', (t
 /** Services as they may be, over few addresses, so that they quarrel; and slices that change hands. */
 const step = fc.oneof(
   fc.record({ key: fc.constantFrom('bad/a', 'bad/b'), service: fc.option(nonsenseService('bad', 'x')) }),
-  fc
-    .constantFrom('a', 'b')
-    .chain((service) =>
-      fc.record({
-        key: fc.constantFrom('bad/1', 'bad/2'),
-        slice: fc.option(nonsenseSlice('bad', '1', service)),
-      }),
-    ),
+  fc.constantFrom('a', 'b').chain((service) =>
+    fc.record({
+      key: fc.constantFrom('bad/1', 'bad/2'),
+      slice: fc.option(nonsenseSlice('bad', '1', service)),
+    }),
+  ),
 );
 
 test('views kept current change by change are those made at once', (t) => {
