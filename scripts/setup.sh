@@ -14,8 +14,9 @@ exec </dev/null
 packages='nftables iproute2 etcd-server etcd-client gcc libc6-dev'
 # The reference plugins, which call iptables.
 bench_packages='containernetworking-plugins iptables'
-# sysctl, to break things with; iptables, one of the proxy's backends; openssl, for certificates; container runtimes that call the plugin, and a root filesystem for their containers;
-# and an independent client of the API server, where there is none of another make.
+# sysctl, to break things with; iptables, one of the proxy's backends; openssl, for certificates; container runtimes
+# that call the plugin, and a root filesystem for their containers; and an independent client of the API server, where
+# there is none of another make.
 test_packages='procps iptables openssl podman containerd crun runc busybox-static'
 command -v kubectl >/dev/null || test_packages="$test_packages kubernetes-client"
 node_major_min=20
