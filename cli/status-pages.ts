@@ -23,13 +23,13 @@ export function answerPage(pages: StatusPages, request: IncomingMessage, respons
   return true;
 }
 
-/** The page that `fairlead trace` asks. */
-export function tracePages(proxy: () => ServiceProxy | undefined): StatusPages {
+/** The page that `fairlead trace` asks; `namespaceFd` as for `answerTrace`. */
+export function tracePages(proxy: () => ServiceProxy | undefined, namespaceFd?: number): StatusPages {
   return {
     '/trace': async (query) => {
       const running = proxy();
       if (running === undefined) throw notReady();
-      return await answerTrace(running, parseTraceQuery(query));
+      return await answerTrace(running, parseTraceQuery(query), namespaceFd);
     },
   };
 }

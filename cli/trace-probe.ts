@@ -61,19 +61,22 @@ async function openTcp(options: ProbeOptions): Promise<Probe> {
       socket.connect({ host: ip, port });
       return await answerOf(once(socket, 'connect', { signal: AbortSignal.timeout(timeoutMs) }), 'connected');
     },
-    [Symbol.dispose]: () => void socket.resetAndDestroy(),
+    // A reset would wait for the connection that does not come about.
+    [Symbol.dispose]: () => void (socket.connecting ? socket.destroy() : socket.resetAndDestroy()),
   };
 }
 
 async function openUdp(options: ProbeOptions): Promise<Probe> {
   const socket = dgram.createSocket(familyOf(options.source) === 4 ? 'udp4' : 'udp6');
+  const listening = once(socket, 'listening');
   socket.bind({ fd: openBound(options) });
-  await once(socket, 'listening');
+  await listening;
   return {
     port: socket.address().port,
     async send({ ip, port }, timeoutMs) {
+      const connected = once(socket, 'connect');
       socket.connect(port, ip);
-      await once(socket, 'connect');
+      await connected;
       const answer = once(socket, 'message', { signal: AbortSignal.timeout(timeoutMs) });
       socket.send(Buffer.alloc(0), () => {});
       return await answerOf(answer, 'answered');

@@ -98,7 +98,7 @@ function hopOf(
   const name = `${family} ${table}`;
   const base = chains.get(`${name} ${chain}`);
   const hook = Object.entries(hookNumbers).find(([, number]) => number === base?.number)?.[0];
-  const steps = group.map((event) => stepOf(event, rules.get(name)));
+  const steps = group.filter(isStep).map((event) => stepOf(event, rules.get(name)));
   const verdict = steps.findLast((step) => step.verdict !== undefined && isFinal(step.verdict))?.verdict;
   const [from, to] = [linkName(input), linkName(output)];
   return {
@@ -113,6 +113,11 @@ function hopOf(
     steps,
     ...(verdict !== undefined && { verdict }),
   };
+}
+
+/** The end of a chain is told as a rule without a number. */
+function isStep({ kind, handle }: TraceEvent): boolean {
+  return kind !== 'rule' || handle !== undefined;
 }
 
 function isFinal(verdict: TraceVerdictName): boolean {

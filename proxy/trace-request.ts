@@ -1,4 +1,4 @@
-import { statSync } from 'node:fs';
+import { fstatSync, statSync } from 'node:fs';
 import { familyOf, type Ip, parseIp } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
 import { KernelError } from '../kernel/errors.ts';
@@ -57,11 +57,18 @@ function parsePort(text: string): number | undefined {
   return port > 0 && port < 65_536 ? port : undefined;
 }
 
-/** Decides by what this proxy goes by at the moment. Throws InputError and KernelError. */
-export async function answerTrace(proxy: ServiceProxy, request: TraceRequest): Promise<TraceAnswer> {
+/**
+ * Decides by what this proxy goes by at the moment. `namespaceFd` is the proxy's network namespace, if it is not that of
+ * the process. Throws InputError and KernelError.
+ */
+export async function answerTrace(
+  proxy: ServiceProxy,
+  request: TraceRequest,
+  namespaceFd?: number,
+): Promise<TraceAnswer> {
   const { facts, policy, views } = proxy;
   if (facts === undefined) throw notReady();
-  using socket = NetlinkSocket.open(NETLINK_ROUTE);
+  using socket = NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd });
   const localIps = await readLocalIps(socket);
   const { destination, port, protocol } = request;
   const source = request.source === 'node' ? await ownSource(socket, destination) : request.source;
@@ -71,8 +78,16 @@ export async function answerTrace(proxy: ServiceProxy, request: TraceRequest): P
   const packet = { source, destination, port, protocol, ...(interfaceName && { interfaceName }) };
   const backend = proxy.status().backend;
   const trace = traceFrontend(views, policy, { ...facts, backend, localIps }, packet);
-  const namespace = statSync('/proc/self/ns/net', { bigint: true }).ino.toString();
-  return { backend, pid: process.pid, namespace, isSourceHere, trace };
+  return { backend, pid: process.pid, namespace: inodeOf(namespaceFd), isSourceHere, trace };
+}
+
+function inodeOf(namespaceFd: number | undefined): string {
+  const bigint = true;
+  const { ino } =
+    namespaceFd === undefined
+      ? statSync('/proc/self/ns/net', { bigint })
+      : fstatSync(namespaceFd, { bigint });
+  return ino.toString();
 }
 
 /** What stands in the place of an answer while nothing has been written. */
