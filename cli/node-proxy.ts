@@ -20,6 +20,7 @@ export interface NodeProxyOptions {
   readonly proxyConfig?: string | undefined;
   /** Without a file. */
   readonly proxyMode: string;
+  readonly resetTcp: boolean;
   readonly networks: NetworkConfig['networks'];
   readonly client: KubeClient;
   readonly log: Logger;
@@ -94,12 +95,13 @@ export class NodeProxy implements AsyncDisposable {
   }
 }
 
-function readRun({ nodeName, runDir, proxyConfig, proxyMode, networks, log }: NodeProxyOptions): ProxyRun {
+function readRun(options: NodeProxyOptions): ProxyRun {
+  const { nodeName, runDir, proxyConfig, proxyMode, resetTcp, networks, log } = options;
   const flags = new Map(proxyConfig === undefined ? [['proxy-mode', [proxyMode]]] : []);
   const { read, file } = readConfiguration(proxyConfig, flags, '--proxy-config');
   const shownFlags = flagValues(read.document, flags);
   const config = withNetworks(read.config, networks);
-  return { ...read, config, nodeName, file, flags, shownFlags, resetTcp: false, runDir, log };
+  return { ...read, config, nodeName, file, flags, shownFlags, resetTcp, runDir, log };
 }
 
 /** The agent knows where pods have their addresses, unless the configuration tells them in another way. */

@@ -28,6 +28,7 @@ export interface NodeOptions {
   readonly proxy: boolean;
   readonly proxyMode: string;
   readonly proxyConfig?: string;
+  readonly resetTcp: boolean;
   readonly registerNode: boolean;
   readonly logLevel: string;
 }
@@ -77,6 +78,7 @@ export function nodeCommand(): Command {
         'proxyMode',
       ),
     )
+    .option('--reset-tcp', 'end TCP connections to endpoints that do not serve any more', false)
     .option('--register-node', 'make the Node object where no kubelet does', false)
     .addOption(logLevelOption())
     .action(async (options: NodeOptions) => {

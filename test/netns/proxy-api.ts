@@ -47,12 +47,13 @@ export class ProxyApi {
   }
 
   /** Resolves when it has written everything once. */
-  async startProxy(mode: string): Promise<Running> {
+  async startProxy(mode: string, ...more: readonly string[]): Promise<Running> {
     const { node, control } = this.#lab;
     const access = ['--kubeconfig', join(this.#folder, 'kubeconfig')];
     access.push('--master', `http://${control.addresses[0]}:${API_PORT}`);
     const own = ['--hostname-override', node.name, '--cluster-cidr', CLUSTER_CIDRS.join()];
-    const words = ['proxy', ...access, ...own, ...SAFE, '--run-dir', this.runDir, '--proxy-mode', mode];
+    const places = ['--run-dir', this.runDir, '--proxy-mode', mode];
+    const words = ['proxy', ...access, ...own, ...SAFE, ...places, ...more];
     const proxy = new Running(this.#t, node.namespace, words);
     await proxy.until(() => proxy.said.includes('full sync'));
     return proxy;

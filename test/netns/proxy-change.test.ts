@@ -260,6 +260,45 @@ for (const mode of modes) {
   );
 }
 
+test.serial(
+  'with --reset-tcp a connection to an endpoint that is gone ends; without, it goes on',
+  async (t) => {
+    const lab = await openStage(t);
+    const api = await openProxyApi(t, lab);
+    const echo = parseService(`default/web ips=${frontendAddresses(NUMBER)} ports=http:80/TCP`);
+    await api.create(SERVICES, echo);
+    const slices = (pods: readonly Pod[]) => slicesOf(1, new Map(pods.map((pod) => [pod, 'ready'])));
+    const tell = async (...pods: readonly Pod[]) => {
+      for (const { metadata, endpoints } of slices(pods))
+        await api.client.patch(
+          ENDPOINT_SLICES,
+          metadata?.name ?? '',
+          { endpoints },
+          { namespace: 'default' },
+        );
+      await sleep(SETTLE_MS);
+    };
+    for (const slice of slices(['one'])) await api.create(ENDPOINT_SLICES, slice);
+    // Behind its port for HTTP a server has one that echoes.
+    for (const pod of ['one', 'two'] as const) await lab.startServer(pod, pod, portOf(1) - 1);
+    const hold = async (ip: string) => {
+      const client = lab.startClient('client');
+      t.like(await client.hold(ip, 80, CONNECT_INTERVAL_MS), { ok: true });
+      return client;
+    };
+    const usual = await api.startProxy('nftables');
+    const held = await Promise.all(frontendAddresses(NUMBER).map(hold));
+    await tell('two');
+    for (const client of held) t.deepEqual((await client.report()).failures, []);
+    await usual.end('SIGTERM');
+    await api.startProxy('nftables', '--reset-tcp');
+    const resettable = await Promise.all(frontendAddresses(NUMBER).map(hold));
+    await tell('one');
+    for (const client of resettable)
+      t.regex((await client.report()).failures.join(), /ECONNRESET|the held connection closed/);
+  },
+);
+
 const CHANGING = 50;
 const CHANGES = 1_000;
 const CHANGE_INTERVAL_MS = 10;

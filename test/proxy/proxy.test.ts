@@ -262,6 +262,41 @@ test('observers hear what changed, from what to what, and when it happened; a fa
   t.is(proxy.status().waitingSinceMs, undefined);
 });
 
+test('endpoints that serve are named for UDP, and for TCP where connections are to be reset', async (t) => {
+  for (const resetTcp of [false, true]) {
+    const { api, start } = setUp(t);
+    api.put(SERVICES, parseService('default/web ips=10.96.0.10 ports=http:80,dns:53/UDP'));
+    api.put(
+      ENDPOINT_SLICES,
+      parseSlice(
+        'default/web-1 service=web ports=http:8080,dns:5353/UDP 10.244.1.5 10.244.1.6,ready=false,serving=false',
+      ),
+    );
+    const proxy = start({ resetTcp });
+    await proxy.synced;
+    const serving = proxy.views.get('default/web')?.map(({ protocol, servingEndpoints }) => {
+      return [protocol, servingEndpoints?.map(({ ip }) => ip)];
+    });
+    t.deepEqual(serving, [
+      ['tcp', resetTcp ? ['10.244.1.5'] : undefined],
+      ['udp', ['10.244.1.5']],
+    ]);
+  }
+});
+
+test('what is wrong with a service, and why a pass failed, is there to be asked for', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web, parseService('default/bad ips=10.96.0.300 ports=http:80'));
+  backend.failNext = 1;
+  const proxy = start();
+  await until(() => proxy.status().failures === 1);
+  t.is(proxy.status().error, 'refused');
+  await proxy.synced;
+  t.is(proxy.status().error, undefined);
+  t.deepEqual([...proxy.problems.keys()], ['default/bad']);
+  t.regex(proxy.problems.get('default/bad') ?? '', /10\.96\.0\.300/);
+});
+
 const counts = (ports: readonly { clusterEndpoints: readonly unknown[] }[]) =>
   ports.map(({ clusterEndpoints }) => clusterEndpoints.length);
 
