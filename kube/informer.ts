@@ -13,7 +13,7 @@ const ABSENT_KIND_INTERVAL_MS = 5 * 60_000;
 /** A watch that ended sooner than this counts as a failed one, so that its repetition is slowed down. */
 const SHORT_WATCH_MS = 1_000;
 
-export interface InformerOptions {
+export interface InformerOptions<T = KubeObject> {
   readonly client: ListWatcher;
   readonly resource: Resource;
   readonly namespace?: string;
@@ -25,6 +25,8 @@ export interface InformerOptions {
   readonly onChange: (key: string) => void;
   /** Each time the server cannot be reached or refuses; the informer goes on trying by itself. */
   readonly onError?: (error: Error) => void;
+  /** What of an object to keep; metadata's name, namespace and resourceVersion must stay. Default: all of it. */
+  readonly trim?: ((object: T) => T) | undefined;
   /** Some servers do not have this kind: the same to us as one without objects. */
   readonly isOptional?: boolean;
   readonly watchSeconds?: number;
@@ -43,12 +45,12 @@ export class Informer<T extends KubeObject> {
   /** Fulfilled when, after the abort, nothing runs any more. */
   readonly closed: Promise<void>;
 
-  readonly #options: InformerOptions;
+  readonly #options: InformerOptions<T>;
   readonly #objects = new Map<string, T>();
   readonly #backoff = new Backoff();
   #resourceVersion: string | undefined;
 
-  constructor(options: InformerOptions) {
+  constructor(options: InformerOptions<T>) {
     this.#options = options;
     this.store = this.#objects;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -92,7 +94,7 @@ export class Informer<T extends KubeObject> {
     let next: string | undefined;
     do {
       const page = await this.#page(next);
-      for (const object of page.items) listed.set(objectKey(object), object);
+      for (const object of page.items) listed.set(objectKey(object), this.#trim(object));
       resourceVersion = page.metadata.resourceVersion;
       next = page.metadata.continue;
     } while (next !== undefined && next !== '');
@@ -127,11 +129,15 @@ export class Informer<T extends KubeObject> {
     });
     for await (const event of events) {
       if (event.type === 'DELETED') this.#drop(objectKey(event.object));
-      else if (event.type !== 'BOOKMARK') this.#put(objectKey(event.object), event.object);
+      else if (event.type !== 'BOOKMARK') this.#put(objectKey(event.object), this.#trim(event.object));
       this.#resourceVersion = event.object.metadata?.resourceVersion ?? this.#resourceVersion;
       this.#backoff.reset();
     }
     if (performance.now() - startedMs < SHORT_WATCH_MS) await this.#backoff.wait(signal);
+  }
+
+  #trim(object: T): T {
+    return this.#options.trim?.(object) ?? object;
   }
 
   #put(key: string, object: T): void {

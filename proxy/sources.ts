@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Logger } from 'pino';
 import type { Ip } from '../core/address.ts';
-import { Informer } from '../kube/informer.ts';
+import { Informer, type InformerOptions } from '../kube/informer.ts';
 import {
   ENDPOINT_SLICES,
   type KubeObject,
@@ -20,6 +20,7 @@ import { needsLocalIps, parseNode, parseServiceCidrs, planNodeFacts } from './no
 import { LocalAddresses } from './node-ports.ts';
 import type { NodeFacts, ProxyPolicy } from './policy.ts';
 import { PROXY_NAME_LABEL } from './service-view.ts';
+import { trimService, trimSlice } from './trim.ts';
 import type { ViewNode } from './view.ts';
 
 /** Services without an address are for DNS. */
@@ -71,9 +72,11 @@ export class ProxySources implements AsyncDisposable {
     this.services = this.#inform<V1Service>(SERVICES, listener.onService, {
       labelSelector: serviceProxyName ? `${PROXY_NAME_LABEL}=${serviceProxyName}` : `!${PROXY_NAME_LABEL}`,
       fieldSelector: SERVICE_FIELDS,
+      trim: trimService,
     });
     this.slices = this.#inform<V1EndpointSlice>(ENDPOINT_SLICES, listener.onSlice, {
       labelSelector: SLICE_LABELS,
+      trim: trimSlice,
     });
     const fieldSelector = `metadata.name=${nodeName}`;
     this.#nodes = this.#inform<V1Node>(NODES, listener.onNode, { fieldSelector, isOptional: true });
@@ -83,7 +86,7 @@ export class ProxySources implements AsyncDisposable {
   #inform<T extends KubeObject>(
     resource: Resource,
     onChange: (key: string) => void,
-    selectors: { labelSelector?: string; fieldSelector?: string; isOptional?: boolean },
+    which: Pick<InformerOptions<T>, 'labelSelector' | 'fieldSelector' | 'isOptional' | 'trim'>,
   ): Informer<T> {
     const { client, signal, log } = this.#options;
     const failed = Promise.withResolvers<void>();
@@ -100,7 +103,7 @@ export class ProxySources implements AsyncDisposable {
       said = '';
       onChange(key);
     };
-    return new Informer<T>({ client, signal, resource, onChange: onNews, onError, ...selectors });
+    return new Informer<T>({ client, signal, resource, onChange: onNews, onError, ...which });
   }
 
   /**
