@@ -21,7 +21,7 @@ import {
 import { type Dirt, Loop, type Outcome } from './loop.ts';
 import { masqueradeLayout } from './masquerade.ts';
 import { type NodePlan, planNode } from './node-plan.ts';
-import type { DaemonOptions, DaemonTiming } from './options.ts';
+import { type DaemonOptions, type DaemonTiming, keptDirectory } from './options.ts';
 import { Problems } from './problems.ts';
 import {
   type NodeState,
@@ -43,7 +43,7 @@ const kernelSettleMs = 200;
 const nftablesPollMs = 400;
 const timingDefaults: DaemonTiming = { resyncMs: 60_000, retryMs: 200, retryMostMs: 10_000 };
 /** Tables of rows about peers: one that fails is no reason to keep pods from starting. */
-const peerTables: readonly string[] = ['neighbor', 'fdb', 'route'];
+const peerTables: readonly string[] = ['neighbor', 'fdb', 'route', 'tunnel', 'wireguard'];
 
 /**
  * One worker that makes the kernel what the leases say. Events only mark dirty; every pass plans from the
@@ -86,12 +86,13 @@ export class NodeAgent implements Disposable {
     this.#options = options;
     this.#signal = signal;
     this.#masquerade = masquerade;
-    this.#backend = backendFor(config.backend);
+    this.#backend = backendFor(config.backend, { stateDir: keptDirectory(options) });
     this.#networks = Object.fromEntries(families.map((family) => [family, config.networks[family]?.network]));
     this.#problems = new Problems(log);
     this.#tables = new NodeTables({
       namespaceFd,
       layout: masqueradeLayout({ masquerade, random }),
+      backend: this.#backend,
       onRefused: (error) => log.warn({ error: error.message }, 'nftables refused a change; table made anew'),
     });
     this.#loop = new Loop({

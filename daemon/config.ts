@@ -14,20 +14,12 @@ import {
   prefixLengthOf,
 } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
-import { type BackendConfig, readBackendConfig } from './backend-config.ts';
+import type { BackendConfig } from './backend/backend.ts';
+import { parseBackend } from './backend/backends.ts';
 import { JsonObject } from './json-object.ts';
-import type { PerFamily } from './lease.ts';
+import type { FamilyNetwork, PerFamily } from './lease.ts';
 
-export type * from './backend-config.ts';
-
-/** The cluster's pod network of one family and how it is cut into one subnet a node. */
-export interface FamilyNetwork {
-  readonly network: Cidr;
-  readonly subnetLength: number;
-  /** First addresses of the first and the last subnet that may be given to a node. */
-  readonly subnetMin: Ip;
-  readonly subnetMax: Ip;
-}
+export type { FamilyNetwork } from './lease.ts';
 
 /** What all nodes agree on: flannel's net-conf.json, or the value of its `<prefix>/config` in etcd. */
 export interface NetworkConfig {
@@ -66,7 +58,7 @@ export function parseNetworkConfig(
   const root = new JsonObject(parseJson(text, source), '', problems);
   const networks = readNetworks(root, givesSubnets);
   const section = root.object('Backend');
-  const backend = readBackendConfig(
+  const backend = parseBackend(
     section,
     families.filter((family) => networks[family]),
   );

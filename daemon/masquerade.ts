@@ -27,6 +27,7 @@ import {
   type NftSet,
   nftElementKey,
 } from '../kernel/netlink/nftables/spec.ts';
+import { guardChain, guardSets } from './guard.ts';
 import type { PerFamily } from './lease.ts';
 
 /*
@@ -79,8 +80,8 @@ export function masqueradeLayout(options: {
   return {
     family: 'inet',
     table: masqueradeTable,
-    chains: options.masquerade ? [postrouting, forward] : [forward],
-    sets: families.flatMap(setsOf),
+    chains: [...(options.masquerade ? [postrouting] : []), forward, guardChain],
+    sets: [...families.flatMap(setsOf), ...guardSets],
   };
 }
 

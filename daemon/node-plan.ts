@@ -3,8 +3,10 @@ import { type AddressRow, addressKey } from '../kernel/address.ts';
 import { type LinkRow, linkKey } from '../kernel/link.ts';
 import { type FdbRow, fdbKey, type NeighborRow, neighborKey } from '../kernel/neighbor.ts';
 import type { NftElement } from '../kernel/netlink/nftables/spec.ts';
+import { type OffloadRow, offloadKey } from '../kernel/offload.ts';
 import { type RouteRow, routeKey } from '../kernel/route.ts';
-import type { Backend } from './backend/backend.ts';
+import type { Backend, BackendFacts } from './backend/backend.ts';
+import { guardRows } from './guard.ts';
 import type { Lease, PerFamily } from './lease.ts';
 import { masqueradeRows } from './masquerade.ts';
 import type { Underlay } from './underlay.ts';
@@ -20,10 +22,12 @@ export interface NodeFacts {
   readonly sysctls: ReadonlyMap<string, string>;
 }
 
-/** Wanted rows of every table of the daemon. */
+/** Wanted rows of every table of the daemon, and what the backend plans its own tables from. */
 export interface NodePlan {
+  readonly facts: BackendFacts;
   readonly sysctls: ReadonlyMap<string, string>;
   readonly links: ReadonlyMap<string, LinkRow>;
+  readonly offloads: ReadonlyMap<string, OffloadRow>;
   readonly addresses: ReadonlyMap<string, AddressRow>;
   readonly neighbors: ReadonlyMap<string, NeighborRow>;
   readonly fdb: ReadonlyMap<string, FdbRow>;
@@ -38,13 +42,15 @@ export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
   const rows = backend.plan(facts);
   const sysctls = planSysctls(facts);
   return {
+    facts,
     sysctls: sysctls.rows,
     links: keyed(rows.links, linkKey),
+    offloads: keyed(rows.offloads, offloadKey),
     addresses: keyed(rows.addresses, addressKey),
     neighbors: keyed(rows.neighbors, neighborKey),
     fdb: keyed(rows.fdb, fdbKey),
     routes: keyed(rows.routes, routeKey),
-    nft: masqueradeRows(facts.networks, facts.self.subnets),
+    nft: new Map([...masqueradeRows(facts.networks, facts.self.subnets), ...guardRows(rows.guard)]),
     problems: [...sysctls.problems, ...rows.problems],
     peers: rows.peers,
   };

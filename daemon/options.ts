@@ -16,6 +16,8 @@ export interface DaemonOptions {
   };
   /** Where this node remembers its subnets; by default with the CNI plugin's state. */
   readonly stateDir?: string | undefined;
+  /** Where this node keeps what must outlive a reboot (its key of WireGuard); by default as `stateDir`. */
+  readonly keptDir?: string | undefined;
   /** flannel's subnet.env; without it none is written. */
   readonly subnetFile?: string | undefined;
   /** By default true: pods' packets to the outside get this node's address. */
@@ -35,4 +37,8 @@ export interface DaemonTiming {
   /** Wait before what failed is tried again; doubles up to the most. */
   readonly retryMs: number;
   readonly retryMostMs: number;
+}
+
+export function keptDirectory({ keptDir, stateDir, cni }: DaemonOptions): string {
+  return keptDir ?? stateDir ?? cni.stateDir;
 }

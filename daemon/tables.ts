@@ -7,9 +7,10 @@ import { FdbTable, NeighborTable } from '../kernel/neighbor.ts';
 import type { NftLayout } from '../kernel/netlink/nftables/spec.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
+import { OffloadTable } from '../kernel/offload.ts';
 import { RouteTable } from '../kernel/route.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
-import { backendAlias, isBackendDevice } from './backend/backend.ts';
+import { type Backend, backendAlias, isBackendDevice, type OpenBackend } from './backend/backend.ts';
 import { type NodePlan, sysctlKeys } from './node-plan.ts';
 
 const MAIN_TABLE = 254;
@@ -17,6 +18,7 @@ const MAIN_TABLE = 254;
 export interface NodeTablesOptions {
   readonly namespaceFd?: number | undefined;
   readonly layout: NftLayout;
+  readonly backend: Backend;
   readonly onRefused: (error: KernelError) => void;
 }
 
@@ -27,14 +29,22 @@ export class NodeTables implements Disposable {
   readonly #nft: NftTable;
   readonly #namespaceFd: number | undefined;
   readonly #stack: DisposableStack;
+  #backend: OpenBackend | undefined;
 
-  constructor({ namespaceFd, layout, onRefused }: NodeTablesOptions) {
+  constructor({ namespaceFd, layout, backend, onRefused }: NodeTablesOptions) {
     using stack = new DisposableStack();
     this.socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd }));
     this.#nftSocket = stack.use(openNftSocket(inNamespace(namespaceFd)));
     this.#nft = new NftTable({ socket: this.#nftSocket, layout, onRefused });
     this.#namespaceFd = namespaceFd;
+    this.#backend = backend.open?.({ namespaceFd });
     this.#stack = stack.move();
+  }
+
+  /** From here the tables of this backend are in {@link layers}; what those of the last one held open is closed. */
+  useBackend(backend: Backend): void {
+    this.#backend?.[Symbol.dispose]();
+    this.#backend = backend.open?.({ namespaceFd: this.#namespaceFd });
   }
 
   /** The sysctls that this kernel has, of those that a plan may want. */
@@ -52,15 +62,20 @@ export class NodeTables implements Disposable {
    */
   layers(plan: NodePlan, ownSubnets: readonly Cidr[]): Plan {
     const { socket } = this;
+    const namespaceFd = this.#namespaceFd;
     const isMine = ({ device }: { device: string }) => isBackendDevice(device);
     const isOwn = (destination: Cidr) => ownSubnets.some((subnet) => cidrContains(subnet, destination));
     return [
       layer(this.#sysctls([...plan.sysctls.keys()]), plan.sysctls),
+      // Before there is a tunnel: strangers' packets do not get in, not even for a moment.
+      ...this.nftLayers(plan),
       layer(
-        scoped(new LinkTable({ socket }), ({ alias }) => alias === backendAlias),
+        scoped(new LinkTable({ socket, namespaceFd }), ({ alias }) => alias === backendAlias),
         plan.links,
       ),
+      layer(new OffloadTable({ devices: [...plan.offloads.keys()], namespaceFd }), plan.offloads),
       layer(scoped(new AddressTable({ socket }), isMine), plan.addresses),
+      ...(this.#backend?.layers(plan.facts) ?? []),
       layer(scoped(new NeighborTable({ socket }), isMine), plan.neighbors),
       layer(scoped(new FdbTable({ socket }), isMine), plan.fdb),
       layer(
@@ -70,7 +85,6 @@ export class NodeTables implements Disposable {
         ),
         plan.routes,
       ),
-      ...this.nftLayers(plan),
     ];
   }
 
@@ -84,6 +98,7 @@ export class NodeTables implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#backend?.[Symbol.dispose]();
     this.#stack[Symbol.dispose]();
   }
 }

@@ -1,14 +1,20 @@
 import { constants } from 'node:os';
 import type { Ip, Mac } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
+import type { Descriptor } from '../native/index.ts';
 import { isMissing, KernelError } from './errors.ts';
 import { isOurs, type KnownLink, LINK_ALIAS_PREFIX, LinkIndex } from './linkindex.ts';
 import { createLink, deleteLinks, type LinkPlaces, updateLink } from './linkmessages.ts';
 import { IFF_UP } from './netlink/route/link.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
+import { createTun } from './tun.ts';
 import { failuresOf } from './write.ts';
 
-const kinds = ['bridge', 'vxlan', 'veth', 'dummy'] as const;
+const kinds = [
+  ...(['bridge', 'vxlan', 'veth', 'dummy'] as const),
+  /** Layer 3: no MAC address, no neighbours. */
+  ...(['ipip', 'ip6tnl', 'wireguard', 'tun'] as const),
+];
 
 /** A virtual link of ours. */
 export interface LinkRow {
@@ -25,6 +31,8 @@ export interface LinkRow {
   /** Name of the bridge whose port it is; undefined: of none. */
   readonly master?: string | undefined;
   readonly vxlan?: VxlanParameters | undefined;
+  /** Of kinds ipip and ip6tnl. */
+  readonly ipip?: IpipParameters | undefined;
   /** Only with a master. */
   readonly bridgePort?: { readonly hairpin?: boolean | undefined } | undefined;
 }
@@ -38,6 +46,15 @@ export interface VxlanParameters {
   /** Name of the link that carries the outer packets. */
   readonly device: string;
   readonly learning: boolean;
+  /** Marks of packets travel in the header (group based policy); by default they do not. */
+  readonly gbp?: boolean | undefined;
+}
+
+/** IPv4 in IPv4, or IPv6 in IPv6; the other end is each route's next hop. */
+export interface IpipParameters {
+  readonly local: Ip;
+  /** Name of the link that carries the outer packets. */
+  readonly device: string;
 }
 
 export function linkKey(row: LinkRow): string {
@@ -51,9 +68,12 @@ export function linkKey(row: LinkRow): string {
 export class LinkTable implements Table<string, LinkRow> {
   readonly name = 'link';
   readonly #socket: NetlinkSocket;
+  readonly #namespaceFd: Descriptor;
 
-  constructor({ socket }: { socket: NetlinkSocket }) {
+  /** `namespaceFd`: the socket's, for kinds that netlink cannot make (tun); by default that of the process. */
+  constructor({ socket, namespaceFd = -1 }: { socket: NetlinkSocket; namespaceFd?: Descriptor | undefined }) {
     this.#socket = socket;
+    this.#namespaceFd = namespaceFd;
   }
 
   same(wanted: LinkRow, actual: LinkRow): boolean {
@@ -98,21 +118,28 @@ export class LinkTable implements Table<string, LinkRow> {
     if (invalid !== undefined) return invalid;
     const places = await this.#find(wanted);
     if (places instanceof KernelError) return places;
-    if (actual === undefined) return createLink(this.#socket, wanted, places);
+    if (actual === undefined) return this.#create(wanted, places);
     if (!mustBeMadeAnew(wanted, actual)) return updateLink(this.#socket, wanted, actual, places);
     const [refused] = await this.#remove([wanted.name]);
     if (refused !== undefined && !isMissing(refused)) return refused;
-    return createLink(this.#socket, wanted, places);
+    return this.#create(wanted, places);
+  }
+
+  #create(row: LinkRow, places: LinkPlaces): Promise<KernelError | undefined> {
+    return row.kind === 'tun'
+      ? createTun(this.#socket, row, this.#namespaceFd)
+      : createLink(this.#socket, row, places);
   }
 
   /** The indexes of the links that a row names. */
-  async #find({ name, master, vxlan }: LinkRow): Promise<LinkPlaces | KernelError> {
-    const named = [name, master, vxlan?.device].filter((link) => link !== undefined);
+  async #find({ name, master, ...row }: LinkRow): Promise<LinkPlaces | KernelError> {
+    const below = belowOf(row);
+    const named = [name, master, below].filter((link) => link !== undefined);
     const links = await LinkIndex.lookUp(this.#socket, named);
     const operation = `RTM_NEWLINK ${name}`;
     const bridge = master === undefined ? undefined : links.find(master, operation);
     if (bridge instanceof KernelError) return bridge;
-    const device = vxlan === undefined ? undefined : links.find(vxlan.device, operation);
+    const device = below === undefined ? undefined : links.find(below, operation);
     if (device instanceof KernelError) return device;
     const own = links.named(name);
     return {
@@ -139,6 +166,11 @@ function checkAlias({ name, alias }: LinkRow): KernelError | undefined {
   });
 }
 
+/** The link that carries what this one sends. */
+function belowOf({ vxlan, ipip }: Pick<LinkRow, 'vxlan' | 'ipip'>): string | undefined {
+  return vxlan?.device ?? ipip?.device;
+}
+
 /** Bridges before their ports, and links before the vxlans on them. */
 function inOrderOfDependence<C extends Change<string, LinkRow>>(
   changes: readonly C[],
@@ -148,14 +180,19 @@ function inOrderOfDependence<C extends Change<string, LinkRow>>(
   const depthOf = (name: string | undefined, limit: number): number => {
     const row = name === undefined ? undefined : rows.get(name);
     if (row === undefined || limit === 0) return 0;
-    return 1 + Math.max(depthOf(row.master, limit - 1), depthOf(row.vxlan?.device, limit - 1));
+    return 1 + Math.max(depthOf(row.master, limit - 1), depthOf(belowOf(row), limit - 1));
   };
   const depths = new Map(made.map(({ wanted }) => [wanted.name, depthOf(wanted.name, 4)]));
   return made.toSorted((a, b) => (depths.get(a.wanted.name) ?? 0) - (depths.get(b.wanted.name) ?? 0));
 }
 
 function mustBeMadeAnew(wanted: LinkRow, actual: LinkRow): boolean {
-  return wanted.kind !== actual.kind || !sameVxlan(wanted.vxlan, actual.vxlan);
+  return (
+    wanted.kind !== actual.kind ||
+    !sameVxlan(wanted.vxlan, actual.vxlan) ||
+    wanted.ipip?.local !== actual.ipip?.local ||
+    wanted.ipip?.device !== actual.ipip?.device
+  );
 }
 
 function sameVxlan(a: VxlanParameters | undefined, b: VxlanParameters | undefined): boolean {
@@ -164,7 +201,8 @@ function sameVxlan(a: VxlanParameters | undefined, b: VxlanParameters | undefine
     a?.port === b?.port &&
     a?.local === b?.local &&
     a?.device === b?.device &&
-    a?.learning === b?.learning
+    a?.learning === b?.learning &&
+    (a?.gbp ?? false) === (b?.gbp ?? false)
   );
 }
 
@@ -185,6 +223,7 @@ function rowFrom(link: KnownLink, links: LinkIndex): LinkRow | undefined {
     up: ((link.flags ?? 0) & IFF_UP) !== 0,
     master: links.at(link.masterIndex)?.name,
     vxlan: vxlanFrom(link, links),
+    ipip: ipipFrom(link, links),
     bridgePort: hairpin === undefined ? undefined : { hairpin },
   };
 }
@@ -198,5 +237,15 @@ function vxlanFrom({ vxlan }: KnownLink, links: LinkIndex): VxlanParameters | un
     local: vxlan.local ?? ('' as Ip),
     device: links.at(vxlan.deviceIndex)?.name ?? '',
     learning: vxlan.learning ?? false,
+    gbp: vxlan.gbp ?? false,
+  };
+}
+
+function ipipFrom({ ipip }: KnownLink, links: LinkIndex): IpipParameters | undefined {
+  if (ipip === undefined) return undefined;
+  const hasRemote = ipip.remote !== undefined && /[^0.:]/.test(ipip.remote);
+  return {
+    local: hasRemote ? ('' as Ip) : (ipip.local ?? ('' as Ip)),
+    device: links.at(ipip.deviceIndex)?.name ?? '',
   };
 }

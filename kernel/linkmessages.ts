@@ -16,7 +16,7 @@ export interface LinkPlaces {
   /** Of the link itself, when it is there and ours. */
   readonly own: number | undefined;
   readonly master: number | undefined;
-  /** Of the link below a vxlan. */
+  /** Of the link below a tunnel. */
   readonly device: number | undefined;
 }
 
@@ -50,13 +50,15 @@ export async function createLink(
   return error;
 }
 
-/** A vxlan has no address but those that it is given: no neighbor discovery floods the other nodes. */
+const tunnelKinds: readonly LinkRow['kind'][] = ['vxlan', 'ipip', 'ip6tnl', 'wireguard'];
+
+/** A tunnel has no address but those that it is given: no neighbor discovery floods the other nodes. */
 function quietOf({ kind }: LinkRow): Link {
-  return kind === 'vxlan' ? { ipv6AddressGeneration: IN6_ADDR_GEN_MODE_NONE } : {};
+  return tunnelKinds.includes(kind) ? { ipv6AddressGeneration: IN6_ADDR_GEN_MODE_NONE } : {};
 }
 
 function birthOf(row: LinkRow, places: LinkPlaces, group: number): Link {
-  const { name, kind, mac, vxlan } = row;
+  const { name, kind, mac, vxlan, ipip } = row;
   return {
     name,
     kind,
@@ -65,6 +67,7 @@ function birthOf(row: LinkRow, places: LinkPlaces, group: number): Link {
     group,
     masterIndex: places.master,
     vxlan: vxlan && { ...vxlan, deviceIndex: places.device },
+    ipip: ipip && { local: ipip.local, deviceIndex: places.device },
     // Each queue costs kobjects; the default is one for each CPU.
     ...(kind === 'veth' ? { txQueues: 1, rxQueues: 1, peer: { txQueues: 1, rxQueues: 1 } } : {}),
   };

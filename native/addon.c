@@ -25,6 +25,13 @@ static const struct {
     {"createNamespace", namespace_create},
     {"unmountNamespace", namespace_unmount},
     {"close", descriptor_close},
+    {"openTun", tun_open},
+    {"keepTun", tun_keep},
+    {"ethtool", link_ethtool},
+    {"pump", pump_open},
+    {"setPumpTable", pump_table},
+    {"pumpState", pump_state},
+    {"stopPump", pump_close},
 };
 
 static void free_instance(napi_env env, void *data, void *hint) {

@@ -145,6 +145,15 @@ napi_value reply_take(napi_env env, napi_callback_info info);
 // --- poll.c ---
 napi_value poll_start(napi_env env, napi_callback_info info);
 
+// --- tunnel.c ---
+napi_value tun_open(napi_env env, napi_callback_info info);
+napi_value tun_keep(napi_env env, napi_callback_info info);
+napi_value link_ethtool(napi_env env, napi_callback_info info);
+napi_value pump_open(napi_env env, napi_callback_info info);
+napi_value pump_table(napi_env env, napi_callback_info info);
+napi_value pump_state(napi_env env, napi_callback_info info);
+napi_value pump_close(napi_env env, napi_callback_info info);
+
 // --- namespace.c ---
 napi_value namespace_open_file(napi_env env, napi_callback_info info);
 napi_value namespace_create(napi_env env, napi_callback_info info);

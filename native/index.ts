@@ -30,6 +30,26 @@ export interface Poll {
   stop(): void;
 }
 
+declare const pumpBrand: unique symbol;
+
+/** See {@link Native.pump}. */
+export interface Pump {
+  readonly [pumpBrand]: never;
+}
+
+/** Counts of inner packets since the start. */
+export interface PumpState {
+  /** False: the device is gone. */
+  readonly runs: boolean;
+  readonly sent: number;
+  readonly received: number;
+  /** Dropped: to no peer; from no peer; not IP; not taken by the kernel. */
+  readonly noRoute: number;
+  readonly badSender: number;
+  readonly malformed: number;
+  readonly lost: number;
+}
+
 /** A thread of the addon's own with a queue: jobs run in order, and never on libuv's pool. */
 export interface Lane {
   /** Ends the thread after the jobs already queued. */
@@ -103,6 +123,28 @@ export interface Native {
   /** Lazily unmounts a namespace that is bound to `path`. The file stays. */
   unmountNamespace(path: string): void;
   close(fd: Descriptor): void;
+  /**
+   * Opens the TUN device of this name, which is made where it is not there; `mustBeNew`: EBUSY where it is. Packets
+   * are read and written with a struct virtio_net_hdr in front, TCP uncut.
+   */
+  openTun(namespaceFd: Descriptor, name: string, mustBeNew: boolean): Descriptor;
+  /** From here the device stays when nobody has it open. */
+  keepTun(fd: Descriptor): void;
+  /** One ETHTOOL_… command with one number (struct ethtool_value), on any socket: the number after it. */
+  ethtool(fd: Descriptor, name: string, command: number, value: number): number;
+  /**
+   * A thread that carries packets between a TUN device and UDP sockets (-1: none of that family) until it is stopped
+   * or the device is gone. The descriptors stay the caller's; they must outlive it.
+   */
+  pump(tunFd: Descriptor, udp4Fd: Descriptor, udp6Fd: Descriptor): Pump;
+  /**
+   * Replaces the table. Addresses are 16 bytes, IPv4 as ::ffff:0:0/96, in ascending order. `routes`: rows of first
+   * and last address, endpoint, port in network order, two zeros; not overlapping. `senders`: whose datagrams are
+   * taken.
+   */
+  setPumpTable(pump: Pump, routes: Uint8Array, senders: Uint8Array): void;
+  pumpState(pump: Pump): PumpState;
+  stopPump(pump: Pump): void;
 }
 
 /** The addon, built by `npm run setup` into `.cache/native/`. */

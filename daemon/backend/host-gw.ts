@@ -1,6 +1,12 @@
 import { families, ipOf } from '../../core/address.ts';
 import type { RouteRow } from '../../kernel/route.ts';
-import type { Backend, BackendFacts, BackendRows } from './backend.ts';
+import {
+  type BackendConfig,
+  type BackendFacts,
+  type BackendKind,
+  type BackendRows,
+  noRows,
+} from './backend.ts';
 import { isAdjacent, selectPeers } from './peers.ts';
 
 /*
@@ -14,13 +20,16 @@ import { isAdjacent, selectPeers } from './peers.ts';
  * every node is in one layer-2 network: a router in between would not know the pods' addresses.
  */
 
-export function hostGw(): Backend {
-  return {
+export const hostGw: BackendKind<BackendConfig & { type: 'host-gw' }> = {
+  type: 'host-gw',
+  parse: () => ({ type: 'host-gw' }),
+  make: () => ({
+    type: 'host-gw',
     data: () => ({}),
     mtuBytes: (underlay) => underlay.mtuBytes,
     plan: planHostGw,
-  };
-}
+  }),
+};
 
 function planHostGw(facts: BackendFacts): BackendRows {
   const { peers, problems } = selectPeers(facts);
@@ -44,13 +53,5 @@ function planHostGw(facts: BackendFacts): BackendRows {
     routes.push({ destination: peer.subnet, gateway: peer.publicIp, device: underlay.device });
     reached.add(peer.key);
   }
-  return {
-    links: [],
-    addresses: [],
-    neighbors: [],
-    fdb: [],
-    routes,
-    problems: problems.sort(),
-    peers: reached.size,
-  };
+  return { ...noRows, routes, problems: problems.sort(), peers: reached.size };
 }

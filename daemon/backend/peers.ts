@@ -84,7 +84,7 @@ function withoutOverlaps(candidates: Peer[], problems: string[]): Peer[] {
 }
 
 /** Whether the peer is in the network that the underlay device is directly connected to. */
-export function isAdjacent(underlay: Underlay, peer: Peer): boolean {
+export function isAdjacent(underlay: Underlay, peer: Pick<Peer, 'family' | 'publicIp'>): boolean {
   const address = underlay.addresses[peer.family];
   return address !== undefined && cidrContains(networkOf(address), peer.publicIp);
 }

@@ -1,3 +1,4 @@
+import { release } from 'node:os';
 import {
   addressBits,
   type Family,
@@ -11,11 +12,21 @@ import {
 import type { AddressRow } from '../../kernel/address.ts';
 import type { LinkRow } from '../../kernel/link.ts';
 import type { FdbRow, NeighborRow } from '../../kernel/neighbor.ts';
+import type { OffloadRow } from '../../kernel/offload.ts';
 import type { RouteRow } from '../../kernel/route.ts';
-import type { VxlanConfig } from '../config.ts';
+import type { JsonObject } from '../json-object.ts';
 import { type PerFamily, vtepMac } from '../lease.ts';
 import type { Underlay } from '../underlay.ts';
-import { type Backend, type BackendFacts, type BackendRows, backendAlias } from './backend.ts';
+import {
+  type Backend,
+  type BackendConfig,
+  type BackendFacts,
+  type BackendKind,
+  type BackendRows,
+  backendAlias,
+  noRows,
+} from './backend.ts';
+import { innerMtu, leastInnerMtu, readMtu, type UnderlayMtu, underlayFamilies } from './mtu.ts';
 import { isAdjacent, type Peer, selectPeers } from './peers.ts';
 
 /*
@@ -42,32 +53,83 @@ export function vtepDevice(vni: number, family: Family): string {
   return `${family === 4 ? 'fl' : 'fl6'}.${vni}`;
 }
 
-export function vxlan(config: VxlanConfig): Backend {
+export interface VxlanConfig extends BackendConfig, UnderlayMtu {
+  readonly type: 'vxlan';
+  readonly vni: number;
+  /** UDP port. */
+  readonly port: number;
+  readonly learning: boolean;
+  /** Peers in the same layer-2 network are reached without the tunnel. */
+  readonly directRouting: boolean;
+  /** Group based policy: the packet's mark travels in the VXLAN header. */
+  readonly gbp: boolean;
+  /** Of the tunnel's device. `auto`: off where this kernel is known to spoil checksums. Not a key of flannel's. */
+  readonly checksumOffload: 'auto' | 'on' | 'off';
+}
+
+/** flannel's values for what a configuration does not say. */
+const defaults = Object.freeze({
+  vni: 1,
+  /** The Linux kernel's own default; IANA's is 4789. */
+  port: 8472,
+  gbp: false,
+  learning: false,
+  directRouting: false,
+});
+
+export const vxlan: BackendKind<VxlanConfig> = {
+  type: 'vxlan',
+  parse: parseVxlan,
+  make: (config) => vxlanBackend(config, release()),
+};
+
+function parseVxlan(options: JsonObject, inUse: readonly Family[]): VxlanConfig {
+  options.skip('MacPrefix', 'Name'); // on Windows
   return {
-    data: (nodeName, underlay) => vtepData(config, nodeName, underlay),
-    mtuBytes: (underlay) =>
-      Math.min(...familiesOf(underlay).map((family) => tunnelMtu(config, underlay, family))),
-    plan: (facts) => planVxlan(config, facts),
+    type: 'vxlan',
+    vni: options.integer('VNI', 1, 2 ** 24 - 1) ?? defaults.vni,
+    port: options.integer('Port', 0, 65535) || defaults.port,
+    ...readMtu(options, vxlanOverheadBytes, inUse),
+    gbp: options.boolean('GBP', defaults.gbp),
+    learning: options.boolean('Learning', defaults.learning),
+    directRouting: options.boolean('DirectRouting', defaults.directRouting),
+    checksumOffload: options.word('ChecksumOffload', ['auto', 'on', 'off']),
   };
 }
 
-function familiesOf(underlay: Underlay): Family[] {
-  return families.filter((family) => underlay.addresses[family] !== undefined);
+/** `kernelRelease` as uname(2) gives it. */
+export function vxlanBackend(config: VxlanConfig, kernelRelease: string): Backend {
+  return {
+    type: 'vxlan',
+    data: (nodeName, underlay) => vtepData(config, nodeName, underlay),
+    mtuBytes: (underlay) => leastInnerMtu(config, underlay, vxlanOverheadBytes),
+    plan: (facts) => planVxlan(config, facts, offloadOf(config, kernelRelease)),
+  };
 }
 
-function tunnelMtu(config: VxlanConfig, underlay: Underlay, family: Family): number {
-  return (config.mtuBytes ?? underlay.mtuBytes) - vxlanOverheadBytes[family];
+/**
+ * Kernels before 5.7 leave the checksum of an inner packet wrong when NAT changed the packet before it entered the
+ * tunnel (connections to Services then take 1, 3 or 63 seconds: flannel issue 1279, Kubernetes issue 90084).
+ */
+function offloadOf({ checksumOffload }: VxlanConfig, kernelRelease: string): boolean {
+  if (checksumOffload !== 'auto') return checksumOffload === 'on';
+  const [major = 0, minor = 0] = kernelRelease.split('.').map((part) => Number.parseInt(part, 10));
+  return major > 5 || (major === 5 && minor >= 7);
 }
 
 function vtepData(config: VxlanConfig, nodeName: string, underlay: Underlay): PerFamily<unknown> {
   return Object.fromEntries(
-    familiesOf(underlay).map((family) => [family, { VNI: config.vni, VtepMAC: vtepMac(nodeName, family) }]),
+    underlayFamilies(underlay).map((family) => [
+      family,
+      { VNI: config.vni, VtepMAC: vtepMac(nodeName, family) },
+    ]),
   );
 }
 
-function planVxlan(config: VxlanConfig, facts: BackendFacts): BackendRows {
+function planVxlan(config: VxlanConfig, facts: BackendFacts, transmitChecksum: boolean): BackendRows {
   const { peers, problems } = selectPeers(facts);
   const links: LinkRow[] = [];
+  const offloads: OffloadRow[] = [];
   const addresses: AddressRow[] = [];
   const neighbors: NeighborRow[] = [];
   const fdb: FdbRow[] = [];
@@ -78,16 +140,17 @@ function planVxlan(config: VxlanConfig, facts: BackendFacts): BackendRows {
     const local = facts.underlay.addresses[family];
     if (subnet === undefined || local === undefined) continue;
     const name = vtepDevice(config.vni, family);
-    const { vni, port, learning } = config;
+    const { vni, port, learning, gbp } = config;
     links.push({
       name,
       kind: 'vxlan',
       alias: backendAlias,
       mac: vtepMac(facts.nodeName, family),
-      mtuBytes: tunnelMtu(config, facts.underlay, family),
+      mtuBytes: innerMtu(config, facts.underlay, vxlanOverheadBytes, family),
       up: true,
-      vxlan: { vni, port, local: ipOf(local), device: facts.underlay.device, learning },
+      vxlan: { vni, port, local: ipOf(local), device: facts.underlay.device, learning, gbp },
     });
+    offloads.push({ device: name, transmitChecksum });
     addresses.push({ device: name, address: hostCidr(ipOf(subnet), addressBits(family)) });
   }
   for (const peer of peers) {
@@ -107,7 +170,13 @@ function planVxlan(config: VxlanConfig, facts: BackendFacts): BackendRows {
     }
     reached.add(peer.key);
   }
-  return { links, addresses, neighbors, fdb, routes, problems: problems.sort(), peers: reached.size };
+  return {
+    ...noRows,
+    ...{ links, offloads, addresses, neighbors, fdb, routes },
+    guard: { udpPort: config.port, senders: peers.map(({ publicIp }) => publicIp) },
+    problems: problems.sort(),
+    peers: reached.size,
+  };
 }
 
 function peerMac(config: VxlanConfig, { key, data }: Peer): Mac | { readonly problem: string } {

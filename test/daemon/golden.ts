@@ -96,7 +96,7 @@ export function planOf(configText: string, nodes: readonly TestNode[]): NodePlan
   ]);
   const byKey = new Map(leases.map((lease) => [lease.key, lease]));
   const facts = { nodeName: 'node-1', self, leases: byKey, networks, underlay, sysctls };
-  return planNode(facts, backendFor(config.backend));
+  return planNode(facts, backendFor(config.backend, { stateDir: '/nonexistent' }));
 }
 
 /** A plan as lines: table, key, and what the key does not say. */
@@ -106,13 +106,14 @@ export function planText(plan: NodePlan): string {
   return [
     ...table('sysctl', plan.sysctls, (value) => `= ${value}`),
     ...table('link', plan.links, ({ name: _, ...row }) => JSON.stringify(row)),
+    ...table('offload', plan.offloads, ({ transmitChecksum }) => (transmitChecksum ? 'on' : 'off')),
     ...table('address', plan.addresses, () => ''),
     ...table('neighbor', plan.neighbors, ({ mac }) => `lladdr ${mac}`),
     ...table('fdb', plan.fdb, () => ''),
     ...table(
       'route',
       plan.routes,
-      (row) => `via ${row.gateway} dev ${row.device}${row.onlink ? ' onlink' : ''}`,
+      (row) => `${row.gateway ? `via ${row.gateway} ` : ''}dev ${row.device}${row.onlink ? ' onlink' : ''}`,
     ),
     ...table('nft', plan.nft, (_: NftElement) => ''),
     ...plan.problems.map((problem) => `problem ${problem}`),

@@ -18,6 +18,7 @@ for (const [families, network] of Object.entries(networks)) {
   for (const [backend, mtuBytes] of [
     ['vxlan', 1430],
     ['host-gw', 1500],
+    ['udp', 1452],
   ] as const) {
     test.serial(`pods on two nodes reach each other over ${backend} with ${families}`, async (t) => {
       const nodes = await Nodes.open(t, 2);

@@ -8,12 +8,15 @@ import {
   IFLA_INFO_KIND,
   IFLA_INFO_SLAVE_DATA,
   IFLA_INFO_SLAVE_KIND,
+  type Ipip,
   readBridge,
   readBridgePort,
+  readIpip,
   readVxlan,
   type Vxlan,
   writeBridge,
   writeBridgePort,
+  writeIpip,
   writeVxlan,
 } from './linkinfo.ts';
 import { AF_INET, AF_INET6, AF_UNSPEC, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK } from './rtnetlink.ts';
@@ -73,6 +76,7 @@ export interface Link {
   readonly ipv6AddressGeneration?: number | undefined;
   readonly kind?: string | undefined;
   readonly vxlan?: Vxlan | undefined;
+  readonly ipip?: Ipip | undefined;
   readonly bridge?: Bridge | undefined;
   /** kind veth, write only: the other end. */
   readonly peer?: Link | undefined;
@@ -119,10 +123,12 @@ function writeAddressGeneration(writer: Writer, mode: number): void {
   });
 }
 
-function writeLinkInfo(writer: Writer, { kind, vxlan, bridge, peer, portKind, bridgePort }: Link): void {
+function writeLinkInfo(writer: Writer, link: Link): void {
+  const { kind, vxlan, ipip, bridge, peer, portKind, bridgePort } = link;
   writer.nest(IFLA_LINKINFO, () => {
     if (kind !== undefined) writer.attrText(IFLA_INFO_KIND, kind);
     if (vxlan !== undefined) writer.nest(IFLA_INFO_DATA, () => writeVxlan(writer, vxlan));
+    if (ipip !== undefined) writer.nest(IFLA_INFO_DATA, () => writeIpip(writer, ipip));
     if (bridge !== undefined) writer.nest(IFLA_INFO_DATA, () => writeBridge(writer, bridge));
     if (peer !== undefined) {
       writer.nest(IFLA_INFO_DATA, () => writer.nest(VETH_INFO_PEER, () => writeLink(writer, peer)));
@@ -169,6 +175,10 @@ function readAddressGeneration(attributes: Attributes): number | undefined {
   return attributes.nested(IFLA_AF_SPEC)?.nested(AF_INET6)?.u8(IFLA_INET6_ADDR_GEN_MODE);
 }
 
+function isIpip(kind: string | undefined): boolean {
+  return kind === 'ipip' || kind === 'ip6tnl';
+}
+
 function readLinkInfo(info: Attributes | undefined): Partial<Link> {
   if (info === undefined) return {};
   const kind = info.text(IFLA_INFO_KIND);
@@ -179,6 +189,7 @@ function readLinkInfo(info: Attributes | undefined): Partial<Link> {
   return {
     kind,
     vxlan: kind === 'vxlan' && data !== undefined ? readVxlan(data) : undefined,
+    ipip: isIpip(kind) && data !== undefined ? readIpip(data) : undefined,
     bridge: kind === 'bridge' && data !== undefined ? readBridge(data) : undefined,
     peer: peer === undefined ? undefined : decodeLink(peer),
     portKind,

@@ -14,6 +14,17 @@ const IFLA_VXLAN_LOCAL = 4;
 const IFLA_VXLAN_LEARNING = 7;
 const IFLA_VXLAN_PORT = 15;
 const IFLA_VXLAN_LOCAL6 = 17;
+const IFLA_VXLAN_GBP = 23;
+
+/** linux/if_tunnel.h: of ipip and ip6tnl alike. */
+const IFLA_IPTUN_LINK = 1;
+const IFLA_IPTUN_LOCAL = 2;
+const IFLA_IPTUN_REMOTE = 3;
+const IFLA_IPTUN_FLAGS = 8;
+const IFLA_IPTUN_PROTO = 9;
+const IPPROTO_IPV6 = 41;
+/** Without the destination option of RFC 2473 §4.1.1, which is 8 bytes in every packet. */
+const IP6_TNL_F_IGN_ENCAP_LIMIT = 1;
 
 const IFLA_BR_AGEING_TIME = 4;
 const IFLA_BR_STP_STATE = 5;
@@ -30,6 +41,8 @@ export interface Vxlan {
   /** Index of the link that carries the outer packets. */
   readonly deviceIndex?: number | undefined;
   readonly learning?: boolean | undefined;
+  /** Group based policy; only made with it or without. */
+  readonly gbp?: boolean | undefined;
 }
 
 export function writeVxlan(writer: Writer, vxlan: Vxlan): void {
@@ -41,6 +54,7 @@ export function writeVxlan(writer: Writer, vxlan: Vxlan): void {
   }
   writeFlag(writer, IFLA_VXLAN_LEARNING, vxlan.learning);
   if (vxlan.port !== undefined) writer.attrU16be(IFLA_VXLAN_PORT, vxlan.port);
+  if (vxlan.gbp) writer.attrFlag(IFLA_VXLAN_GBP);
 }
 
 export function readVxlan(data: Attributes): Vxlan {
@@ -51,6 +65,34 @@ export function readVxlan(data: Attributes): Vxlan {
       ipAttribute(data, IFLA_VXLAN_LOCAL, 4, 'vxlan') ?? ipAttribute(data, IFLA_VXLAN_LOCAL6, 6, 'vxlan'),
     deviceIndex: data.u32(IFLA_VXLAN_LINK),
     learning: readFlag(data, IFLA_VXLAN_LEARNING),
+    gbp: data.has(IFLA_VXLAN_GBP) ? true : undefined,
+  };
+}
+
+/** A tunnel that puts one IP header around a packet of the same family; undefined is left to the kernel. */
+export interface Ipip {
+  /** Source address of the outer packets; says which family it is. */
+  readonly local?: Ip | undefined;
+  /** Only read: other end of a tunnel that has one. */
+  readonly remote?: Ip | undefined;
+  /** Index of the link that carries the outer packets. */
+  readonly deviceIndex?: number | undefined;
+}
+
+export function writeIpip(writer: Writer, { local, deviceIndex }: Ipip): void {
+  if (deviceIndex !== undefined) writer.attrU32(IFLA_IPTUN_LINK, deviceIndex);
+  if (local === undefined) return;
+  writer.attr(IFLA_IPTUN_LOCAL, ipToBytes(local));
+  if (familyOf(local) === 4) return;
+  writer.attrU32(IFLA_IPTUN_FLAGS, IP6_TNL_F_IGN_ENCAP_LIMIT).attrU8(IFLA_IPTUN_PROTO, IPPROTO_IPV6);
+}
+
+export function readIpip(data: Attributes): Ipip {
+  const family = data.get(IFLA_IPTUN_LOCAL)?.length === 16 ? 6 : 4;
+  return {
+    local: ipAttribute(data, IFLA_IPTUN_LOCAL, family, 'ipip'),
+    remote: ipAttribute(data, IFLA_IPTUN_REMOTE, family, 'ipip'),
+    deviceIndex: data.u32(IFLA_IPTUN_LINK),
   };
 }
 

@@ -1,0 +1,72 @@
+import { families, familyOf, type Ip } from '../core/address.ts';
+import { drop, inSet, match, notInSet, rule } from '../kernel/netlink/nftables/expressions.ts';
+import { ip6Saddr, ipSaddr, metaL4proto, metaNfproto, thDport } from '../kernel/netlink/nftables/fields.ts';
+import { nftKey } from '../kernel/netlink/nftables/keys.ts';
+import {
+  hookPriorities,
+  type NftChain,
+  type NftElement,
+  type NftSet,
+  nftElementKey,
+} from '../kernel/netlink/nftables/spec.ts';
+import type { Guard } from './backend/backend.ts';
+
+/*
+ * The life of one encapsulated packet that arrives here: before anybody takes it, its port or protocol is looked up,
+ * and its sender among the peers. A stranger's goes no further: whoever can send to a VXLAN port is else in the same
+ * layer-2 network as all pods.
+ *
+ * The chain knows no address and no port, as those of the masquerade: they are elements of sets. It only drops, so
+ * that an operator's own rules decide about all the rest. It runs before them: a flood costs one look-up each.
+ */
+
+const IPPROTO_UDP = 17;
+const NFPROTO = { 4: 2, 6: 10 } as const;
+const sources = { 4: ipSaddr, 6: ip6Saddr } as const;
+const portSet = 'tunnelports';
+const protocolSet = (family: 4 | 6) => `tunnelprotocols${family}`;
+const peerSet = (family: 4 | 6) => `peers${family}`;
+
+export const guardChain: NftChain = {
+  name: 'tunnels',
+  hook: { type: 'filter', hook: 'input', priority: hookPriorities.raw },
+  rules: families.flatMap((family) => {
+    const toTunnel = [
+      [...match(metaL4proto, '==', IPPROTO_UDP), ...inSet([thDport], portSet)],
+      inSet([metaL4proto], protocolSet(family)),
+    ];
+    const fromStranger = [
+      ...match(metaNfproto, '==', NFPROTO[family]),
+      ...notInSet([sources[family]], peerSet(family)),
+    ];
+    return toTunnel.map((isTunnel) => rule('tunnels of strangers', isTunnel, fromStranger, drop()));
+  }),
+};
+
+export const guardSets: readonly NftSet[] = [
+  { name: portSet, key: [thDport], comment: 'UDP ports of tunnels' },
+  ...families.flatMap((family): NftSet[] => [
+    { name: protocolSet(family), key: [metaL4proto], comment: 'protocols of tunnels' },
+    { name: peerSet(family), key: [sources[family]], comment: 'nodes of the cluster' },
+  ]),
+];
+
+/** The elements of the sets, by key. Without a port or protocol nothing is dropped. */
+export function guardRows(guard: Guard | undefined): Map<string, NftElement> {
+  if (guard === undefined) return new Map();
+  const { udpPort, protocols = {}, senders } = guard;
+  const rows: NftElement[] = [];
+  if (udpPort !== undefined) rows.push({ set: portSet, key: nftKey([thDport], udpPort) });
+  for (const family of families) {
+    const protocol = protocols[family];
+    if (protocol === undefined) continue;
+    rows.push({ set: protocolSet(family), key: nftKey([metaL4proto], protocol) });
+  }
+  rows.push(...senders.map(senderRow));
+  return new Map(rows.map((row) => [nftElementKey(row), row]));
+}
+
+function senderRow(ip: Ip): NftElement {
+  const family = familyOf(ip);
+  return { set: peerSet(family), key: nftKey([sources[family]], ip) };
+}
