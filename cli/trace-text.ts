@@ -6,7 +6,7 @@ import type { Verification } from './trace-verify.ts';
 
 export type Paint = (format: 'bold' | 'dim' | 'green' | 'red' | 'yellow', text: string) => string;
 
-const LABEL_COLUMNS = 12;
+const LABEL_COLUMNS = 14;
 /** Endpoints beyond are counted only. */
 const ENDPOINTS_MAX = 20;
 
@@ -95,14 +95,13 @@ function planText({ verdict, reason, endpoints, packet }: Trace): string {
 function kernelLines(verification: Verification, backend: TraceAnswer['backend'], paint: Paint): string[] {
   const { hops, agrees, findings, answer, sourcePort } = verification;
   const verdict = agrees ? 'the kernel did what the plan says' : 'the kernel did NOT do what the plan says';
-  const [first = '', ...others] = findings;
   return [
     '',
     line('kernel', `a packet from port ${sourcePort}, hop by hop`),
     ...hops.flatMap((hop) => hopLines(hop, backend, paint)),
     ...(answer === undefined ? [] : [line('answer', answer)]),
-    line('verdict', paint(agrees ? 'green' : 'red', `${verdict}: ${first}`)),
-    ...others.map((finding) => line('', finding)),
+    line('verdict', paint(agrees ? 'green' : 'red', verdict)),
+    ...findings.map((finding) => line('', finding)),
   ];
 }
 

@@ -183,7 +183,7 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
       t.is(findings[1], `look at it with: nft -a list chain ${nft} ${table} between`);
       const { out } = await trace(...args, '--verify');
       t.regex(out, /guard\d between \(somebody else's\): drop/);
-      t.regex(out, /the kernel did NOT do what the plan says: dropped by somebody else/);
+      t.regex(out, /the kernel did NOT do what the plan says\n +dropped by somebody else: /);
       t.false(out.includes('\x1b['), 'no colour into a pipe');
     },
   );
