@@ -14,10 +14,11 @@ export interface TraceJudgement {
   readonly endpoint?: { readonly ip: Ip; readonly port: number };
 }
 
-/** Whose a hop is. */
+/** Whether a hop, or a step of it, is Fairlead's. Of iptables' tables it is what is in our chains, or leads there. */
 export function isOwnHop({ table }: TraceHop, backend: Backend['name'], step?: TraceHopStep): boolean {
   if (backend === 'nftables') return table === TABLE;
-  return ['nat', 'filter'].includes(table) && step?.chain.startsWith('KUBE-') === true;
+  const places = [step?.chain, step?.target];
+  return ['nat', 'filter'].includes(table) && places.some((place) => place?.startsWith('KUBE-'));
 }
 
 /** Pure: `hops` as the packet met them, at least one. */
@@ -54,9 +55,10 @@ function judgeDrop(trace: Trace, hop: TraceHop, backend: Backend['name']): Trace
   const isOwn = isOwnHop(hop, backend, step);
   const isReject = step?.does === 'reject';
   const did = isReject ? 'refused' : 'dropped';
-  const by = `${did} by ${isOwn ? '' : 'somebody else: '}${placeOf(hop, step)}`;
   // iptables' REJECT is not told from its DROP.
-  const isWanted = backend === 'nftables' ? trace.verdict === did : /^(refused|dropped)$/.test(trace.verdict);
+  const isEither = isOwn && backend === 'iptables';
+  const by = `${isEither ? 'refused or dropped' : did} by ${isOwn ? '' : 'somebody else: '}${placeOf(hop, step)}`;
+  const isWanted = isEither ? /^(refused|dropped)$/.test(trace.verdict) : trace.verdict === did;
   if (isOwn) return { agrees: isWanted, findings: [by] };
   const look = `look at it with: nft -a list chain ${hop.family} ${hop.table} ${step?.chain ?? hop.chain}`;
   return { agrees: false, findings: [by, look] };

@@ -112,7 +112,9 @@ test('a drop by somebody else is named, and never as planned', (t) => {
 
 test('iptables’ chains in nftables count as ours by their names', (t) => {
   const inChain = (chain: string) => [hop('forward', { table: 'filter', steps: [{ ...drop, chain }] })];
-  t.true(judgeTrace(refused, inChain('KUBE-SERVICES'), 'iptables').agrees);
+  const own = judgeTrace(refused, inChain('KUBE-SERVICES'), 'iptables');
+  t.true(own.agrees);
+  t.regex(own.findings[0] ?? '', /^refused or dropped by table ip filter, chain KUBE-SERVICES/);
   t.false(judgeTrace(refused, inChain('FORWARD'), 'iptables').agrees);
   const nat = way(two, policy).map((each) => ({ ...each, table: 'nat' }));
   t.like(judgeTrace(balanced, nat, 'iptables'), { agrees: true, findings: ['sent to 10.244.2.12:8080'] });
