@@ -1,13 +1,13 @@
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import type { NodeNetwork } from '../cni/server.ts';
 import { type Cidr, cidrContains, families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
-import { monitor } from '../kernel/netlink/monitor.ts';
-import type { Backend } from './backend/backend.ts';
-import { backendFor } from './backend/backends.ts';
-import { concerns, type KernelInterest, kernelGroups, kernelInterest } from './kernel-events.ts';
+import type { NetworkConfig } from './config.ts';
+import { configObstacles } from './config-change.ts';
+import { followConfig, followKernel, poll } from './follow.ts';
+import { type KernelInterest, kernelInterest } from './kernel-events.ts';
 import {
   type Lease,
   type LeaseAttributes,
@@ -21,8 +21,9 @@ import {
 import { type Dirt, Loop, type Outcome } from './loop.ts';
 import { masqueradeLayout } from './masquerade.ts';
 import { type NodePlan, planNode } from './node-plan.ts';
-import { type DaemonOptions, type DaemonTiming, keptDirectory } from './options.ts';
+import type { DaemonOptions, DaemonTiming } from './options.ts';
 import { Problems } from './problems.ts';
+import { announcedIps, type Setup, setUp, wishedSelector } from './setup.ts';
 import {
   type NodeState,
   parseNodeState,
@@ -33,7 +34,7 @@ import {
 import { type DaemonStatus, renderStatus } from './status.ts';
 import { renderSubnetEnv } from './subnet-env.ts';
 import { NodeTables } from './tables.ts';
-import { selectUnderlay, type Underlay, type UnderlayFacts } from './underlay.ts';
+import { selectUnderlay, type Underlay, type UnderlayFacts, type UnderlaySelector } from './underlay.ts';
 import { readUnderlayFacts } from './underlay-facts.ts';
 
 /** Waits for more of the same before a pass. */
@@ -53,12 +54,16 @@ export class NodeAgent implements Disposable {
   readonly ready: Promise<void>;
   readonly #options: DaemonOptions;
   readonly #signal: AbortSignal;
-  readonly #backend: Backend;
-  readonly #networks: PerFamily<Cidr>;
+  /** What the node's lease was acquired for, and the kernel is brought in line with. */
+  #setup: Setup;
+  /** What the configuration says now; the lease follows, and with it the kernel. */
+  #wanted: Setup;
   readonly #masquerade: boolean;
   readonly #tables: NodeTables;
   readonly #loop: Loop;
-  readonly #problems: Problems<'store' | 'lease' | 'underlay' | 'plan' | 'kernel' | 'nftables' | 'daemon'>;
+  readonly #problems: Problems<
+    'config' | 'store' | 'lease' | 'underlay' | 'plan' | 'kernel' | 'nftables' | 'daemon'
+  >;
   readonly #stateFile: string;
   readonly #markReady = Promise.withResolvers<void>();
   #view: LeaseView | undefined;
@@ -67,6 +72,8 @@ export class NodeAgent implements Disposable {
   #self: Lease | undefined;
   /** What the lease was acquired with; the store may have announced other addresses on an operator's wish. */
   #asked: LeaseAttributes | undefined;
+  /** What it was acquired for; the next pass begins with that. */
+  #granted: Setup | undefined;
   /** The question to the store that is on its way. */
   #acquisition: Promise<void> | undefined;
   #remembered: NodeState | undefined;
@@ -86,13 +93,13 @@ export class NodeAgent implements Disposable {
     this.#options = options;
     this.#signal = signal;
     this.#masquerade = masquerade;
-    this.#backend = backendFor(config.backend, { stateDir: keptDirectory(options) });
-    this.#networks = Object.fromEntries(families.map((family) => [family, config.networks[family]?.network]));
+    this.#setup = setUp(config, options);
+    this.#wanted = this.#setup;
     this.#problems = new Problems(log);
     this.#tables = new NodeTables({
       namespaceFd,
       layout: masqueradeLayout({ masquerade, random }),
-      backend: this.#backend,
+      backend: this.#setup.backend,
       onRefused: (error) => log.warn({ error: error.message }, 'nftables refused a change; table made anew'),
     });
     this.#loop = new Loop({
@@ -111,11 +118,26 @@ export class NodeAgent implements Disposable {
     return this.#network;
   }
 
+  /**
+   * Takes over a changed configuration as far as a running node can: the lease is announced anew where the others
+   * must know, then one pass takes the old rows away and makes the new ones.
+   */
+  reconfigure(config: NetworkConfig): void {
+    const own = this.#self?.subnets ?? this.#remembered?.subnets;
+    const obstacles = configObstacles(this.#setup.config, config, own);
+    this.#toldConfig(obstacles.map((what) => `the changed configuration waits for a restart: ${what}`));
+    if (obstacles.length > 0 || isDeepStrictEqual(config, this.#wanted.config)) return;
+    this.#wanted = setUp(config, this.#options);
+    this.#options.store.useNetworks?.(config.networks);
+    this.#options.log.info({ backend: config.backend.type }, 'configuration changed');
+    this.#loop.kick('config', 0);
+  }
+
   status(): DaemonStatus {
-    const { nodeName, config, store } = this.#options;
+    const { nodeName, store } = this.#options;
     return renderStatus({
       node: nodeName,
-      backend: config.backend.type,
+      backend: this.#setup.config.backend.type,
       store: store.name,
       synced: this.#synced,
       ready: this.#isReady,
@@ -142,9 +164,33 @@ export class NodeAgent implements Disposable {
       },
       () => {}, // stopped before
     );
-    await Promise.all([synced, this.#loop.run(this.#signal), this.#followKernel(), this.#followNftables()]);
+    await Promise.all([synced, this.#loop.run(this.#signal), ...this.#follow()]);
     await this.#acquisition;
     this.#markReady.reject(this.#signal.reason);
+  }
+
+  #follow(): Promise<void>[] {
+    const { namespaceFd, configSource } = this.#options;
+    const signal = this.#signal;
+    const onError = (error: unknown) => this.#failed(error);
+    const onNews = () => this.#loop.kick('kernel', kernelSettleMs);
+    const onBadConfig = (error: unknown) => this.#toldConfig([(error as Error).message]);
+    return [
+      followKernel({ namespaceFd, interest: () => this.#interest, onNews, onError, signal }),
+      poll(nftablesPollMs, () => this.#lookAtNftables(), { onError, signal }),
+      followConfig(configSource, (config) => this.reconfigure(config), { onError: onBadConfig, signal }),
+    ];
+  }
+
+  async #lookAtNftables(): Promise<void> {
+    if (this.#nftGeneration === undefined) return;
+    const generation = await this.#tables.readNftGeneration();
+    if (generation !== this.#nftGeneration) this.#loop.kick('nftables', 0);
+  }
+
+  #toldConfig(problems: readonly string[]): void {
+    this.#problems.set('config', problems);
+    this.#problems.log();
   }
 
   /** What an earlier run wrote down lets pods start before the store answers. */
@@ -164,7 +210,7 @@ export class NodeAgent implements Disposable {
 
   #isInside(subnets: PerFamily<Cidr>): boolean {
     return families.every((family) => {
-      const [network, subnet] = [this.#networks[family], subnets[family]];
+      const [network, subnet] = [this.#setup.networks[family], subnets[family]];
       if (network === undefined || subnet === undefined) return network === subnet;
       return cidrContains(network, subnet);
     });
@@ -184,8 +230,9 @@ export class NodeAgent implements Disposable {
   }
 
   async #bringInLine(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
-    const facts = await readUnderlayFacts(this.#tables.socket);
-    const underlay = this.#selectUnderlay(facts);
+    const selector = wishedSelector(this.#options.underlay, this.#view?.wishes?.());
+    const facts = await readUnderlayFacts(this.#tables.socket, selector);
+    const underlay = this.#selectUnderlay(facts, selector);
     const self = underlay && this.#lease(underlay);
     // Not one row is written before all leases are known: a restart takes nothing down.
     if (underlay === undefined || self === undefined || !this.#synced) return 'again';
@@ -208,9 +255,9 @@ export class NodeAgent implements Disposable {
     return failures.length > 0 ? 'again' : 'partial';
   }
 
-  #selectUnderlay(facts: UnderlayFacts): Underlay | undefined {
-    const wanted = families.filter((family) => this.#networks[family] !== undefined);
-    const underlay = selectUnderlay(facts, wanted, this.#options.underlay);
+  #selectUnderlay(facts: UnderlayFacts, selector: UnderlaySelector): Underlay | undefined {
+    const wanted = families.filter((family) => this.#setup.networks[family] !== undefined);
+    const underlay = selectUnderlay(facts, wanted, selector);
     const failed = 'problem' in underlay;
     this.#problems.set('underlay', failed ? [underlay.problem] : []);
     if (failed) {
@@ -226,25 +273,40 @@ export class NodeAgent implements Disposable {
 
   /** This node's lease as the store has it, or as it was while the store cannot be asked. */
   #lease(underlay: Underlay): Lease | undefined {
+    const view = this.#view;
+    if (this.#granted !== undefined) this.#useSetup(this.#granted);
+    this.#granted = undefined;
+    // Before that nobody knows what its operator wishes.
+    if (view?.wishes !== undefined && !this.#synced) return this.#self;
+    const setup = this.#wanted;
     const attributes: LeaseAttributes = {
-      publicIps: underlay.publicIps,
-      backendType: this.#options.config.backend.type,
-      backendData: this.#backend.data(this.#options.nodeName, underlay),
+      publicIps: announcedIps(underlay, view?.wishes?.()),
+      backendType: setup.config.backend.type,
+      backendData: setup.backend.data(this.#options.nodeName, underlay),
     };
-    if (this.#self === undefined || !this.#isHeld(this.#self, attributes)) {
-      this.#acquisition ??= this.#acquire(attributes).finally(() => {
+    if (this.#self !== undefined && this.#isHeld(this.#self, attributes)) this.#useSetup(setup);
+    else {
+      this.#acquisition ??= this.#acquire(attributes, setup).finally(() => {
         this.#acquisition = undefined;
       });
     }
     return this.#self;
   }
 
+  /** Plan and lease are of one mind: what is announced is what the kernel is brought in line with. */
+  #useSetup(setup: Setup): void {
+    if (setup === this.#setup) return;
+    this.#setup = setup;
+    this.#tables.useBackend(setup.backend);
+  }
+
   /** Beside the loop, because a store may take long to answer, or not to answer. */
-  async #acquire(attributes: LeaseAttributes): Promise<void> {
+  async #acquire(attributes: LeaseAttributes, setup: Setup): Promise<void> {
     const previous = this.#self?.subnets ?? this.#remembered?.subnets;
     try {
       this.#self = await this.#options.store.acquire(attributes, { signal: this.#signal, previous });
       this.#asked = attributes;
+      this.#granted = setup;
       this.#problems.set('lease', []);
       this.#loop.kick('leases', 0);
     } catch (error) {
@@ -266,8 +328,8 @@ export class NodeAgent implements Disposable {
     const sysctls = await this.#tables.readSysctls(underlay.device);
     const leases = this.#view?.leases() ?? new Map<string, Lease>();
     const { nodeName } = this.#options;
-    const facts = { nodeName, self, leases, networks: this.#networks, underlay, sysctls };
-    this.#plan = planNode(facts, this.#backend);
+    const facts = { nodeName, self, leases, networks: this.#setup.networks, underlay, sysctls };
+    this.#plan = planNode(facts, this.#setup.backend);
     this.#problems.set('plan', this.#plan.problems);
     return this.#plan;
   }
@@ -284,11 +346,11 @@ export class NodeAgent implements Disposable {
 
   #publish({ key, subnets }: Lease, underlay: Underlay): void {
     const { nodeName, subnetFile } = this.#options;
-    const mtuBytes = this.#backend.mtuBytes(underlay);
+    const mtuBytes = this.#setup.backend.mtuBytes(underlay);
     this.#offer(subnets, mtuBytes);
     writeIfOther(this.#stateFile, renderNodeState({ nodeName, key, subnets, mtuBytes }));
     if (subnetFile === undefined) return;
-    const [networks, masquerade] = [this.#networks, this.#masquerade];
+    const [networks, masquerade] = [this.#setup.networks, this.#masquerade];
     writeIfOther(subnetFile, renderSubnetEnv({ networks, subnets, mtuBytes, masquerade }));
   }
 
@@ -317,42 +379,6 @@ export class NodeAgent implements Disposable {
     if (this.#signal.aborted) return;
     this.#problems.set('daemon', [(error as Error).message]);
     this.#problems.log();
-  }
-
-  async #followKernel(): Promise<void> {
-    const { namespaceFd } = this.#options;
-    while (!this.#signal.aborted) {
-      try {
-        const events = monitor(kernelGroups, { namespaceFd, signal: this.#signal });
-        for await (const event of events) {
-          const interest = this.#interest;
-          const isNews =
-            event.kind === 'overrun' ||
-            !interest ||
-            event.messages.some((message) => concerns(message, interest));
-          if (isNews) this.#loop.kick('kernel', kernelSettleMs);
-        }
-      } catch (error) {
-        this.#failed(error);
-      }
-      await this.#sleep(timingDefaults.retryMostMs);
-    }
-  }
-
-  async #followNftables(): Promise<void> {
-    for (; !this.#signal.aborted; await this.#sleep(nftablesPollMs)) {
-      if (this.#nftGeneration === undefined) continue;
-      try {
-        const generation = await this.#tables.readNftGeneration();
-        if (generation !== this.#nftGeneration) this.#loop.kick('nftables', 0);
-      } catch (error) {
-        this.#failed(error);
-      }
-    }
-  }
-
-  async #sleep(ms: number): Promise<void> {
-    await sleep(ms, undefined, { signal: this.#signal }).catch(() => {});
   }
 
   [Symbol.dispose](): void {

@@ -1,6 +1,15 @@
 import { createHash } from 'node:crypto';
 import { type Cidr, type Family, families, type Ip, type Mac, macFromBytes } from '../core/address.ts';
 
+/** The cluster's pod network of one family and how it is cut into one subnet a node. */
+export interface FamilyNetwork {
+  readonly network: Cidr;
+  readonly subnetLength: number;
+  /** First addresses of the first and the last subnet that may be given to a node. */
+  readonly subnetMin: Ip;
+  readonly subnetMax: Ip;
+}
+
 /** One value a family, where the family is in use. */
 export type PerFamily<T> = { readonly [F in Family]?: T };
 
@@ -50,6 +59,8 @@ export interface LeaseStore {
    * first. Throws {@link StoreError} when that cannot be had now.
    */
   acquire(attributes: LeaseAttributes, options: AcquireOptions): Promise<Lease>;
+  /** Takes a changed network over, which this node's subnets fit into. */
+  useNetworks?(networks: PerFamily<FamilyNetwork>): void;
   /** Tells everybody that pods on this node have a network. Called once, after the first complete pass. */
   announceReady?(signal: AbortSignal): Promise<void>;
   /** Follows all leases; `onChange` is called after each change, however small. Reconnects by itself. */

@@ -1,5 +1,5 @@
 /** Why something may not be as it should be. */
-export type Dirt = 'start' | 'leases' | 'kernel' | 'nftables' | 'timer' | 'retry';
+export type Dirt = 'start' | 'config' | 'leases' | 'kernel' | 'nftables' | 'timer' | 'retry';
 
 /** How a pass ended: all is done; try all again after a while; only a part was looked at. */
 export type Outcome = 'done' | 'again' | 'partial';

@@ -1,5 +1,6 @@
 import type { Log } from '../cni/server.ts';
 import type { NetworkConfig } from './config.ts';
+import type { ConfigSource } from './config-source.ts';
 import type { LeaseStore } from './lease.ts';
 import type { UnderlaySelector } from './underlay.ts';
 
@@ -7,6 +8,8 @@ export interface DaemonOptions {
   readonly nodeName: string;
   readonly store: LeaseStore;
   readonly config: NetworkConfig;
+  /** Where `config` is from: the node follows its changes, as far as a running node can. */
+  readonly configSource?: ConfigSource | undefined;
   readonly underlay?: UnderlaySelector | undefined;
   /** `bridge`: by default "cni0". */
   readonly cni: {

@@ -72,7 +72,7 @@ export async function readEtcdNetworkConfig(
 export class EtcdLeaseStore implements LeaseStore {
   readonly name = 'etcd';
   readonly #client: EtcdClient;
-  readonly #networks: NetworkConfig['networks'];
+  #networks: NetworkConfig['networks'];
   readonly #prefix: string;
   readonly #ttlSeconds: number;
   readonly #marginSeconds: number;
@@ -100,6 +100,10 @@ export class EtcdLeaseStore implements LeaseStore {
     });
     const problems = () => [...view.problems(), ...(this.#renewalProblem ? [this.#renewalProblem] : [])];
     return { synced: view.synced, leases: () => view.leases(), problems };
+  }
+
+  useNetworks(networks: NetworkConfig['networks']): void {
+    this.#networks = networks;
   }
 
   async acquire(attributes: LeaseAttributes, { previous, signal }: AcquireOptions): Promise<Lease> {

@@ -36,14 +36,20 @@ export class KubeLeaseStore implements LeaseStore {
   readonly name = 'kubernetes';
   readonly #options: KubeStoreOptions;
   readonly #prefix: string;
+  #networks: NetworkConfig['networks'];
 
   constructor(options: KubeStoreOptions) {
     this.#options = options;
+    this.#networks = options.networks;
     this.#prefix = options.annotationPrefix ?? defaultAnnotationPrefix;
   }
 
   watch({ onChange, signal }: { onChange: () => void; signal: AbortSignal }): LeaseView {
     return new NodeLeaseView(this.#options, this.#prefix, onChange, signal);
+  }
+
+  useNetworks(networks: NetworkConfig['networks']): void {
+    this.#networks = networks;
   }
 
   async acquire(attributes: LeaseAttributes, { signal }: AcquireOptions): Promise<Lease> {
@@ -137,12 +143,12 @@ export class KubeLeaseStore implements LeaseStore {
 
   /** The node's subnets of the families in use. */
   #checkSubnets(node: V1Node): Lease['subnets'] {
-    const { nodeName, networks } = this.#options;
+    const { nodeName } = this.#options;
     const subnets = nodeSubnets(node);
     if ('problem' in subnets) throw new StoreError(`node ${nodeName}: ${subnets.problem}`);
     const used: { 4?: Cidr; 6?: Cidr } = {};
     for (const family of families) {
-      const network = networks[family]?.network;
+      const network = this.#networks[family]?.network;
       const subnet = subnets[family];
       if (network === undefined) continue;
       if (subnet === undefined) throw new StoreError(`node ${nodeName} has no IPv${family} pod CIDR (yet)`);

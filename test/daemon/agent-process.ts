@@ -4,6 +4,7 @@
  */
 import readline from 'node:readline';
 import { parseNetworkConfig } from '../../daemon/config.ts';
+import { fileConfigSource } from '../../daemon/config-source.ts';
 import { startDaemon } from '../../daemon/daemon.ts';
 import { EtcdClient } from '../../daemon/etcd.ts';
 import { EtcdLeaseStore } from '../../daemon/store-etcd.ts';
@@ -14,6 +15,8 @@ export interface AgentArguments {
   readonly config: string;
   readonly directory: string;
   readonly ttlSeconds?: number;
+  /** A file whose changes are followed; it begins as `config`. */
+  readonly configFile?: string;
 }
 
 const {
@@ -22,6 +25,7 @@ const {
   config: text,
   directory,
   ttlSeconds,
+  configFile,
 } = JSON.parse(process.argv[2] ?? '') as AgentArguments;
 const write = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const logged = (level: string) => (fields: object, message: string) =>
@@ -41,6 +45,7 @@ const store = new EtcdLeaseStore({
     nodeName,
     store,
     config,
+    configSource: configFile === undefined ? undefined : fileConfigSource(configFile, { pollMs: 50 }),
     cni: { socketPath: `${directory}/cni.sock`, stateDir: `${directory}/state` },
     subnetFile: `${directory}/subnet.env`,
     log: { info: logged('info'), warn: logged('warn'), error: logged('error') },
