@@ -17,7 +17,8 @@ export function isWireguardKey(text: string): boolean {
   return bytes.length === KEY_BYTES && bytes.toString('base64') === text;
 }
 
-export function wireguardKeys(privateKey: string): WireguardKeys {
+export function wireguardKeys(text: string): WireguardKeys {
+  const privateKey = clamp(Buffer.from(text, 'base64')).toString('base64');
   const der = Buffer.concat([pkcs8Prefix, Buffer.from(privateKey, 'base64')]);
   const { x } = createPublicKey(createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })).export({
     format: 'jwk',
@@ -25,12 +26,15 @@ export function wireguardKeys(privateKey: string): WireguardKeys {
   return { privateKey, publicKey: Buffer.from(x ?? '', 'base64url').toString('base64') };
 }
 
-/** A new private key, with the bits set as RFC 7748 §5 asks for: the kernel would set them itself. */
 export function makePrivateKey(): string {
-  const bytes = randomBytes(KEY_BYTES);
+  return clamp(randomBytes(KEY_BYTES)).toString('base64');
+}
+
+/** RFC 7748 §5. The kernel does it as well, and tells the key so. */
+function clamp(bytes: Buffer): Buffer {
   bytes[0] = (bytes[0] ?? 0) & 248;
   bytes[KEY_BYTES - 1] = ((bytes[KEY_BYTES - 1] ?? 0) & 127) | 64;
-  return bytes.toString('base64');
+  return bytes;
 }
 
 /**
