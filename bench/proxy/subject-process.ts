@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { Space } from './space.ts';
 
@@ -41,6 +42,13 @@ export interface Memory {
 }
 
 const program = fileURLToPath(new URL('./subject.ts', import.meta.url));
+const launcher = fileURLToPath(new URL('../../fairlead', import.meta.url));
+
+/** The options that Fairlead is started with. */
+function usualNodeArgs(): string[] {
+  const given = /^exec "\$node" (.*)"\$root/m.exec(readFileSync(launcher, 'utf8'))?.[1];
+  return given?.split(' ').filter((option) => option !== '') ?? [];
+}
 
 /** A proxy in a process of its own, in a space. Its rules stay there when it has stopped. */
 export class SubjectProcess implements AsyncDisposable {
@@ -57,13 +65,13 @@ export class SubjectProcess implements AsyncDisposable {
     child.on('exit', (code) => this.#asked?.reject(new Error(`the proxy's process ended with ${code}`)));
   }
 
-  /** `nodeArgs` are options of Node's, such as those of its profiler. */
+  /** `nodeArgs` are more options of Node's, such as those of its profiler. */
   static async start(
     space: Space,
     services: number,
     nodeArgs: readonly string[] = [],
   ): Promise<SubjectProcess & { readonly started: Started }> {
-    const [command, args] = space.command([process.execPath, ...nodeArgs, program]);
+    const [command, args] = space.command([process.execPath, ...usualNodeArgs(), ...nodeArgs, program]);
     const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     const subject = new SubjectProcess(child);
     try {
