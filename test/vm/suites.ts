@@ -28,6 +28,9 @@ export const SUITES: readonly Suite[] = [
   { file: 'test/netns/nftables-packets.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-link.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-bridge-vlan.test.ts', limitSeconds: 120 },
+  // Kinds of tunnels that not every kernel has.
+  { file: 'test/netns/kernel-tunnel.test.ts', limitSeconds: 120 },
+  { file: 'test/netns/daemon-tunnels.test.ts', limitSeconds: 300, match: 'pods on two nodes*' },
   { file: 'test/netns/nftables-table.test.ts', limitSeconds: 150 },
   { file: 'test/netns/kernel-qdisc.test.ts', limitSeconds: 200 },
   // The one left out counts bytes that are echoed within 20 ms.
@@ -43,7 +46,19 @@ export const NAMED_LIMIT_SECONDS = 600;
 
 /** What the tests use of the kernel and what is not loaded by itself on use, or is worth a word when it is absent. */
 export const MODULES: readonly string[] = [
-  ...['bridge', 'br_netfilter', 'veth', 'dummy', 'vxlan', 'ipip', '8021q', 'wireguard', 'tun', 'ifb'],
+  ...[
+    'bridge',
+    'br_netfilter',
+    'veth',
+    'dummy',
+    'vxlan',
+    'ipip',
+    'ip6_tunnel',
+    '8021q',
+    'wireguard',
+    'tun',
+    'ifb',
+  ],
   ...['sch_tbf', 'sch_ingress', 'cls_u32', 'act_mirred', 'sctp', 'overlay'],
   ...['nf_tables', 'nf_conntrack', 'nf_conntrack_netlink', 'nft_ct', 'nft_nat', 'nft_masq', 'nft_numgen'],
   ...['nft_fib_inet', 'nft_reject_inet', 'nft_compat', 'ip_set', 'ip_set_hash_ipport', 'xt_set'],

@@ -1,0 +1,139 @@
+import test from 'ava';
+import type { Cidr, Ip } from '../../core/address.ts';
+import { type LinkRow, LinkTable, linkKey } from '../../kernel/link.ts';
+import { hasFamily, NETLINK_GENERIC } from '../../kernel/netlink/generic.ts';
+import { NetlinkSocket } from '../../kernel/netlink/socket.ts';
+import { OffloadTable, offloadKey } from '../../kernel/offload.ts';
+import { type TunnelRow, TunnelTable, tunnelKey } from '../../kernel/tunnel.ts';
+import { type WireguardRow, WireguardTable, wireguardKey } from '../../kernel/wireguard.ts';
+import { make, openSpace, type Shown, type Space, settle } from './kernel-space.ts';
+
+const tun: LinkRow = { name: 'fl-udp', kind: 'tun', alias: 'fairlead tunnel', mtuBytes: 1452, up: true };
+const key = (n: number) => Buffer.alloc(32, n).toString('base64');
+
+function infoOf(shown: Shown | undefined): Shown {
+  return ((shown?.linkinfo ?? {}) as { info_data?: Shown }).info_data ?? {};
+}
+
+/** Whether this kernel can make a link of the kind. */
+function canMake(space: Space, kind: string): boolean {
+  try {
+    space.ip(`link add probe type ${kind}${kind === 'ip6tnl' ? ' mode ip6ip6 local ::1' : ''}`);
+    space.ip('link del probe');
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+test('a TUN device is made with our mark, stays, and is made as wanted again', async (t) => {
+  const space = openSpace(t);
+  const table = new LinkTable({ socket: space.socket, namespaceFd: space.fd });
+  t.is(await settle(t, table, linkKey, [tun]), 1);
+  const [shown] = space.show('link show dev fl-udp');
+  t.like(shown, { mtu: 1452, ifalias: 'fairlead tunnel', inet6_addr_gen_mode: 'none' });
+  t.like(infoOf(shown), { type: 'tun', persist: true });
+  space.ip('link set fl-udp down mtu 1300');
+  t.is(await settle(t, table, linkKey, [tun]), 1);
+  t.is(await settle(t, table, linkKey, []), 1);
+  t.deepEqual(space.show('link show type tun'), []);
+});
+
+test('a TUN device of somebody else is neither taken nor touched', async (t) => {
+  const space = openSpace(t);
+  space.ip('tuntap add dev fl-udp mode tun');
+  const table = new LinkTable({ socket: space.socket, namespaceFd: space.fd });
+  t.deepEqual((await make(table, linkKey, [tun])).failures, ['create fl-udp: EBUSY']);
+  t.is(space.show('link show dev fl-udp')[0]?.ifalias, undefined);
+});
+
+test('a vxlan’s checksum offload is what it is to be, and its GBP', async (t) => {
+  const space = openSpace(t);
+  space.ip('link add one type veth peer name other\nlink set one up');
+  const vxlan = { vni: 1, port: 8472, local: '192.0.2.1' as Ip, device: 'one', learning: false, gbp: true };
+  const row: LinkRow = { name: 'fl.1', kind: 'vxlan', alias: 'fairlead vxlan', up: true, vxlan };
+  const links = new LinkTable(space);
+  await settle(t, links, linkKey, [row]);
+  const [shown] = space.show('link show dev fl.1');
+  t.like(infoOf(shown), { gbp: true });
+  t.is(await settle(t, links, linkKey, [{ ...row, vxlan: { ...vxlan, gbp: false } }]), 1);
+  const offloads = new OffloadTable({ devices: ['fl.1', 'absent'], namespaceFd: space.fd });
+  for (const transmitChecksum of [false, true]) {
+    t.is(await settle(t, offloads, offloadKey, [{ device: 'fl.1', transmitChecksum }]), 1);
+  }
+});
+
+const row: TunnelRow = {
+  destination: '10.244.2.0/24' as Cidr,
+  endpoint: '127.0.0.1' as Ip,
+  port: 9,
+};
+
+test('the tunnel’s rows are gone with its device, and come back with it', async (t) => {
+  const space = openSpace(t);
+  space.ip('link set lo up');
+  const links = new LinkTable({ socket: space.socket, namespaceFd: space.fd });
+  const ends = { device: 'fl-udp', locals: ['127.0.0.1' as Ip], port: 8285 };
+  using tunnel = new TunnelTable({ namespaceFd: space.fd }).between(ends);
+  await make(links, linkKey, [tun]);
+  t.is(await settle(t, tunnel, tunnelKey, [row]), 1);
+  t.true(tunnel.state()?.runs);
+  space.ip('link del fl-udp');
+  const until = performance.now() + 2000;
+  while ((await tunnel.read()).size > 0 && performance.now() < until);
+  t.is((await tunnel.read()).size, 0);
+  await make(links, linkKey, [tun]);
+  t.is(await settle(t, tunnel, tunnelKey, [row]), 1);
+  t.is(await settle(t, tunnel.between({ ...ends, port: 8286 }), tunnelKey, [row]), 1);
+});
+
+for (const kind of ['ipip', 'ip6tnl'] as const) {
+  test(`a tunnel of kind ${kind} is made as wanted, and anew where its address changes`, async (t) => {
+    const space = openSpace(t);
+    if (!canMake(space, kind)) {
+      t.log(`left out: this kernel has no ${kind}`);
+      t.pass();
+      return;
+    }
+    space.ip('link add one type veth peer name other\nlink set one up');
+    const [first, second] = kind === 'ipip' ? ['192.0.2.1', '192.0.2.2'] : ['2001:db8::1', '2001:db8::2'];
+    const table = new LinkTable(space);
+    const wanted = (local: string): LinkRow => ({
+      ...{ name: 'fl-ipip', kind, alias: 'fairlead tunnel', mtuBytes: 1400, up: true },
+      ipip: { local: local as Ip, device: 'one' },
+    });
+    t.is(await settle(t, table, linkKey, [wanted(first as string)]), 1);
+    t.is(await settle(t, table, linkKey, [wanted(second as string)]), 1);
+    t.is(await settle(t, table, linkKey, []), 1);
+  });
+}
+
+test('wireguard’s devices have keys, ports and peers as wanted', async (t) => {
+  const space = openSpace(t);
+  using generic = NetlinkSocket.open(NETLINK_GENERIC, { namespaceFd: space.fd });
+  if (!canMake(space, 'wireguard') || !(await hasFamily(generic, 'wireguard'))) {
+    t.log('left out: this kernel has no wireguard');
+    t.pass();
+    return;
+  }
+  space.ip(
+    'link add fl-wg alias "fairlead tunnel" type wireguard\nlink set fl-wg alias "fairlead tunnel" up',
+  );
+  const table = new WireguardTable({ route: space.socket, generic });
+  const privateKey = Buffer.alloc(32, 64).toString('base64');
+  const own: WireguardRow = { device: 'fl-wg', privateKey, listenPort: 51820 };
+  const peer = (n: number, more: object = {}): WireguardRow => ({
+    ...{ device: 'fl-wg', peer: key(n), presharedKey: undefined, keepaliveSeconds: 25 },
+    endpoint: { ip: `192.0.2.${n}` as Ip, port: 51820 },
+    allowedIps: [`10.244.${n}.0/24` as Cidr, `fd00:10:244:${n}::/64` as Cidr],
+    ...more,
+  });
+  const many = Array.from({ length: 200 }, (_, n) => peer(n + 2));
+  t.is(await settle(t, table, wireguardKey, [own, ...many]), 201);
+  const changed = [
+    peer(2, { presharedKey: key(9) }),
+    peer(3, { endpoint: { ip: '2001:db8::3' as Ip, port: 1 } }),
+    peer(4, { allowedIps: ['10.244.4.0/25' as Cidr] }),
+  ];
+  t.is(await settle(t, table, wireguardKey, [{ ...own, listenPort: 51999 }, ...changed]), 201);
+});
