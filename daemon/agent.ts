@@ -29,10 +29,10 @@ import {
   parseNodeState,
   readFileIfThere,
   renderNodeState,
-  writeFileAtomic,
+  writeIfOther,
 } from './state-file.ts';
 import { type DaemonStatus, renderStatus } from './status.ts';
-import { renderSubnetEnv } from './subnet-env.ts';
+import { readSubnetEnv, renderSubnetEnv } from './subnet-env.ts';
 import { NodeTables } from './tables.ts';
 import { selectUnderlay, type Underlay, type UnderlayFacts, type UnderlaySelector } from './underlay.ts';
 import { readUnderlayFacts } from './underlay-facts.ts';
@@ -72,6 +72,8 @@ export class NodeAgent implements Disposable {
   #self: Lease | undefined;
   /** What the lease was acquired with; the store may have announced other addresses on an operator's wish. */
   #asked: LeaseAttributes | undefined;
+  /** For which acquisition that was told; the store may have lost both since. */
+  #announced: LeaseAttributes | undefined;
   /** What it was acquired for; the next pass begins with that. */
   #granted: Setup | undefined;
   /** The question to the store that is on its way. */
@@ -302,7 +304,8 @@ export class NodeAgent implements Disposable {
 
   /** Beside the loop, because a store may take long to answer, or not to answer. */
   async #acquire(attributes: LeaseAttributes, setup: Setup): Promise<void> {
-    const previous = this.#self?.subnets ?? this.#remembered?.subnets;
+    const previous =
+      this.#self?.subnets ?? this.#remembered?.subnets ?? readSubnetEnv(this.#options.subnetFile);
     try {
       this.#self = await this.#options.store.acquire(attributes, { signal: this.#signal, previous });
       this.#asked = attributes;
@@ -365,8 +368,11 @@ export class NodeAgent implements Disposable {
   }
 
   async #becomeReady(): Promise<void> {
-    if (this.#isReady) return;
+    const asked = this.#asked;
+    if (this.#announced === asked) return;
     await this.#options.store.announceReady?.(this.#signal);
+    this.#announced = asked;
+    if (this.#isReady) return;
     this.#isReady = true;
     this.#markReady.resolve();
     this.#options.log.info(
@@ -388,8 +394,4 @@ export class NodeAgent implements Disposable {
 
 function textOf({ table, key, error }: Report['failures'][number]): string {
   return `${table} ${key}: ${error.message}`;
-}
-
-function writeIfOther(path: string, text: string): void {
-  if (readFileIfThere(path) !== text) writeFileAtomic(path, text);
 }

@@ -61,7 +61,7 @@ export interface LeaseStore {
   acquire(attributes: LeaseAttributes, options: AcquireOptions): Promise<Lease>;
   /** Takes a changed network over, which this node's subnets fit into. */
   useNetworks?(networks: PerFamily<FamilyNetwork>): void;
-  /** Tells everybody that pods on this node have a network. Called once, after the first complete pass. */
+  /** Tells everybody that pods on this node have a network. Called after the first complete pass with a lease. */
   announceReady?(signal: AbortSignal): Promise<void>;
   /** Follows all leases; `onChange` is called after each change, however small. Reconnects by itself. */
   watch(options: { readonly onChange: () => void; readonly signal: AbortSignal }): LeaseView;

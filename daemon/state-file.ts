@@ -19,6 +19,11 @@ export function writeFileAtomic(path: string, text: string): void {
   renameSync(temporary, path);
 }
 
+/** As {@link writeFileAtomic}, where the file does not say so already. */
+export function writeIfOther(path: string, text: string): void {
+  if (readFileIfThere(path) !== text) writeFileAtomic(path, text);
+}
+
 /** undefined when there is no such file. */
 export function readFileIfThere(path: string): string | undefined {
   try {

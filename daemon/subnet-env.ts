@@ -1,5 +1,14 @@
-import { type Cidr, cidrAddress, families, prefixLengthOf } from '../core/address.ts';
+import {
+  type Cidr,
+  cidrAddress,
+  families,
+  familyOf,
+  networkOf,
+  parseHostCidr,
+  prefixLengthOf,
+} from '../core/address.ts';
 import type { PerFamily } from './lease.ts';
+import { readFileIfThere } from './state-file.ts';
 
 export interface SubnetEnv {
   readonly networks: PerFamily<Cidr>;
@@ -21,4 +30,23 @@ export function renderSubnetEnv({ networks, subnets, mtuBytes, masquerade }: Sub
     ];
   });
   return [...lines, `FLANNEL_MTU=${mtuBytes}`, `FLANNEL_IPMASQ=${masquerade}`, ''].join('\n');
+}
+
+/** The subnets in a subnet.env, ours or flanneld's; of a list of several the first. What cannot be read is left out. */
+export function parseSubnetEnv(text: string): PerFamily<Cidr> {
+  const found = families.flatMap((family) => {
+    const name = family === 4 ? 'FLANNEL_SUBNET' : 'FLANNEL_IPV6_SUBNET';
+    const [, value = ''] = new RegExp(`^${name}=([^,\\s]+)`, 'm').exec(text) ?? [];
+    const address = parseHostCidr(value);
+    return address !== undefined && familyOf(address) === family
+      ? [[family, networkOf(address)] as const]
+      : [];
+  });
+  return Object.fromEntries(found);
+}
+
+/** What flanneld left, where this agent takes its place; undefined when there is no such file. */
+export function readSubnetEnv(path: string | undefined): PerFamily<Cidr> | undefined {
+  const text = path === undefined ? undefined : readFileIfThere(path);
+  return text === undefined ? undefined : parseSubnetEnv(text);
 }

@@ -11,7 +11,7 @@ import {
   parseNodeLease,
 } from '../../daemon/node-record.ts';
 import { parseNodeState, renderNodeState } from '../../daemon/state-file.ts';
-import { renderSubnetEnv } from '../../daemon/subnet-env.ts';
+import { parseSubnetEnv, renderSubnetEnv } from '../../daemon/subnet-env.ts';
 import { cidr, leaseOf, type TestNode } from './golden.ts';
 
 const prefix = 'flannel.alpha.coreos.com';
@@ -137,6 +137,20 @@ test('subnet.env is flannel’s', (t) => {
       'FLANNEL_IPV6_NETWORK=fd00:10:244::/48\nFLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\n' +
       'FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n',
   );
+});
+
+test('subnet.env is read as well: what flanneld left tells the subnets of before', (t) => {
+  const networks = { 4: cidr('10.244.0.0/16'), 6: cidr('fd00:10:244::/48') };
+  const subnets = { 4: cidr('10.244.1.0/24'), 6: cidr('fd00:10:244:1::/64') };
+  t.deepEqual(
+    parseSubnetEnv(renderSubnetEnv({ networks, subnets, mtuBytes: 1450, masquerade: true })),
+    subnets,
+  );
+  t.deepEqual(parseSubnetEnv('FLANNEL_NETWORK=10.0.0.0/8\r\nFLANNEL_SUBNET=10.5.7.1/24,10.6.7.1/24\r\n'), {
+    4: cidr('10.5.7.0/24'),
+  });
+  t.deepEqual(parseSubnetEnv('FLANNEL_SUBNET=fd00::1/64\nFLANNEL_IPV6_SUBNET=x'), {});
+  t.deepEqual(parseSubnetEnv(''), {});
 });
 
 test('what a node remembers is believed only when this node wrote it', (t) => {

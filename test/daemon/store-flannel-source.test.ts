@@ -1,0 +1,85 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { InputError } from '../../core/errors.ts';
+import { parseFlannelFlags } from '../../daemon/flannel-flags.ts';
+import { openFlannelSource } from '../../daemon/flannel-source.ts';
+import { PODS } from '../../kube/types.ts';
+import { startTestServer } from '../controlplane/server.ts';
+import { EtcdServer, until } from './etcd-server.ts';
+
+function setUp(t: ExecutionContext) {
+  const directory = mkdtempSync(join(tmpdir(), 'fairlead-flannel-'));
+  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
+  const told: string[] = [];
+  const warn = (fields: object) => told.push((fields as { problem: string }).problem);
+  const stop = new AbortController();
+  t.teardown(() => stop.abort());
+  const log = { info: () => {}, warn, error: () => {} };
+  const open = (args: string[], environment: Record<string, string> = {}) =>
+    openFlannelSource(parseFlannelFlags(args, environment), { hostname: 'host', log, signal: stop.signal });
+  return { directory, told, open, signal: stop.signal };
+}
+
+test('with kube-subnet-mgr: the node is that of the pod, the network that of net-conf.json, and Kubernetes cuts it', async (t) => {
+  await using server = await startTestServer();
+  const { directory, open } = setUp(t);
+  const path = join(directory, 'net-conf.json');
+  writeFileSync(path, '{"Network":"10.244.0.0/16","SubnetLen":31,"Backend":{"Type":"vxlan"}}');
+  const metadata = { name: 'flannel-x', namespace: 'default' };
+  const spec = { nodeName: 'node-7', containers: [{ name: 'a', image: 'a' }] };
+  await server.client.create(PODS, { apiVersion: 'v1', kind: 'Pod', metadata, spec });
+  const args = [
+    '--kube-subnet-mgr',
+    `--kubeconfig-file=${server.kubeconfigPath}`,
+    `--net-config-path=${path}`,
+  ];
+  using source = await open(args, { POD_NAME: 'flannel-x', POD_NAMESPACE: 'default' });
+  t.is(source.nodeName, 'node-7');
+  t.is(source.store.name, 'kubernetes');
+  t.is(source.config.networks[4]?.network as string, '10.244.0.0/16');
+  t.is(source.configSource.name, path);
+  using named = await open(args, { NODE_NAME: 'node-8' });
+  t.is(named.nodeName, 'node-8');
+  await t.throwsAsync(open(args), {
+    instanceOf: InputError,
+    message: 'environment: NODE_NAME: is missing, and so are POD_NAME and POD_NAMESPACE',
+  });
+});
+
+test('files that cannot be read are named by their flag', async (t) => {
+  const { open } = setUp(t);
+  await t.throwsAsync(open(['--kube-subnet-mgr', '--net-config-path=/nowhere/x']), {
+    instanceOf: InputError,
+    message: /^options: --net-config-path: ENOENT.*\/nowhere\/x/,
+  });
+  await t.throwsAsync(open(['--etcd-cafile=/nowhere/ca']), {
+    instanceOf: InputError,
+    message: /^options: --etcd-cafile: ENOENT/,
+  });
+});
+
+test('with etcd, a network that is not there yet is waited for, and its changes are told', async (t) => {
+  await using etcd = await EtcdServer.start();
+  const { open, told, signal } = setUp(t);
+  const opening = open([`--etcd-endpoints=${etcd.endpoint}`, '--etcd-prefix=/net']);
+  await until('the wait is told', () => told.length === 1);
+  t.deepEqual(told, ['etcd: the key /net/config does not exist']);
+  etcd.ctl('put', '/net/config', '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}');
+  using source = await opening;
+  t.is(source.nodeName, 'host');
+  t.is(source.config.backend.type, 'vxlan');
+  const texts: string[] = [];
+  for await (const text of source.configSource.texts(signal)) {
+    texts.push(text);
+    if (texts.length === 3) break;
+    if (texts.length === 2) {
+      await etcd.stop();
+      await etcd.run();
+    }
+    etcd.ctl('put', '/net/config', `{"Network":"10.${5 + texts.length}.0.0/16"}`);
+    etcd.ctl('put', '/net/config2', 'x');
+  }
+  t.deepEqual(texts.slice(1), ['{"Network":"10.6.0.0/16"}', '{"Network":"10.7.0.0/16"}']);
+});
