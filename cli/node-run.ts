@@ -17,7 +17,11 @@ import { NodeProxy } from './node-proxy.ts';
 import { serveStatus, statusSockets } from './node-status.ts';
 import { readOptionFile } from './options.ts';
 import { untilStopped } from './signals.ts';
+import { DEFAULT_RUN_DIR } from './status.ts';
 import { tracePages } from './status-pages.ts';
+
+/** What must outlive a reboot, which the default folder for sockets and state does not. */
+const KEPT_DIR = '/var/lib/fairlead';
 
 /** How a cluster's network is cut into nodes' subnets when only its CIDR is given. */
 const SUBNET_LENGTH = { 4: 24, 6: 64 } as const;
@@ -41,6 +45,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
     underlay,
     cni: { socketPath: `${options.runDir}/cni.sock`, stateDir: `${options.runDir}/cni` },
     stateDir: options.runDir,
+    keptDir: options.runDir === DEFAULT_RUN_DIR ? KEPT_DIR : options.runDir,
     subnetFile: options.subnetFile,
     masquerade: options.masquerade,
     log: log.child({ part: 'daemon' }),

@@ -4,7 +4,6 @@ import type { Cidr } from '../core/address.ts';
 import { cidrList, httpUrl, httpUrlList, logLevelOption } from './options.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
-const BACKENDS = ['vxlan', 'host-gw'];
 const PROXY_MODES = ['nftables', 'iptables'];
 /** flannel's. */
 const ETCD_PREFIX = '/coreos.com/network';
@@ -64,7 +63,7 @@ export function nodeCommand(): Command {
         .argParser(cidrList)
         .conflicts('netConfig'),
     )
-    .addOption(new Option('--backend <type>', 'how nodes are connected').choices(BACKENDS).default('vxlan'))
+    .option('--backend <type>', 'how nodes are connected, where there is no --net-config', 'vxlan')
     .option('--iface <name>', 'interface, or an address on it, that carries traffic between nodes')
     .option('--subnet-file <path>', "write flannel's subnet.env here")
     .option('--cni-conf-dir <path>', "write the runtime's network here when the node is ready")
