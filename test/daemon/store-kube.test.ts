@@ -166,6 +166,30 @@ test('annotations stand under the prefix that was chosen, and nodes of another p
   t.false(view.leases().has(other.nodeName));
 });
 
+test('a change of one family of a dual-stack peer is seen, and so is a peer that was made anew with other subnets', async (t) => {
+  using one = setUp();
+  using peer = setUp();
+  const view = one.store.watch({ onChange: () => {}, signal: one.signal });
+  const before = await held(peer);
+  await until('the peer is seen', () => view.leases().has(peer.nodeName));
+  const data = '{"VNI":1,"VtepMAC":"02:00:00:00:04:99"}';
+  const annotations = { 'flannel.alpha.coreos.com/backend-data': data };
+  await server.client.patch(NODES, peer.nodeName, { metadata: { annotations } });
+  const seen = () => view.leases().get(peer.nodeName);
+  await until('the new MAC is seen', () => JSON.stringify(seen()?.backendData[4]) === data);
+  t.deepEqual(seen()?.backendData[6], before.backendData[6]);
+
+  await server.client.delete(NODES, peer.nodeName);
+  await until('the end is seen', () => seen() === undefined);
+  const metadata = { name: peer.nodeName };
+  const podCIDRs = ['10.244.250.0/24', 'fd00:10:244:fa::/64'];
+  const spec = { podCIDR: podCIDRs[0], podCIDRs };
+  await server.client.create(NODES, { apiVersion: 'v1', kind: 'Node', metadata, spec } as V1Node);
+  await held(peer);
+  await until('the new subnets are seen', () => seen() !== undefined);
+  t.deepEqual(Object.values(seen()?.subnets ?? {}) as string[], podCIDRs);
+});
+
 test('a pod tells which node it is on', async (t) => {
   await t.throwsAsync(readPodNodeName(server.client, 'nobody', 'default'), {
     instanceOf: StoreError,
