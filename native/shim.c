@@ -80,8 +80,8 @@ static __attribute__((noreturn)) void unavailable(const char *what, long error, 
 // --- the request ---
 
 static int is_passed_on(const char *entry) {
-  return begins_with(entry, "CNI_") || begins_with(entry, "TRACEPARENT=") || begins_with(entry, "TRACESTATE=") ||
-         begins_with(entry, "BAGGAGE=");
+  return begins_with(entry, "CNI_") || begins_with(entry, "FAIRLEAD_SOCKET=") ||
+         begins_with(entry, "TRACEPARENT=") || begins_with(entry, "TRACESTATE=") || begins_with(entry, "BAGGAGE=");
 }
 
 static void add_bytes(const char *bytes, size_t length) {

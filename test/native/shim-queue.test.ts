@@ -78,7 +78,11 @@ test('without the daemon a DEL succeeds, and its request lies in the queue', asy
   const frame = parseFrame(readFileSync(join(directory.path, 'cni-queue', name)));
   if (typeof frame === 'string') return t.fail(frame);
   t.is(Buffer.from(frame.stdin).toString(), '{"name":"ü"}');
-  t.deepEqual(Object.fromEntries(frame.env), { ...variables, FAIRLEAD_PLUGIN: 'bridge' });
+  t.deepEqual(Object.fromEntries(frame.env), {
+    ...variables,
+    FAIRLEAD_PLUGIN: 'bridge',
+    FAIRLEAD_SOCKET: join(directory.path, 'cni.sock'),
+  });
 });
 
 test('the queue and what is in it are for their owner alone', async (t) => {

@@ -125,7 +125,7 @@ test('the request carries the environment of CNI and of tracing, and the input',
   const outcome = await callShim(path, { environment, input });
   t.like(outcome, { code: 0, stdout: '{"ok":true}', stderr: '' });
   const { PATH: _path, XCNI_NO: _no, ...passed } = environment;
-  const added = { CNI_COMMAND: 'ADD', FAIRLEAD_PLUGIN: 'fairlead-cni' };
+  const added = { CNI_COMMAND: 'ADD', FAIRLEAD_PLUGIN: 'fairlead-cni', FAIRLEAD_SOCKET: path };
   const wanted = Object.entries({ ...added, ...passed }).map(([name, value]) => `${name}=${value}`);
   t.is(daemon.requests[0]?.magic, 0x464c4431);
   t.is(daemon.requests[0]?.input, input);
@@ -143,7 +143,7 @@ test('the name that the plugin is called by goes with the request, and nobody el
     ['', ''],
   ] as const) {
     await callShim(path, { name, environment: { FAIRLEAD_PLUGIN: 'other' } });
-    const sent = daemon.requests.at(-1)?.environment.filter((entry) => entry.startsWith('FAIRLEAD_'));
+    const sent = daemon.requests.at(-1)?.environment.filter((entry) => entry.startsWith('FAIRLEAD_P'));
     t.deepEqual(sent, [`FAIRLEAD_PLUGIN=${passed}`]);
   }
 });
