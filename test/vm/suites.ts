@@ -28,6 +28,7 @@ export const SUITES: readonly Suite[] = [
   { file: 'test/netns/nftables-packets.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-link.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-bridge-vlan.test.ts', limitSeconds: 120 },
+  { file: 'test/netns/cni-vlan.test.ts', limitSeconds: 150 },
   // Kinds of tunnels that not every kernel has.
   { file: 'test/netns/kernel-tunnel.test.ts', limitSeconds: 120 },
   { file: 'test/netns/daemon-tunnels.test.ts', limitSeconds: 300, match: 'pods on two nodes*' },
