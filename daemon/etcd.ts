@@ -23,6 +23,7 @@ export interface EtcdEntry {
   readonly key: string;
   readonly value: string;
   readonly modRevision: number;
+  readonly createRevision: number;
   /** The etcd lease that the key lives with; "0" for a key that stays. 64 bits, therefore text. */
   readonly etcdLease: string;
 }
@@ -39,7 +40,7 @@ export class CompactedError extends Error {
   override readonly name = 'CompactedError';
 }
 
-/** Condition of a transaction: true when the key, or every key of the prefix, was last changed so. */
+/** Condition of a transaction: true when the key, or every key of the prefix, was last changed so. 0: is not there. */
 export type EtcdCondition =
   | { readonly key: string; readonly modRevision: number }
   | { readonly prefix: string; readonly changedAtMost: number };
@@ -248,6 +249,7 @@ interface RawEntry {
   readonly key?: string;
   readonly value?: string;
   readonly mod_revision?: string;
+  readonly create_revision?: string;
   readonly lease?: string;
 }
 
@@ -287,11 +289,12 @@ function keyRange(prefix: string): { key: string; range_end: string } {
   return { key: encode(prefix), range_end: end.toString('base64') };
 }
 
-function entryOf({ key, value, mod_revision, lease }: RawEntry): EtcdEntry {
+function entryOf({ key, value, mod_revision, create_revision, lease }: RawEntry): EtcdEntry {
   return {
     key: decode(key),
     value: decode(value),
     modRevision: Number(mod_revision ?? 0),
+    createRevision: Number(create_revision ?? 0),
     etcdLease: lease ?? '0',
   };
 }

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Cidr, families, ipOf } from '../core/address.ts';
+import { type Cidr, cidrsOverlap, families, ipOf } from '../core/address.ts';
 import { type NetworkConfig, parseNetworkConfig } from './config.ts';
 import type { EtcdClient, EtcdEntry } from './etcd.ts';
 import { parseLease, parseSubnetKey, renderLeaseValue, subnetKey } from './etcd-record.ts';
@@ -29,8 +29,8 @@ const raceTries = 100;
 /** Wait at random up to this after the first lost race; up to twice as long after the next, and so on. */
 const raceWaitMs = 50;
 const longestRaceWaitMs = 2_000;
-/** A subnet is drawn from this many free ones, so that nodes that start together seldom want the same. */
-const candidateLimit = 100;
+/** A subnet is drawn from so many free ones (flannel: 100), so that nodes that start together seldom want the same. */
+const candidateLimit = 1_000;
 
 export interface EtcdStoreOptions {
   readonly client: EtcdClient;
@@ -66,8 +66,9 @@ export async function readEtcdNetworkConfig(
 /**
  * Leases in etcd v3 in flannel's format, each key bound to an etcd lease that its node renews.
  *
- * A subnet is given by one transaction that fails when anything under `<prefix>/subnets/` changed since it was
- * read, so that two nodes never get overlapping subnets, whatever their keys look like.
+ * A subnet is given by one transaction that fails when another lease begins where this one does. That alone lets
+ * many nodes have subnets at once; keys that begin otherwise may still overlap, so all are read again, and of two
+ * the later one is given back. Nobody has a pod there yet.
  */
 export class EtcdLeaseStore implements LeaseStore {
   readonly name = 'etcd';
@@ -142,12 +143,30 @@ export class EtcdLeaseStore implements LeaseStore {
     const etcdLease = await grant();
     const put = { put: this.#prefix + key, value: renderLeaseValue(attributes), etcdLease };
     // A lease that does not fit any more goes in the moment when the new one comes.
-    const done = await this.#client.transact(
-      [{ prefix: this.#prefix, changedAtMost: revision }],
-      own === undefined ? [put] : [{ delete: own.entry.key }, put],
-      signal,
+    const writes = own === undefined ? [put] : [{ delete: own.entry.key }, put];
+    const whole = { prefix: this.#prefix, changedAtMost: revision };
+    const condition = own === undefined ? { prefix: this.#prefix + startOf(key), changedAtMost: 0 } : whole;
+    if (!(await this.#client.transact([condition], writes, signal))) return undefined;
+    if (condition !== whole && (await this.#isTaken(key, signal))) {
+      await this.#client.transact([], [{ delete: this.#prefix + key }], signal);
+      return undefined;
+    }
+    return { key, etcdLease, ttlSeconds: this.#ttlSeconds };
+  }
+
+  /** Whether an earlier lease overlaps that was made in the same moment under a key that begins otherwise. */
+  async #isTaken(key: string, signal: AbortSignal): Promise<boolean> {
+    const { entries } = await this.#client.range(this.#prefix, signal);
+    const own = entries.find((entry) => entry.key === this.#prefix + key);
+    const subnets = Object.values(parseSubnetKey(key) ?? {});
+    return entries.some(
+      (entry) =>
+        own !== undefined &&
+        entry.createRevision < own.createRevision &&
+        Object.values(this.#subnetsOf(entry.key) ?? {}).some((other) =>
+          subnets.some((subnet) => cidrsOverlap(subnet, other)),
+        ),
     );
-    return done ? { key, etcdLease, ttlSeconds: this.#ttlSeconds } : undefined;
   }
 
   /** The lease that is there stays, with its etcd lease; a reservation stays one. */
@@ -247,6 +266,12 @@ export class EtcdLeaseStore implements LeaseStore {
 function singleSubnet(range: { network: Cidr; subnetLength: number }, subnet: Cidr) {
   const ip = ipOf(subnet);
   return { ...range, subnetMin: ip, subnetMax: ip };
+}
+
+/** What keys of the same subnet, whatever its length, begin with; of two families the IPv4 one decides. */
+function startOf(key: string): string {
+  const end = key.startsWith('0.0.0.0-0&') ? key.lastIndexOf('-') : key.indexOf('-');
+  return key.slice(0, end + 1);
 }
 
 /** In every family that both have; one of them may have been of one family only when it was written. */

@@ -68,6 +68,38 @@ test('two nodes that want the one free subnet: one has it, the other is told by 
   t.is(lost[0]?.message, 'etcd: no /28 is free in 10.5.0.0/24');
 });
 
+test('of two overlapping subnets of different lengths, made in the same moment, the later one is given back', async (t) => {
+  const { etcd, client, store, signal } = await setUp(t);
+  const transact = client.transact.bind(client);
+  let tries = 0;
+  client.transact = async (...args) => {
+    tries += 1;
+    // Behind the back of the first try, that has read all leases already.
+    if (tries === 1) etcd.ctl('put', `${prefix}10.5.0.0-22`, leaseText('192.0.2.99', '02:00:00:00:00:99'));
+    return await transact(...args);
+  };
+  const lease = await store({ random: () => 0 }).acquire(attributes('192.0.2.1'), { signal });
+  t.is(lease.key, '10.5.4.0-24');
+  const keys = (await client.range(prefix, signal)).entries.map(({ key }) => key.slice(prefix.length));
+  t.deepEqual(keys.sort(), ['10.5.0.0-22', '10.5.4.0-24']);
+});
+
+test('a hundred dual-stack nodes that start at once have subnets of their own within seconds', async (t) => {
+  const { store, signal } = await setUp(t);
+  const dual = '{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48"}';
+  const options = { networks: parseNetworkConfig(dual).networks };
+  const begin = performance.now();
+  const leases = await Promise.all(
+    Array.from({ length: 100 }, (_, n) => {
+      const publicIps = { 4: ip(`192.0.2.${n}`), 6: ip(`2001:db8::${n}`) };
+      return store(options).acquire({ ...attributes('192.0.2.1'), publicIps }, { signal });
+    }),
+  );
+  for (const family of [4, 6] as const)
+    t.is(new Set(leases.map(({ subnets }) => subnets[family])).size, 100, `IPv${family}`);
+  t.log(`${Math.round(performance.now() - begin)} ms`);
+});
+
 test('a hanging etcd is told within the probe’s time, what was known stays, and what it did meanwhile is found', async (t) => {
   const { etcd, store, watch, signal } = await setUp(t);
   const view = watch({ probeMs: 200 });
