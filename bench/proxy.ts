@@ -2,7 +2,7 @@ import type { Frame } from './frame.ts';
 import { measureConnections } from './proxy/connect.ts';
 import { isInstalled, nftTables, oldLayout, peerKinds } from './proxy/peers.ts';
 import { changeNames, FULL_SIZE, OLD_LAYOUT_SIZE, Size } from './proxy/sizes.ts';
-import { memoryAccount, NFT } from './proxy/space.ts';
+import { NFT } from './proxy/space.ts';
 
 export const description =
   'the service proxy in nftables, from its stores to the kernel, against the tools with the rules of kube-proxy';
@@ -24,7 +24,7 @@ export async function run(frame: Frame): Promise<void> {
   if (largest === undefined) return;
   await measureChurn(frame, largest);
   for (const size of sizes) await measureListing(frame, size);
-  frame.progress(`memory, by ${memoryAccount}`);
+  frame.progress('memory');
   for (const size of sizes) await size.reportMemory();
   await measureConnections(frame, largest.services);
 }

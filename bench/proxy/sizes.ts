@@ -1,7 +1,7 @@
 import type { Frame, Target } from '../frame.ts';
 import { interleave } from '../frame.ts';
 import { isInstalled, newLayout, oldLayout, Peer, type PeerKind, peerKinds, takesPart } from './peers.ts';
-import { Space } from './space.ts';
+import { memoryAccount, Space } from './space.ts';
 import { type ChangeKind, SubjectProcess } from './subject-process.ts';
 import { ENDPOINTS_EACH } from './world.ts';
 
@@ -164,10 +164,11 @@ export class Size implements AsyncDisposable {
     frame.figure(`${this.name}: resident memory, peak`, peakBytes / 1e6, 'MB');
     await subject[Symbol.asyncDispose]();
     const kernelTarget = this.#target({ atMost: 20 }).target;
-    frame.figure(`${this.name}: kernel memory`, (await space.removeAndMeasure()) / 1e6, 'MB', kernelTarget);
+    const name = `${this.name}: kernel memory by ${memoryAccount}`;
+    frame.figure(name, (await space.removeAndMeasure()) / 1e6, 'MB', kernelTarget);
     for (const { kind, space: other } of this.#peers.values()) {
       const bytes = await other.removeAndMeasure();
-      frame.figure(`${this.name}: kernel memory, ${kind.name}`, bytes / 1e6, 'MB');
+      frame.figure(`${name}, ${kind.name}`, bytes / 1e6, 'MB');
     }
   }
 
