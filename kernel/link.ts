@@ -31,7 +31,7 @@ export interface LinkRow {
   /** Name of the bridge whose port it is; undefined: of none. */
   readonly master?: string | undefined;
   readonly vxlan?: VxlanParameters | undefined;
-  /** Of kinds ipip and ip6tnl. */
+  /** Of kind ipip. An ip6tnl has no ends of its own: each route over it has. */
   readonly ipip?: IpipParameters | undefined;
   /** Only with a master. */
   readonly bridgePort?: { readonly hairpin?: boolean | undefined } | undefined;
@@ -50,7 +50,7 @@ export interface VxlanParameters {
   readonly gbp?: boolean | undefined;
 }
 
-/** IPv4 in IPv4, or IPv6 in IPv6; the other end is each route's next hop. */
+/** IPv4 in IPv4; the other end is each route's next hop. */
 export interface IpipParameters {
   readonly local: Ip;
   /** Name of the link that carries the outer packets. */
@@ -242,7 +242,7 @@ function vxlanFrom({ vxlan }: KnownLink, links: LinkIndex): VxlanParameters | un
 }
 
 function ipipFrom({ ipip }: KnownLink, links: LinkIndex): IpipParameters | undefined {
-  if (ipip === undefined) return undefined;
+  if (ipip === undefined || ipip.external) return undefined;
   const hasRemote = ipip.remote !== undefined && /[^0.:]/.test(ipip.remote);
   return {
     local: hasRemote ? ('' as Ip) : (ipip.local ?? ('' as Ip)),

@@ -67,7 +67,7 @@ function birthOf(row: LinkRow, places: LinkPlaces, group: number): Link {
     group,
     masterIndex: places.master,
     vxlan: vxlan && { ...vxlan, deviceIndex: places.device },
-    ipip: ipip && { local: ipip.local, deviceIndex: places.device },
+    ipip: kind === 'ip6tnl' ? { external: true } : ipip && { local: ipip.local, deviceIndex: places.device },
     // Each queue costs kobjects; the default is one for each CPU.
     ...(kind === 'veth' ? { txQueues: 1, rxQueues: 1, peer: { txQueues: 1, rxQueues: 1 } } : {}),
   };

@@ -8,6 +8,7 @@ import {
   encodeRoute,
   encodeRouteDump,
   type Route,
+  type RouteEncapsulation,
   RT_SCOPE_LINK,
   RT_SCOPE_NOWHERE,
   RT_SCOPE_UNIVERSE,
@@ -30,6 +31,8 @@ export interface RouteRow {
   readonly device: string;
   /** The gateway is on the link although no address of the link says so. */
   readonly onlink?: boolean | undefined;
+  /** Ends of an outer IPv6 header, where the device is an ip6tnl. */
+  readonly encapsulation?: RouteEncapsulation | undefined;
   /** Source address of packets that begin here; an address of this node. */
   readonly source?: Ip | undefined;
   /** IPv4 only; by default universe with a gateway and link without. */
@@ -57,6 +60,8 @@ export class RouteTable implements Table<string, RouteRow> {
       wanted.device === actual.device &&
       (wanted.onlink ?? false) === (actual.onlink ?? false) &&
       wanted.source === actual.source &&
+      wanted.encapsulation?.destination === actual.encapsulation?.destination &&
+      wanted.encapsulation?.source === actual.encapsulation?.source &&
       scopeOf(wanted) === scopeOf(actual)
     );
   }
@@ -107,6 +112,7 @@ function rowFrom(route: Route, links: LinkIndex): RouteRow {
     gateway: route.gateway,
     device: links.at(route.index)?.name ?? '',
     onlink: ((route.flags ?? 0) & RTNH_F_ONLINK) !== 0,
+    encapsulation: route.encapsulation,
     source: route.source,
     scope: route.scope === RT_SCOPE_LINK ? 'link' : 'universe',
     table: route.table,
@@ -124,6 +130,7 @@ function encodeChange(change: Change<string, RouteRow>, links: LinkIndex): Netli
     gateway: row.gateway,
     index: link.index,
     flags: row.onlink ? RTNH_F_ONLINK : 0,
+    encapsulation: row.encapsulation,
     source: row.source,
     table: row.table ?? RT_TABLE_MAIN,
     protocol: FAIRLEAD_PROTOCOL,

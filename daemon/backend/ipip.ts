@@ -22,8 +22,11 @@ import { isAdjacent, selectPeers } from './peers.ts';
  *   peer       its fl-ipip takes the header off and routes the packet to its bridge
  *
  * A tunnel without a remote address serves all peers: the kernel takes the outer destination from the route's next
- * hop. So a peer is one row, and the overhead is one IP header. IPv6 travels in IPv6 (kind ip6tnl): a sit tunnel
- * would need IPv4 addresses on every node, which clusters of IPv6 alone do not have.
+ * hop. So a peer is one row, and the overhead is one IP header.
+ *
+ * IPv6 travels in IPv6, over fl-ipip6. There the kernel refuses a next hop that it knows behind another interface, so
+ * the route itself says both ends of the outer header (`encap ip6`). A sit tunnel would need IPv4 addresses on every
+ * node, which clusters of IPv6 alone do not have.
  */
 
 export interface IpipConfig extends BackendConfig, UnderlayMtu {
@@ -62,7 +65,11 @@ function planIpip(config: IpipConfig, facts: BackendFacts): BackendRows {
     const { family, subnet: destination, publicIp: gateway } = peer;
     if (config.directRouting && isAdjacent(underlay, peer))
       return { destination, gateway, device: underlay.device };
-    return { destination, gateway, device: devices[family], onlink: true };
+    const device = devices[family];
+    if (family === 4) return { destination, gateway, device, onlink: true };
+    const local = underlay.addresses[family];
+    const source = local === undefined ? gateway : ipOf(local);
+    return { destination, device, encapsulation: { destination: gateway, source } };
   });
   return {
     ...noRows,
@@ -90,7 +97,7 @@ function tunnelEnd(
     alias: backendAlias,
     mtuBytes: innerMtu(config, underlay, overheadBytes, family),
     up: true,
-    ipip: { local: ipOf(local), device: underlay.device },
+    ...(family === 4 ? { ipip: { local: ipOf(local), device: underlay.device } } : {}),
   };
   const address = hostCidr(ipOf(subnet), addressBits(family));
   return { links: [link], addresses: [{ device: name, address }] };

@@ -16,7 +16,6 @@ export const WG_CMD_GET_DEVICE = 0;
 export const WG_CMD_SET_DEVICE = 1;
 export const WG_KEY_BYTES = 32;
 
-export const WGDEVICE_F_REPLACE_PEERS = 1;
 export const WGPEER_F_REMOVE_ME = 1;
 export const WGPEER_F_REPLACE_ALLOWEDIPS = 2;
 

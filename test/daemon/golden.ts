@@ -113,7 +113,8 @@ export function planText(plan: NodePlan): string {
     ...table(
       'route',
       plan.routes,
-      (row) => `${row.gateway ? `via ${row.gateway} ` : ''}dev ${row.device}${row.onlink ? ' onlink' : ''}`,
+      (row) =>
+        `${row.gateway ? `via ${row.gateway} ` : ''}dev ${row.device}${row.onlink ? ' onlink' : ''}${row.encapsulation ? ` encap ${JSON.stringify(row.encapsulation)}` : ''}`,
     ),
     ...table('nft', plan.nft, (_: NftElement) => ''),
     ...plan.problems.map((problem) => `problem ${problem}`),

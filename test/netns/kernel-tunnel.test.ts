@@ -4,6 +4,7 @@ import { type LinkRow, LinkTable, linkKey } from '../../kernel/link.ts';
 import { hasFamily, NETLINK_GENERIC } from '../../kernel/netlink/generic.ts';
 import { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { OffloadTable, offloadKey } from '../../kernel/offload.ts';
+import { type RouteRow, RouteTable, routeKey } from '../../kernel/route.ts';
 import { type TunnelRow, TunnelTable, tunnelKey } from '../../kernel/tunnel.ts';
 import { type WireguardRow, WireguardTable, wireguardKey } from '../../kernel/wireguard.ts';
 import { make, openSpace, type Shown, type Space, settle } from './kernel-space.ts';
@@ -87,26 +88,52 @@ test('the tunnel’s rows are gone with its device, and come back with it', asyn
   t.is(await settle(t, tunnel.between({ ...ends, port: 8286 }), tunnelKey, [row]), 1);
 });
 
-for (const kind of ['ipip', 'ip6tnl'] as const) {
-  test(`a tunnel of kind ${kind} is made as wanted, and anew where its address changes`, async (t) => {
-    const space = openSpace(t);
-    if (!canMake(space, kind)) {
-      t.log(`left out: this kernel has no ${kind}`);
-      t.pass();
-      return;
-    }
-    space.ip('link add one type veth peer name other\nlink set one up');
-    const [first, second] = kind === 'ipip' ? ['192.0.2.1', '192.0.2.2'] : ['2001:db8::1', '2001:db8::2'];
-    const table = new LinkTable(space);
-    const wanted = (local: string): LinkRow => ({
-      ...{ name: 'fl-ipip', kind, alias: 'fairlead tunnel', mtuBytes: 1400, up: true },
-      ipip: { local: local as Ip, device: 'one' },
-    });
-    t.is(await settle(t, table, linkKey, [wanted(first as string)]), 1);
-    t.is(await settle(t, table, linkKey, [wanted(second as string)]), 1);
-    t.is(await settle(t, table, linkKey, []), 1);
+test('an ipip tunnel is made as wanted, and anew where its address changes', async (t) => {
+  const space = openSpace(t);
+  if (!canMake(space, 'ipip')) {
+    t.log('left out: this kernel has no ipip');
+    t.pass();
+    return;
+  }
+  space.ip('link add one type veth peer name other\nlink set one up');
+  const table = new LinkTable(space);
+  const wanted = (local: string): LinkRow => ({
+    ...{ name: 'fl-ipip', kind: 'ipip', alias: 'fairlead tunnel', mtuBytes: 1400, up: true },
+    ipip: { local: local as Ip, device: 'one' },
   });
-}
+  t.is(await settle(t, table, linkKey, [wanted('192.0.2.1')]), 1);
+  t.is(await settle(t, table, linkKey, [wanted('192.0.2.2')]), 1);
+  t.is(await settle(t, table, linkKey, []), 1);
+});
+
+test('an ip6tnl tunnel has no ends, its routes have', async (t) => {
+  const space = openSpace(t);
+  if (!canMake(space, 'ip6tnl')) {
+    t.log('left out: this kernel has no ip6tnl');
+    t.pass();
+    return;
+  }
+  space.ip(
+    'link add one type veth peer name other\nlink set one up\naddress add 2001:db8::1/64 dev one nodad',
+  );
+  const link: LinkRow = {
+    name: 'fl-ipip6',
+    kind: 'ip6tnl',
+    alias: 'fairlead tunnel',
+    mtuBytes: 1400,
+    up: true,
+  };
+  const links = new LinkTable(space);
+  t.is(await settle(t, links, linkKey, [link]), 1);
+  const routeTo = (node: number): RouteRow => ({
+    ...{ destination: 'fd00:2::/64' as Cidr, device: 'fl-ipip6' },
+    encapsulation: { destination: `2001:db8::${node}` as Ip, source: '2001:db8::1' as Ip },
+  });
+  const routes = new RouteTable(space);
+  t.is(await settle(t, routes, routeKey, [routeTo(2)]), 1);
+  t.is(await settle(t, routes, routeKey, [routeTo(3)]), 1);
+  t.is(await settle(t, links, linkKey, []), 1);
+});
 
 test('wireguard’s devices have keys, ports and peers as wanted', async (t) => {
   const space = openSpace(t);

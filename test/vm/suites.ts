@@ -31,7 +31,11 @@ export const SUITES: readonly Suite[] = [
   { file: 'test/netns/cni-vlan.test.ts', limitSeconds: 150 },
   // Kinds of tunnels that not every kernel has.
   { file: 'test/netns/kernel-tunnel.test.ts', limitSeconds: 120 },
-  { file: 'test/netns/daemon-tunnels.test.ts', limitSeconds: 300, match: 'pods on two nodes*' },
+  {
+    file: 'test/netns/daemon-tunnels.test.ts',
+    limitSeconds: 300,
+    match: 'pods on two nodes*with IPv4 and IPv6',
+  },
   { file: 'test/netns/nftables-table.test.ts', limitSeconds: 150 },
   { file: 'test/netns/kernel-qdisc.test.ts', limitSeconds: 200 },
   // The one left out counts bytes that are echoed within 20 ms.

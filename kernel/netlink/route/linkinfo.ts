@@ -20,11 +20,9 @@ const IFLA_VXLAN_GBP = 23;
 const IFLA_IPTUN_LINK = 1;
 const IFLA_IPTUN_LOCAL = 2;
 const IFLA_IPTUN_REMOTE = 3;
-const IFLA_IPTUN_FLAGS = 8;
 const IFLA_IPTUN_PROTO = 9;
+const IFLA_IPTUN_COLLECT_METADATA = 19;
 const IPPROTO_IPV6 = 41;
-/** Without the destination option of RFC 2473 §4.1.1, which is 8 bytes in every packet. */
-const IP6_TNL_F_IGN_ENCAP_LIMIT = 1;
 
 const IFLA_BR_AGEING_TIME = 4;
 const IFLA_BR_STP_STATE = 5;
@@ -71,20 +69,19 @@ export function readVxlan(data: Attributes): Vxlan {
 
 /** A tunnel that puts one IP header around a packet of the same family; undefined is left to the kernel. */
 export interface Ipip {
-  /** Source address of the outer packets; says which family it is. */
   readonly local?: Ip | undefined;
   /** Only read: other end of a tunnel that has one. */
   readonly remote?: Ip | undefined;
   /** Index of the link that carries the outer packets. */
   readonly deviceIndex?: number | undefined;
+  /** Kind ip6tnl: IPv6 only, between the ends that each route says. */
+  readonly external?: boolean | undefined;
 }
 
-export function writeIpip(writer: Writer, { local, deviceIndex }: Ipip): void {
+export function writeIpip(writer: Writer, { local, deviceIndex, external }: Ipip): void {
   if (deviceIndex !== undefined) writer.attrU32(IFLA_IPTUN_LINK, deviceIndex);
-  if (local === undefined) return;
-  writer.attr(IFLA_IPTUN_LOCAL, ipToBytes(local));
-  if (familyOf(local) === 4) return;
-  writer.attrU32(IFLA_IPTUN_FLAGS, IP6_TNL_F_IGN_ENCAP_LIMIT).attrU8(IFLA_IPTUN_PROTO, IPPROTO_IPV6);
+  if (local !== undefined) writer.attr(IFLA_IPTUN_LOCAL, ipToBytes(local));
+  if (external) writer.attrU8(IFLA_IPTUN_PROTO, IPPROTO_IPV6).attrFlag(IFLA_IPTUN_COLLECT_METADATA);
 }
 
 export function readIpip(data: Attributes): Ipip {
@@ -93,6 +90,7 @@ export function readIpip(data: Attributes): Ipip {
     local: ipAttribute(data, IFLA_IPTUN_LOCAL, family, 'ipip'),
     remote: ipAttribute(data, IFLA_IPTUN_REMOTE, family, 'ipip'),
     deviceIndex: data.u32(IFLA_IPTUN_LINK),
+    external: data.has(IFLA_IPTUN_COLLECT_METADATA) ? true : undefined,
   };
 }
 

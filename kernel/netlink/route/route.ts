@@ -19,6 +19,12 @@ const RTA_PREFSRC = 7;
 const RTA_MULTIPATH = 9;
 const RTA_TABLE = 15;
 const RTA_VIA = 18;
+const RTA_ENCAP_TYPE = 21;
+const RTA_ENCAP = 22;
+/** linux/lwtunnel.h */
+const LWTUNNEL_ENCAP_IP6 = 4;
+const LWTUNNEL_IP6_DST = 2;
+const LWTUNNEL_IP6_SRC = 3;
 
 export const RT_TABLE_MAIN = 254;
 export const RTN_UNSPEC = 0;
@@ -41,11 +47,18 @@ export interface NextHop {
   readonly flags?: number | undefined;
 }
 
+/** Ends of the outer IPv6 header of packets that take the route; its device is a tunnel without ends of its own. */
+export interface RouteEncapsulation {
+  readonly destination: Ip;
+  readonly source: Ip;
+}
+
 /** One RTM_…ROUTE message (struct rtmsg and attributes). */
 export interface Route extends NextHop {
   readonly destination: Cidr;
   /** RTA_PREFSRC: source address of packets that begin here. */
   readonly source?: Ip | undefined;
+  readonly encapsulation?: RouteEncapsulation | undefined;
   /** Metric: of several routes to one destination the lowest is used. */
   readonly priority?: number | undefined;
   readonly table: number;
@@ -77,7 +90,23 @@ export function encodeRoute(route: Route): Uint8Array {
   if (index !== undefined) writer.attrU32(RTA_OIF, index);
   if (source !== undefined) writer.attr(RTA_PREFSRC, ipToBytes(source));
   if (priority !== undefined) writer.attrU32(RTA_PRIORITY, priority);
+  if (route.encapsulation !== undefined) writeEncapsulation(writer, route.encapsulation);
   return writer.finish();
+}
+
+function writeEncapsulation(writer: Writer, { destination, source }: RouteEncapsulation): void {
+  writer.attrU16(RTA_ENCAP_TYPE, LWTUNNEL_ENCAP_IP6);
+  writer.nest(RTA_ENCAP, () => {
+    writer.attr(LWTUNNEL_IP6_DST, ipToBytes(destination)).attr(LWTUNNEL_IP6_SRC, ipToBytes(source));
+  });
+}
+
+function readEncapsulation(attributes: Attributes): RouteEncapsulation | undefined {
+  const ends = attributes.nested(RTA_ENCAP);
+  if (ends === undefined || attributes.u16(RTA_ENCAP_TYPE) !== LWTUNNEL_ENCAP_IP6) return undefined;
+  const destination = ipAttribute(ends, LWTUNNEL_IP6_DST, 6, 'route encapsulation');
+  const source = ipAttribute(ends, LWTUNNEL_IP6_SRC, 6, 'route encapsulation');
+  return destination && source && { destination, source };
 }
 
 /** RTA_VIA carries a gateway of the other family (RFC 8950). */
@@ -111,6 +140,7 @@ export function decodeRoute(payload: Uint8Array): Route {
     gateway: readGateway(attributes, family),
     flags,
     source: ipAttribute(attributes, RTA_PREFSRC, family, 'route'),
+    encapsulation: readEncapsulation(attributes),
     priority: attributes.u32(RTA_PRIORITY),
     table: attributes.u32(RTA_TABLE) ?? table,
     protocol,

@@ -1,7 +1,8 @@
 import test from 'ava';
 import fc from 'fast-check';
-import type { Ip } from '../../../../core/address.ts';
+import type { Cidr, Ip } from '../../../../core/address.ts';
 import { decodeLink, encodeLink, type Link } from '../../../../kernel/netlink/route/link.ts';
+import { decodeRoute, encodeRoute, type Route } from '../../../../kernel/netlink/route/route.ts';
 import { ip } from '../../../core/arbitrary.ts';
 import { plain } from '../golden.ts';
 
@@ -17,17 +18,26 @@ test('an ipip tunnel has a device and a local address', (t) => {
   t.is(hexOf(link), join(header, '2400 1280', ...info));
 });
 
-test('an ip6tnl tunnel carries IPv6 only, without the option that limits encapsulation', (t) => {
-  const link = { name: 'a', kind: 'ip6tnl', ipip: { local: '2001:db8::1' as Ip, deviceIndex: 7 } };
-  const info = [
-    '0b00 0100 697036746e6c 00 00',
-    '3000 0280',
-    '0800 0100 07000000',
-    '1400 0200 20010db8000000000000000000000001',
-    '0800 0800 01000000',
-    '0500 0900 29 000000',
+test('an ip6tnl tunnel carries IPv6 only, between ends that routes say', (t) => {
+  const info = ['0b00 0100 697036746e6c 00 00', '1000 0280', '0500 0900 29 000000', '0400 1300'];
+  t.is(hexOf({ name: 'a', kind: 'ip6tnl', ipip: { external: true } }), join(header, '2000 1280', ...info));
+});
+
+test('a route may say the ends of an outer header, and reads as it was written', (t) => {
+  const route: Route = {
+    destination: 'fd00:2::/64' as Cidr,
+    ...{ index: 7, flags: 0, table: 254, protocol: 88, scope: 0, type: 1 },
+    encapsulation: { destination: '2001:db8::2' as Ip, source: '2001:db8::1' as Ip },
+  };
+  const hex = Buffer.from(encodeRoute(route)).toString('hex');
+  const ends = [
+    '0600 1500 0400 0000',
+    '2c00 1680',
+    '1400 0200 20010db8000000000000000000000002',
+    '1400 0300 20010db8000000000000000000000001',
   ];
-  t.is(hexOf(link), join(header, '4000 1280', ...info));
+  t.true(hex.endsWith(join(...ends)));
+  t.deepEqual(plain(decodeRoute(encodeRoute(route))), plain(route));
 });
 
 test('a vxlan with group based policy has the flag, and one without has not', (t) => {
