@@ -38,15 +38,21 @@ export async function run(frame: Frame): Promise<void> {
   const rounds = frame.quick ? 1 : 7;
   const durationMs = frame.quick ? 200 : 1500;
   const sides = {
-    plain: stack.use(await Wire.open(program, 'plain')),
-    fairlead: stack.use(await Wire.open(program, 'fairlead')),
+    plain: stack.use(await Wire.open(program, 'plain', 'plain')),
+    fairlead: stack.use(await Wire.open(program, 'fairlead', 'fairlead')),
+    mixed: stack.use(await Wire.open(program, 'fairlead', 'plain')),
+    mixedBack: stack.use(await Wire.open(program, 'plain', 'fairlead')),
   };
-  const { plain, fairlead } = await interleave(rounds, {
+  const { plain, fairlead, mixed, mixedBack } = await interleave(rounds, {
     plain: async () => [await sides.plain.timeMs(durationMs)],
     fairlead: async () => [await sides.fairlead.timeMs(durationMs)],
+    mixed: async () => [await sides.mixed.timeMs(durationMs)],
+    mixedBack: async () => [await sides.mixedBack.timeMs(durationMs)],
   });
   frame.samples('1 GB, one packet a system call', plain);
   frame.samples('1 GB, udp backend', fairlead);
+  frame.samples('1 GB, udp backend to plain loop', mixed);
+  frame.samples('1 GB, plain loop to udp backend', mixedBack);
   frame.ratio('plain loop / udp backend', plain, fairlead, frame.quick ? {} : { target: { atLeast: 3 } });
 }
 
@@ -61,7 +67,9 @@ function build(directory: string): string | undefined {
   }
 }
 
-/** Two namespaces with a tunnel of one kind between them. */
+type Kind = 'plain' | 'fairlead';
+
+/** Two namespaces with a tunnel between them, each end of its kind. */
 class Wire implements AsyncDisposable {
   readonly #program: string;
   readonly #names: readonly [string, string];
@@ -73,11 +81,11 @@ class Wire implements AsyncDisposable {
     this.#names = [`fl-bench-${id}-l`, `fl-bench-${id}-r`];
   }
 
-  static async open(program: string, kind: 'plain' | 'fairlead'): Promise<Wire> {
+  static async open(program: string, ...kinds: readonly [Kind, Kind]): Promise<Wire> {
     const wire = new Wire(program);
     try {
       await wire.#lay();
-      for (const at of [0, 1] as const) await (kind === 'plain' ? wire.#loop(at) : wire.#pump(at));
+      for (const at of [0, 1] as const) await (kinds[at] === 'plain' ? wire.#loop(at) : wire.#pump(at));
       await wire.#start(1, 'sink', '10.99.0.2', '5001');
       return wire;
     } catch (error) {

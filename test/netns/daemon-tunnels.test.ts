@@ -201,3 +201,20 @@ test.serial('over udp packets cross again when the device, or the agent, is back
   await again.ready();
   await until('packets cross again', answers, 3_000);
 });
+
+test.serial('a node that changes its backend has nothing of the old one left', async (t) => {
+  const nodes = await Nodes.open(t, 1);
+  let [agent] = (await nodes.startAll(1, config({ Type: 'udp' }))) as [Agent];
+  const devices = () => agent.run('ip', '-o', 'link').match(/fl-udp|fl\.1/g) ?? [];
+  for (const [type, own] of [
+    ['vxlan', ['fl.1']],
+    ['udp', ['fl-udp']],
+    ['alloc', []],
+  ] as const) {
+    await agent.end('SIGTERM');
+    agent = nodes.start(0, config({ Type: type }));
+    await agent.ready();
+    t.deepEqual([...new Set(devices())], own, type);
+    t.deepEqual((await agent.status()).problems, []);
+  }
+});
