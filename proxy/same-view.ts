@@ -15,6 +15,7 @@ function samePort(a: ServicePortView, b: ServicePortView): boolean {
     a.hasAnyEndpoints === b.hasAnyEndpoints &&
     a.affinitySeconds === b.affinitySeconds &&
     a.balancing === b.balancing &&
+    a.healthCheckPort === b.healthCheckPort &&
     sameList(a.frontends, b.frontends, sameFrontend) &&
     sameList(a.clusterEndpoints, b.clusterEndpoints, sameEndpoint) &&
     sameList(a.localEndpoints, b.localEndpoints, sameEndpoint) &&

@@ -85,7 +85,7 @@ function portView(port: PortSpec, context: FamilyContext): ServicePortView {
   const { spec, family, node, balancing, loadBalancerIps, sourceRanges } = context;
   const frontends = frontendsOf(port, context);
   const isExternal = frontends.some(({ kind }) => kind !== 'clusterIP');
-  const { internalPolicy, affinitySeconds } = spec;
+  const { internalPolicy, affinitySeconds, healthCheckPort } = spec;
   const externalPolicy = isExternal ? spec.externalPolicy : 'Cluster';
   const all = context.endpoints.get(endpointPortKey(family, port.protocol, port.name)) ?? [];
   return {
@@ -100,6 +100,7 @@ function portView(port: PortSpec, context: FamilyContext): ServicePortView {
     sourceRanges: loadBalancerIps.length > 0 ? sourceRanges : undefined,
     balancing,
     servingEndpoints: hasStaleFlows(port, node) ? all.filter(isServing) : undefined,
+    ...(healthCheckPort !== undefined && { healthCheckPort }),
   };
 }
 

@@ -59,6 +59,8 @@ export interface ServicePortView {
   readonly balancing: 'random' | 'maglev';
   /** UDP only, unless the node wants those of TCP: every endpoint that serves, whatever the policies say. Flows to others are stale. */
   readonly servingEndpoints?: readonly Pick<Endpoint, 'ip' | 'port'>[] | undefined;
+  /** Where the Service's load balancer asks about this node, as in `ServiceHealthCheck`: it must get through to us. */
+  readonly healthCheckPort?: number | undefined;
 }
 
 /** A load balancer asks here whether this node has endpoints of the Service (spec.healthCheckNodePort). */

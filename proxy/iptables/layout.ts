@@ -12,7 +12,8 @@ import { type Chain, type PlacedRule, renderRule, type TableName } from './rule.
  *       KUBE-EXT-… marks for masquerading, takes the short cut of pods and of the node → KUBE-SVC-… or KUBE-SVL-…
  *       KUBE-SVC-…, KUBE-SVL-… mark what comes from outside, draw an endpoint → KUBE-SEP-… marks hairpins, DNAT
  *   filter INPUT, FORWARD, OUTPUT → what kept its destination because it has no endpoint is refused or dropped in
- *       KUBE-SERVICES and KUBE-EXTERNAL-SERVICES, what no source range let through in KUBE-PROXY-FIREWALL
+ *       KUBE-SERVICES and KUBE-EXTERNAL-SERVICES, what no source range let through in KUBE-PROXY-FIREWALL; the
+ *       questions of load balancers are let in by KUBE-NODEPORTS
  *   nat POSTROUTING → KUBE-POSTROUTING masquerades what is marked
  */
 
@@ -21,6 +22,7 @@ export const dispatchChains = [
   { table: 'filter', name: 'KUBE-SERVICES' },
   { table: 'filter', name: 'KUBE-EXTERNAL-SERVICES' },
   { table: 'filter', name: 'KUBE-PROXY-FIREWALL' },
+  { table: 'filter', name: 'KUBE-NODEPORTS' },
   { table: 'nat', name: 'KUBE-SERVICES' },
   { table: 'nat', name: 'KUBE-NODEPORTS' },
 ] as const satisfies readonly Omit<Chain, 'rules'>[];
@@ -37,7 +39,6 @@ export const POSTROUTING = 'KUBE-POSTROUTING';
 /** Chains that are the same whatever services there are, in full. */
 export function fixedChains(context: RuleContext): Chain[] {
   return [
-    { table: 'filter', name: 'KUBE-NODEPORTS', rules: [] },
     { table: 'filter', name: 'KUBE-FORWARD', rules: forwardRules(context) },
     { table: 'nat', name: MARK, rules: [`-j MARK --set-xmark ${context.mark}/${context.mark}`] },
     ...outsideChain(context),

@@ -33,7 +33,8 @@ export interface PortOptions {
 export function planPort(port: ServicePortView, context: RuleContext, options: PortOptions): PortRules {
   const ready = withoutNonsense(port);
   const rules = new PortPlanner(ready, context, options);
-  return { chains: rules.chains(), claims: ready.frontends.map((frontend) => rules.claim(frontend)) };
+  const claims = ready.frontends.map((frontend) => rules.claim(frontend));
+  return { chains: rules.chains(), claims: [...claims, ...rules.healthCheck()] };
 }
 
 /** The identity of a frontend, whoever claims it. */
@@ -46,10 +47,10 @@ function frontendId(frontend: Frontend, { protocol }: ServicePortView): string {
  * One such rule would keep all others from being written.
  */
 function withoutNonsense(port: ServicePortView): ServicePortView {
-  const { frontends, clusterEndpoints, localEndpoints, sourceRanges } = port;
+  const { frontends, clusterEndpoints, localEndpoints, sourceRanges, healthCheckPort } = port;
   const isReal = (place: { readonly ip?: Ip; readonly port: number }) => {
     const isOurs = place.ip === undefined || familyOf(place.ip) === port.family;
-    return isOurs && Number.isInteger(place.port) && place.port > 0 && place.port < 65536;
+    return isOurs && isPortNumber(place.port);
   };
   return {
     ...port,
@@ -57,7 +58,12 @@ function withoutNonsense(port: ServicePortView): ServicePortView {
     clusterEndpoints: clusterEndpoints.filter(isReal),
     localEndpoints: localEndpoints.filter(isReal),
     sourceRanges: sourceRanges?.filter((range) => familyOf(range) === port.family),
+    healthCheckPort: isPortNumber(healthCheckPort) ? healthCheckPort : undefined,
   };
+}
+
+function isPortNumber(port: number | undefined): boolean {
+  return Number.isInteger(port) && Number(port) > 0 && Number(port) < 65536;
 }
 
 /** Those with a weight; when none has one, all of them. */
@@ -208,6 +214,15 @@ class PortPlanner {
     return (this.#port.sourceRanges ?? []).map((source) => {
       return this.#rule(' loadbalancer IP', { source, target });
     });
+  }
+
+  /** All ports of a Service have the same one: it is claimed once. */
+  healthCheck(): PortRules['claims'] {
+    const { healthCheckPort: port } = this.#port;
+    if (port === undefined) return [];
+    const rule = this.#rule(' health check node port', { protocol: 'tcp', port, target: 'ACCEPT' });
+    const placed = { table: 'filter', chain: 'KUBE-NODEPORTS', rule } as const;
+    return [{ frontend: `health check ${port}`, rules: [placed] }];
   }
 
   claim(frontend: Frontend): PortRules['claims'][number] {

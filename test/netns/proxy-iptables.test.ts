@@ -98,6 +98,21 @@ for (const variant of variants) {
     t.deepEqual(await backend.update(changed), { writes: 0, failures: [] });
   });
 
+  fact('the port that a load balancer asks at is let in before rules of others', async (t) => {
+    const port = 31_012;
+    const ask = () => lab.seen('outside', { ip: lab.nodeAddress(4), port });
+    await onNode(iptables, '-A', 'INPUT', '-p', 'tcp', '--dport', `${port}`, '-j', 'DROP');
+    t.is(await ask(), 'no answer');
+    const asked = { number: 12, pods: ['one'], view: { healthCheckPort: port } } as const;
+    await lab.update(backend, [asked]);
+    // Nobody listens there, and says so.
+    t.is(await ask(), 'refused');
+    const { failures } = await backend.update(new Map([['default/s12', []]]));
+    t.deepEqual(failures, []);
+    t.is(await ask(), 'no answer');
+    await onNode(iptables, '-D', 'INPUT', '-p', 'tcp', '--dport', `${port}`, '-j', 'DROP');
+  });
+
   fact('node ports answer on 127.0.0.1, where others cannot send to; on ::1 they do not', async (t) => {
     const at = (ip: string) => ({ ip, port: 30_001 }) as Target;
     // One that is on this node sees that it was masqueraded.
