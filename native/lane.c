@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
@@ -52,7 +53,8 @@ static long nanoseconds(void) {
 // Looks for work without sleeping, for as long as a request takes from its first byte to its job.
 static void wait_awake(struct lane *lane) {
   long until = nanoseconds() + EXPECT_NANOSECONDS;
-  while (atomic_load(&lane->expected) && nanoseconds() < until) continue;
+  // Whoever else is ready goes first: perhaps it is the client, or Node's thread.
+  while (atomic_load(&lane->expected) && nanoseconds() < until) sched_yield();
   atomic_store(&lane->expected, false);
 }
 
