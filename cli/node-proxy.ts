@@ -21,6 +21,8 @@ export interface NodeProxyOptions {
   /** Without a file. */
   readonly proxyMode: string;
   readonly resetTcp: boolean;
+  readonly countConnections: boolean;
+  readonly countBytes: boolean;
   readonly networks: NetworkConfig['networks'];
   readonly client: KubeClient;
   readonly log: Logger;
@@ -96,12 +98,14 @@ export class NodeProxy implements AsyncDisposable {
 }
 
 function readRun(options: NodeProxyOptions): ProxyRun {
-  const { nodeName, runDir, proxyConfig, proxyMode, resetTcp, networks, log } = options;
+  const { nodeName, runDir, proxyConfig, proxyMode, networks, log } = options;
+  const { resetTcp, countConnections, countBytes } = options;
   const flags = new Map(proxyConfig === undefined ? [['proxy-mode', [proxyMode]]] : []);
   const { read, file } = readConfiguration(proxyConfig, flags, '--proxy-config');
   const shownFlags = flagValues(read.document, flags);
   const config = withNetworks(read.config, networks);
-  return { ...read, config, nodeName, file, flags, shownFlags, resetTcp, runDir, log };
+  const counts = { countConnections, countBytes };
+  return { ...read, config, nodeName, file, flags, shownFlags, resetTcp, ...counts, runDir, log };
 }
 
 /** The agent knows where pods have their addresses, unless the configuration tells them in another way. */

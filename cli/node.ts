@@ -28,6 +28,8 @@ export interface NodeOptions {
   readonly proxyMode: string;
   readonly proxyConfig?: string;
   readonly resetTcp: boolean;
+  readonly countConnections: boolean;
+  readonly countBytes: boolean;
   readonly registerNode: boolean;
   readonly logLevel: string;
 }
@@ -78,6 +80,8 @@ export function nodeCommand(): Command {
       ),
     )
     .option('--reset-tcp', 'end TCP connections to endpoints that do not serve any more', false)
+    .option('--count-connections', 'count the connections of each Service, with nftables', false)
+    .option('--count-bytes', 'count the bytes of each Service', false)
     .option('--register-node', 'make the Node object where no kubelet does', false)
     .addOption(logLevelOption())
     .action(async (options: NodeOptions) => {

@@ -4,6 +4,8 @@ import type { KubeClient } from '../kube/client.ts';
 import type { Backend, Views } from '../proxy/backend.ts';
 import type { ProxyConfig } from '../proxy/config/config.ts';
 import { writeDocument } from '../proxy/config/document.ts';
+import { type ConnectionCounts, ServiceCounters } from '../proxy/counters.ts';
+import { ConntrackBytes, startAccounting } from '../proxy/counters-bytes.ts';
 import { eventReporter } from '../proxy/events.ts';
 import { HttpService } from '../proxy/health/http.ts';
 import { type HealthFacts, isKeptUp } from '../proxy/health/proxy-health.ts';
@@ -11,6 +13,7 @@ import { healthRoutes, metricsRoutes } from '../proxy/health/routes.ts';
 import { ServiceHealthServers } from '../proxy/health/service-health.ts';
 import { openIptables } from '../proxy/iptables/backend.ts';
 import { type IptablesRules, ProxyMetrics } from '../proxy/metrics.ts';
+import { openNftables } from '../proxy/nftables/backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../proxy/policy.ts';
 import { type ProxyObserver, type ProxyPass, type ServiceProxy, startProxy } from '../proxy/proxy.ts';
 import { StaleFlows } from '../proxy/stale-flows.ts';
@@ -34,7 +37,7 @@ export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOp
   const { config, nodeName, log, resetTcp } = run;
   const startedAtMs = Date.now();
   const wanted = supportedFamilies();
-  const { backend, iptablesRules } = openBackend(mode, policy);
+  const { backend, iptablesRules, connections } = openBackend(mode, policy, run);
   const metrics = new ProxyMetrics({
     backend: mode,
     families: wanted,
@@ -65,6 +68,7 @@ export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOp
   });
   stack.use(proxy);
   metrics.watch(proxy);
+  countServices(run, proxy, connections, metrics, stack);
   openServers({ run, mode, metrics, facts, startedAtMs, stack, onFatal });
   events.starting();
   return proxy;
@@ -129,12 +133,42 @@ interface OpenedBackend {
   /** Undefined: the proxy's default. */
   readonly backend?: Backend;
   readonly iptablesRules?: () => Iterable<IptablesRules>;
+  readonly connections?: ConnectionCounts;
 }
 
-function openBackend(mode: Backend['name'], policy: ProxyPolicy): OpenedBackend {
-  if (mode !== 'iptables') return {};
-  const backend = openIptables({ policy });
-  return { backend, iptablesRules: () => backend.rules() };
+function openBackend(mode: Backend['name'], policy: ProxyPolicy, run: ProxyRun): OpenedBackend {
+  const { countConnections = false, log } = run;
+  if (mode === 'iptables') {
+    if (countConnections) log.warn('mode iptables does not count connections');
+    const backend = openIptables({ policy });
+    return { backend, iptablesRules: () => backend.rules() };
+  }
+  if (!countConnections) return {};
+  const onRefused = (error: Error) => log.warn({ error: error.message }, 'change refused, table rebuilt');
+  const backend = openNftables({ policy, onRefused, counters: true });
+  return { backend, connections: backend.connections };
+}
+
+/** Counters of Services in `/metrics`, where they are wanted. The proxy goes on without those that cannot be had. */
+function countServices(
+  { countBytes = false, log }: ProxyRun,
+  proxy: ServiceProxy,
+  connections: ConnectionCounts | undefined,
+  metrics: ProxyMetrics,
+  stack: AsyncDisposableStack,
+): void {
+  const bytes = countBytes ? stack.use(new ConntrackBytes()) : undefined;
+  if (connections === undefined && bytes === undefined) return;
+  const views = () => proxy.views;
+  const onFailure = ({ message }: Error) => log.warn({ error: message }, 'Services are not counted');
+  const counters = stack.use(new ServiceCounters({ connections, bytes, views, onFailure }));
+  metrics.count(counters);
+  const start = bytes === undefined ? undefined : startAccounting();
+  // What flows have moved so far is not ours to count.
+  void Promise.resolve(start)
+    .catch(onFailure)
+    .then(() => counters.text())
+    .catch(onFailure);
 }
 
 /** `bindAddress` stands in for the Node's own address, unless it says nothing. */

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import type { Logger } from 'pino';
+import { CONNTRACK_ACCOUNTING } from '../kernel/conntrack-bytes.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
 import { KubeClient } from '../kube/client.ts';
 import { loadKubeConfig } from '../kube/config.ts';
@@ -28,6 +29,9 @@ export interface ProxyRun extends ReadConfiguration {
   /** Every flag with its value, for `/flagz`. */
   readonly shownFlags: ReadonlyMap<string, string>;
   readonly resetTcp: boolean;
+  /** In nftables only. */
+  readonly countConnections?: boolean | undefined;
+  readonly countBytes?: boolean | undefined;
   readonly serviceProxyName?: string | undefined;
   /** What a clean-up has to know is kept there. */
   readonly runDir: string;
@@ -86,12 +90,16 @@ async function openClient({ clientConnection: { kubeconfig, master } }: ProxyCon
   return new KubeClient(master === undefined ? access : { ...access, server: master });
 }
 
-/** Whose rules there will be, and the one setting that goes with those of iptables. */
-async function recordMode({ runDir, config, log }: ProxyRun, mode: Backend['name']): Promise<void> {
+/** Whose rules there will be, and the settings that go with them. */
+async function recordMode(
+  { runDir, config, countBytes, log }: ProxyRun,
+  mode: Backend['name'],
+): Promise<void> {
   try {
     const record = { ...readProxyRecord(runDir), mode };
     const opensLocalhost = mode === 'iptables' && config.policy.localhostNodePorts;
-    const before = await new SysctlTable({ keys: opensLocalhost ? [ROUTE_LOCALNET] : [] }).read();
+    const keys = [...(opensLocalhost ? [ROUTE_LOCALNET] : []), ...(countBytes ? [CONNTRACK_ACCOUNTING] : [])];
+    const before = await new SysctlTable({ keys }).read();
     const written = new Map([...before.keys()].map((key) => [key, '1']));
     writeProxyRecord(runDir, withSettings(record, written, before));
   } catch (error) {

@@ -31,7 +31,7 @@ export async function startProxyCommand(options: ProxyCommandOptions, flags: Fla
     forgetMode(options.runDir, log);
     return;
   }
-  const { runDir, resetTcp, serviceProxyName } = options;
+  const { runDir, resetTcp, countConnections, countBytes, serviceProxyName } = options;
   const shown = shownFlags(read, options, flags);
   const run = {
     ...read,
@@ -40,6 +40,8 @@ export async function startProxyCommand(options: ProxyCommandOptions, flags: Fla
     flags,
     shownFlags: shown,
     resetTcp,
+    countConnections,
+    countBytes,
     serviceProxyName,
     runDir,
     log,
@@ -130,6 +132,8 @@ function shownFlags(
   const own = Object.entries({
     config: options.config ?? '',
     cleanup: String(options.cleanup),
+    'count-bytes': String(options.countBytes),
+    'count-connections': String(options.countConnections),
     'init-only': String(options.initOnly),
     'reset-tcp': String(options.resetTcp),
     'run-dir': options.runDir,

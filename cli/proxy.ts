@@ -10,6 +10,8 @@ export interface ProxyCommandOptions {
   readonly cleanup: boolean;
   readonly initOnly: boolean;
   readonly resetTcp: boolean;
+  readonly countConnections: boolean;
+  readonly countBytes: boolean;
   readonly serviceProxyName?: string;
   readonly runDir: string;
 }
@@ -35,6 +37,8 @@ export function proxyCommand(): Command {
     .addOption(yesNoOption('cleanup', 'remove what this and other service proxies left, and end'))
     .addOption(yesNoOption('init-only', 'do what needs full privileges, and end'))
     .addOption(yesNoOption('reset-tcp', 'end TCP connections to endpoints that do not serve any more'))
+    .addOption(yesNoOption('count-connections', 'count the connections of each Service, with nftables'))
+    .addOption(yesNoOption('count-bytes', 'count the bytes of each Service'))
     .option(
       '--service-proxy-name <name>',
       'serve the Services that name this proxy, instead of those that name none',

@@ -48,15 +48,16 @@ function newLedger(): Ledger {
   return { begun: 0, committed: 0, pending: new Set() };
 }
 
-/** The first error of a transaction, which then did nothing. */
+/** The first error of a transaction, which then did nothing. `onAnswer` is told what messages with NLM_F_ECHO did. */
 export async function commit(
   socket: NetlinkSocket,
   messages: readonly NetlinkMessage[],
+  onAnswer?: (answer: NetlinkMessage) => void,
 ): Promise<KernelError | undefined> {
   if (messages.length === 0) return undefined;
   const ledger = ledgerOf(socket);
   ledger.begun += 1;
-  const sent = socket.transaction(batch(messages));
+  const sent = socket.transaction(batch(messages), onAnswer);
   ledger.pending.add(sent);
   let isCommitted = false;
   try {

@@ -11,6 +11,7 @@ import { type NftElement, type NftLayout, type NftSet, nftElementKey } from './n
 import { NETLINK_NETFILTER, NetlinkSocket } from './netlink/socket.ts';
 import { commit, enterLedger, readGeneration } from './nftables-generation.ts';
 import { layoutInPlace, readSets } from './nftables-layout.ts';
+import { type ElementPackets, packetsOfRemoved, readPackets } from './nftables-packets.ts';
 import { Slices } from './nftables-slices.ts';
 
 export { ForeignChanges, readGeneration } from './nftables-generation.ts';
@@ -55,6 +56,8 @@ export interface NftTableOptions {
   readonly layout: NftLayout;
   /** Told when the kernel refused a change and the table is made anew. */
   readonly onRefused?: (error: KernelError) => void;
+  /** Told what elements of sets with `counter` had counted when we took them away, also for a new value of theirs. */
+  readonly onCounted?: (packets: ElementPackets) => void;
 }
 
 /**
@@ -71,11 +74,13 @@ export class NftTable implements Table<string, NftElement> {
   readonly #encoded: EncodedLayout;
   readonly #sets: ReadonlyMap<string, OpenSet>;
   readonly #onRefused: (error: KernelError) => void;
+  readonly #onCounted: (packets: ElementPackets) => void;
   /** What the table is to hold by what we read and wrote; undefined before the first of either. */
   #rows: Map<string, NftElement> | undefined;
   #inPlace = false;
 
-  constructor({ socket, reader = socket, layout, onRefused = () => {} }: NftTableOptions) {
+  constructor(options: NftTableOptions) {
+    const { socket, reader = socket, layout, onRefused = () => {}, onCounted = () => {} } = options;
     this.name = `nftables ${layout.family} ${layout.table}`;
     this.#socket = socket;
     this.#reader = reader;
@@ -83,6 +88,7 @@ export class NftTable implements Table<string, NftElement> {
     this.#encoded = encodeLayout(layout);
     this.#sets = new Map(layout.sets.map((spec) => [spec.name, openSet(layout, spec)]));
     this.#onRefused = onRefused;
+    this.#onCounted = onCounted;
   }
 
   same(wanted: NftElement, actual: NftElement): boolean {
@@ -146,9 +152,14 @@ export class NftTable implements Table<string, NftElement> {
     for (const change of good) setRow(rows, change.key, change.kind === 'delete' ? undefined : change.wanted);
     if (this.#inPlace && refused === undefined) return failures;
     if (refused !== undefined) this.#onRefused(refused);
-    const error = await this.#send(this.#tableMessages(rows, await this.#readDynamic()));
+    const dynamic = await this.#readDynamic();
+    const counted = await this.readPackets();
+    const error = await this.#send(this.#tableMessages(rows, dynamic));
     this.#inPlace = error === undefined;
-    if (error === undefined) return failures;
+    if (error === undefined) {
+      if (counted.size > 0) this.#onCounted(counted);
+      return failures;
+    }
     // Nothing was done. The next write makes the table anew, with these rows as they were.
     for (const change of good) setRow(rows, change.key, change.kind === 'create' ? undefined : change.actual);
     return [...failures, ...good.map(({ key, kind }) => ({ key, kind, error }))];
@@ -162,8 +173,16 @@ export class NftTable implements Table<string, NftElement> {
     if (error !== undefined) throw error;
   }
 
-  #send(messages: readonly NetlinkMessage[]): Promise<KernelError | undefined> {
-    return commit(this.#socket, messages);
+  /** What elements of sets with `counter` have counted since they were made. */
+  readPackets(): Promise<ElementPackets> {
+    return readPackets(this.#reader, this.#layout);
+  }
+
+  async #send(messages: readonly NetlinkMessage[]): Promise<KernelError | undefined> {
+    const answers: NetlinkMessage[] = [];
+    const error = await commit(this.#socket, messages, (answer) => answers.push(answer));
+    if (answers.length > 0) this.#onCounted(packetsOfRemoved(answers));
+    return error;
   }
 
   /** What packets have put into the table that is about to be replaced: clients keep their endpoints. */

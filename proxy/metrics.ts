@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Family } from '../core/address.ts';
 import type { Backend, Views } from './backend.ts';
+import type { ServiceCounters } from './counters.ts';
 import type { Endpoint, ServicePortView } from './view.ts';
 
 /*
@@ -55,6 +56,7 @@ export class ProxyMetrics {
   readonly #options: MetricsOptions;
   readonly #families: readonly string[];
   #proxy: MeteredProxy | undefined;
+  #counters: Pick<ServiceCounters, 'text'> | undefined;
 
   readonly #pass: Histogram<'ip_family'>;
   readonly #fullPass: Histogram<'ip_family'>;
@@ -132,6 +134,18 @@ export class ProxyMetrics {
   /** From now on scrapes ask this one. */
   watch(proxy: MeteredProxy): void {
     this.#proxy = proxy;
+  }
+
+  /** From now on they are part of the text. */
+  count(counters: Pick<ServiceCounters, 'text'>): void {
+    this.#counters = counters;
+  }
+
+  /** What `/metrics` answers. */
+  async text(): Promise<string> {
+    const counted = await this.#counters?.text();
+    const own = await this.registry.metrics();
+    return counted === undefined ? own : own + counted;
   }
 
   /** One pass that succeeded. */

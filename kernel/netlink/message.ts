@@ -5,6 +5,8 @@ export const NLM_F_REQUEST = 0x1;
 export const NLM_F_MULTI = 0x2;
 export const NLM_F_ACK = 0x4;
 /** The dump saw the table change under it: it may miss rows. */
+/** The kernel answers with what it did. */
+export const NLM_F_ECHO = 0x8;
 export const NLM_F_DUMP_INTR = 0x10;
 /** For requests that make something. */
 export const NLM_F_REPLACE = 0x100;

@@ -79,11 +79,16 @@ export class NetlinkSocket implements Disposable {
 
   /**
    * Sends all messages as one datagram with exactly the flags they have (nfnetlink takes a transaction only
-   * so). One entry per message: the error it met, or undefined.
+   * so). One entry per message: the error it met, or undefined. `onAnswer` is told what NLM_F_ECHO brings.
    */
-  async transaction(messages: readonly NetlinkMessage[]): Promise<(KernelError | undefined)[]> {
+  async transaction(
+    messages: readonly NetlinkMessage[],
+    onAnswer: (answer: NetlinkMessage) => void = () => {},
+  ): Promise<(KernelError | undefined)[]> {
     if (messages.length === 0) return [];
-    return (await this.#converse(messages, 0)).outcome;
+    const { outcome, answers } = await this.#converse(messages, 0);
+    for (const answer of answers) onAnswer(answer);
+    return outcome;
   }
 
   /** One message with NLM_F_ACK: throws its KernelError, or gives the answers (NLM_F_ECHO, get). */
@@ -156,6 +161,8 @@ export function readAnswers(
   for (const received of parseMessages(bytes)) {
     const index = (received.sequence - firstSequence) >>> 0;
     const asked = messages[index];
+    // What nf_tables says of elements for NLM_F_ECHO has no number.
+    if (asked === undefined && received.sequence === 0) answers.push(received);
     if (asked === undefined) continue;
     if ((received.flags & NLM_F_DUMP_INTR) !== 0 && received.type !== NLMSG_ERROR) interrupted = true;
     if (received.type === NLMSG_ERROR || received.type === NLMSG_DONE) {

@@ -37,10 +37,10 @@ export interface MetricsPages {
 
 /** What operators and Prometheus ask for. */
 export function metricsRoutes(pages: MetricsPages): Handler {
-  const { registry } = pages.metrics;
+  const { metrics } = pages;
   const routes: Record<string, Handler> = {
     '/healthz': () => textAnswer('ok'),
-    '/metrics': async () => ({ status: 200, type: registry.contentType, body: await registry.metrics() }),
+    '/metrics': async () => ({ status: 200, type: metrics.registry.contentType, body: await metrics.text() }),
     '/proxyMode': () => textAnswer(pages.mode),
     '/configz': () => jsonAnswer({ 'kubeproxy.config.k8s.io': pages.configuration }),
     '/flagz': () => textAnswer(renderFlagz(pages)),

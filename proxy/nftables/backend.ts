@@ -3,6 +3,7 @@ import { type Family, families } from '../../core/address.ts';
 import { openLane } from '../../kernel/lane.ts';
 import { ForeignChanges, openNftSocket } from '../../kernel/nftables.ts';
 import type { Backend, SyncResult, Views } from '../backend.ts';
+import type { ConnectionCounts } from '../counters.ts';
 import type { NodeFacts, ProxyPolicy } from '../policy.ts';
 import { FamilyTable } from './family.ts';
 
@@ -10,6 +11,8 @@ export interface NftablesOptions {
   readonly policy: ProxyPolicy;
   /** Until `updateNode` says otherwise. Default: node ports nowhere, networks of services unknown. */
   readonly facts?: NodeFacts | undefined;
+  /** The kernel counts the connections of each frontend, for `connections`. Default false. */
+  readonly counters?: boolean | undefined;
   /** Told when the kernel refused a change and the table is made anew. */
   readonly onRefused?: ((error: Error) => void) | undefined;
   /** The node's network namespace; else that of the process. Not kept. */
@@ -19,7 +22,7 @@ export interface NftablesOptions {
 }
 
 /** The services as one nftables table for each family. Throws KernelError where nftables cannot be reached. */
-export function openNftables(options: NftablesOptions): Backend {
+export function openNftables(options: NftablesOptions): NftablesBackend {
   using stack = new DisposableStack();
   const inside = options.namespaceFd === undefined ? {} : { namespaceFd: options.namespaceFd };
   const socket = stack.use(openNftSocket(inside));
@@ -27,9 +30,9 @@ export function openNftables(options: NftablesOptions): Backend {
   const lane = stack.use(openLane());
   const reader = stack.use(openNftSocket({ ...inside, lane }));
   const { families: wanted = supportedFamilies(), onRefused } = options;
-  const { policy, facts = nowhere } = options;
+  const { policy, facts = nowhere, counters } = options;
   const tables = wanted.map((family) => {
-    return new FamilyTable(family, { socket, reader }, { policy, facts, onRefused });
+    return new FamilyTable(family, { socket, reader }, { policy, facts, onRefused, counters });
   });
   return new NftablesBackend(tables, new ForeignChanges(socket), stack.move());
 }
@@ -40,8 +43,10 @@ function supportedFamilies(): readonly Family[] {
   return existsSync('/proc/net/if_inet6') ? families : [4];
 }
 
-class NftablesBackend implements Backend {
+export class NftablesBackend implements Backend {
   readonly name = 'nftables';
+  /** All zero without `counters`. */
+  readonly connections: ConnectionCounts;
   readonly #tables: readonly FamilyTable[];
   readonly #foreign: ForeignChanges;
   readonly #stack: DisposableStack;
@@ -50,6 +55,7 @@ class NftablesBackend implements Backend {
     this.#tables = tables;
     this.#foreign = foreign;
     this.#stack = stack;
+    this.connections = connectionsOf(tables);
   }
 
   async replace(views: Views): Promise<SyncResult> {
@@ -85,4 +91,17 @@ class NftablesBackend implements Backend {
   [Symbol.dispose](): void {
     this.#stack[Symbol.dispose]();
   }
+}
+
+function connectionsOf(tables: readonly FamilyTable[]): ConnectionCounts {
+  const byFamily = new Map(tables.map((table) => [table.family, table]));
+  return {
+    async read() {
+      for (const table of tables) await table.readConnections();
+    },
+    to: (family, frontend, protocol) => byFamily.get(family)?.connectionsTo(frontend, protocol) ?? 0,
+    forgetUnwanted() {
+      for (const table of tables) table.forgetConnections();
+    },
+  };
 }

@@ -7,6 +7,8 @@ import { NftTable, readLayoutNote } from '../../kernel/nftables.ts';
 import { Slices } from '../../kernel/nftables-slices.ts';
 import type { SyncResult, Views } from '../backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../policy.ts';
+import type { Protocol } from '../protocol.ts';
+import type { Frontend } from '../view.ts';
 import {
   type Capacity,
   capacityFor,
@@ -15,6 +17,8 @@ import {
   leastCapacity,
   parseCapacity,
 } from './capacity.ts';
+import { frontendElement } from './elements.ts';
+import { KeptPackets } from './kept-packets.ts';
 import { type LayoutOptions, layoutElements, proxyLayout } from './layout.ts';
 import { nodeElements, podDetector } from './node-elements.ts';
 import { FamilyPlan, planSize } from './plan.ts';
@@ -27,6 +31,8 @@ const SERVICES_PER_TRANSACTION = 1_000;
 export interface FamilyOptions {
   readonly policy: ProxyPolicy;
   readonly facts: NodeFacts;
+  /** Frontends count their connections. */
+  readonly counters?: boolean | undefined;
   /** Told when the kernel refused a change and the table is made anew. */
   readonly onRefused?: ((error: Error) => void) | undefined;
 }
@@ -40,10 +46,12 @@ type Changes = readonly Change<string, NftElement>[];
 
 /** The table of one family: plan and kernel together. */
 export class FamilyTable {
-  readonly #family: Family;
+  readonly family: Family;
   readonly #sockets: FamilySockets;
   readonly #policy: ProxyPolicy;
   readonly #onRefused: (error: Error) => void;
+  readonly #counters: boolean;
+  readonly #packets = new KeptPackets();
   #facts: NodeFacts;
   #nodeElements: readonly NftElement[];
   #plan: FamilyPlan;
@@ -51,10 +59,15 @@ export class FamilyTable {
   #table: NftTable;
   #isInPlace = false;
 
-  constructor(family: Family, sockets: FamilySockets, { policy, facts, onRefused }: FamilyOptions) {
-    this.#family = family;
+  constructor(
+    family: Family,
+    sockets: FamilySockets,
+    { policy, facts, onRefused, counters = false }: FamilyOptions,
+  ) {
+    this.family = family;
     this.#sockets = sockets;
     this.#policy = policy;
+    this.#counters = counters;
     this.#onRefused = onRefused ?? (() => {});
     this.#facts = facts;
     this.#nodeElements = nodeElements(family, policy.detectLocal, facts);
@@ -74,10 +87,10 @@ export class FamilyTable {
     const services = new Map(views);
     const note = await readLayoutNote(this.#sockets.socket, this.#layout);
     const there = note === undefined ? undefined : parseCapacity(note);
-    const wanted = capacityFor(planSize(services, this.#family));
+    const wanted = capacityFor(planSize(services, this.family));
     this.#provide(there === undefined ? wanted : largerCapacity(wanted, there));
     const actual = await this.#table.read();
-    this.#plan = await FamilyPlan.inSlices(this.#family, services, actual);
+    this.#plan = await FamilyPlan.inSlices(this.family, services, actual);
     this.#isInPlace = true;
     const changes = await this.#changesFrom(actual);
     return await this.#write(note === undefined ? chunksOf(changes) : [changes]);
@@ -98,10 +111,10 @@ export class FamilyTable {
 
   /** The node's addresses and the networks of services are these. */
   async updateNode(facts: NodeFacts): Promise<SyncResult> {
-    const isOtherLayout = this.#nodePortsOn !== nodePortsOn(this.#family, facts);
+    const isOtherLayout = this.#nodePortsOn !== nodePortsOn(this.family, facts);
     const before = byKey(this.#nodeElements);
     this.#facts = facts;
-    this.#nodeElements = nodeElements(this.#family, this.#policy.detectLocal, facts);
+    this.#nodeElements = nodeElements(this.family, this.#policy.detectLocal, facts);
     if (isOtherLayout) this.#table = this.#newTable();
     if (!this.#isInPlace) return { writes: 0, failures: [] };
     if (isOtherLayout) return await this.#rewrite();
@@ -116,18 +129,34 @@ export class FamilyTable {
     ]);
   }
 
+  /** Takes in what frontends have counted by now. */
+  readConnections(): Promise<void> {
+    return this.#packets.take(() => this.#table.readPackets());
+  }
+
+  /** New connections to a frontend, as of the last reading. */
+  connectionsTo(frontend: Frontend, protocol: Protocol): number {
+    return this.#packets.sum(nftElementKey(frontendElement('all', frontend, protocol)));
+  }
+
+  /** Forgets the counts of frontends that were not asked for since the last time. */
+  forgetConnections(): void {
+    this.#packets.forgetUnwanted();
+  }
+
   get #nodePortsOn(): LayoutOptions['nodePortsOn'] {
-    return nodePortsOn(this.#family, this.#facts);
+    return nodePortsOn(this.family, this.#facts);
   }
 
   get #layout(): ReturnType<typeof proxyLayout> {
     return proxyLayout({
-      family: this.#family,
-      detector: podDetector(this.#family, this.#policy.detectLocal),
+      family: this.family,
+      detector: podDetector(this.family, this.#policy.detectLocal),
       masqueradeAll: this.#policy.masqueradeAll,
       masqueradeBit: this.#policy.masqueradeBit,
       nodePortsOn: this.#nodePortsOn,
       capacity: this.#capacity,
+      counters: this.#counters,
     });
   }
 
@@ -140,7 +169,12 @@ export class FamilyTable {
   }
 
   #newTable(): NftTable {
-    return new NftTable({ ...this.#sockets, layout: this.#layout, onRefused: this.#onRefused });
+    return new NftTable({
+      ...this.#sockets,
+      layout: this.#layout,
+      onRefused: this.#onRefused,
+      onCounted: (packets) => this.#packets.takenAway(packets),
+    });
   }
 
   /** Everything into a table that is another one, in the one transaction that puts it in the place of the old. */
@@ -171,7 +205,7 @@ export class FamilyTable {
   }
 
   *#elements(): Generator<NftElement> {
-    yield* layoutElements({ family: this.#family, capacity: this.#capacity });
+    yield* layoutElements({ family: this.family, capacity: this.#capacity });
     yield* this.#plan.elements();
     yield* this.#nodeElements;
   }

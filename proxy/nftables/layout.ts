@@ -84,6 +84,8 @@ export interface LayoutOptions {
   /** Node ports are open on `nodeport-addresses`, or on every address of the node but loopback. */
   readonly nodePortsOn: 'set' | 'all';
   readonly capacity: Capacity;
+  /** Frontends count their connections. */
+  readonly counters?: boolean | undefined;
 }
 
 /** Options with what follows from them. */
@@ -106,7 +108,7 @@ export function proxyLayout(options: LayoutOptions): NftLayout {
     family: options.family === 4 ? 'ip' : 'ip6',
     table: TABLE,
     note: renderCapacity(capacity),
-    sets: [...setsOf(fields, capacity), ...(capacity.affinity ? affinitySets(fields) : [])],
+    sets: [...setsOf(fields, options), ...(capacity.affinity ? affinitySets(fields) : [])],
     chains: [
       ...draws.map((draw) => slotsChain(fields, draw)),
       ...(capacity.affinity ? affinityChains(fields, draws) : []),
@@ -146,13 +148,15 @@ export function layoutElements({
 }
 
 /** Only what every service has is of fixed size: the other sets grow by themselves. */
-function setsOf({ family, source, destination }: Fields, { frontends, endpoints }: Capacity): NftSet[] {
+function setsOf({ family, source, destination }: Fields, options: LayoutOptions): NftSet[] {
+  const { frontends, endpoints } = options.capacity;
+  const counter = options.counters === true ? { counter: true } : {};
   const address = family === 4 ? 'ipv4_addr' : 'ipv6_addr';
   const frontend = [address, 'inet_proto', 'inet_service'] as const;
   const port = ['inet_proto', 'inet_service'] as const;
   return [
-    { name: 'services', key: frontend, data: ['classid'], size: frontends },
-    { name: 'nodeports', key: port, data: ['classid'], size: frontends },
+    { name: 'services', key: frontend, data: ['classid'], size: frontends, ...counter },
+    { name: 'nodeports', key: port, data: ['classid'], size: frontends, ...counter },
     { name: 'services-inside', key: frontend, data: ['classid'] },
     { name: 'nodeports-inside', key: port, data: ['classid'] },
     { name: 'guarded-services', key: frontend, data: ['classid'] },

@@ -15,10 +15,14 @@ export const flow = {
   STATUS: 3,
   TIMEOUT: 7,
   MARK: 8,
+  COUNTERS_ORIG: 9,
+  COUNTERS_REPLY: 10,
   ID: 12,
   ZONE: 18,
   FILTER: 25,
+  STATUS_MASK: 26,
 } as const;
+export const counters = { PACKETS: 1, BYTES: 2 } as const;
 export const tuple = { IP: 1, PROTO: 2 } as const;
 export const ip = { V4_SRC: 1, V4_DST: 2, V6_SRC: 3, V6_DST: 4 } as const;
 export const proto = {

@@ -51,6 +51,7 @@ export const set = {
   ID: 10,
   TIMEOUT: 11,
   USERDATA: 13,
+  EXPR: 17,
 } as const;
 /** NFTA_SET_DESC_* and, below its CONCAT, NFTA_SET_FIELD_LEN. */
 export const setDescription = { SIZE: 1, CONCAT: 2, FIELD_LEN: 1 } as const;
@@ -62,6 +63,7 @@ export const element = {
   TIMEOUT: 4,
   EXPIRATION: 5,
   USERDATA: 6,
+  EXPR: 7,
   KEY_END: 10,
 } as const;
 

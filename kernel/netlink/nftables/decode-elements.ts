@@ -86,3 +86,47 @@ function decodeData(buffer: Buffer, at: number, limit: number): NftElement['data
     ? decodeValue(buffer, at, limit)
     : decodeVerdict(Attributes.parse(buffer.subarray(at, limit), 'nftables verdict'));
 }
+
+/**
+ * What the elements in one message have counted: those of a dump, or those that were taken away (NFT_MSG_DELSETELEM
+ * with NLM_F_ECHO). Told by the set's name and the element's key; elements that counted nothing are left out.
+ */
+export function decodePackets(
+  { payload }: NetlinkMessage,
+  push: (set: string, key: string, packets: number) => void,
+): void {
+  const attributes = Attributes.parse(payload.subarray(GENMSG_BYTES), 'NFT_MSG_NEWSETELEM');
+  const set = attributes.text(nft.elementList.SET);
+  const list = attributes.get(nft.elementList.ELEMENTS);
+  if (set === undefined || list === undefined) return;
+  const buffer = Buffer.from(list.buffer, list.byteOffset, list.byteLength);
+  for (let at = 0; at + NLA_HEADER_BYTES <= buffer.length; ) {
+    const end = attributeEnd(buffer, at, buffer.length);
+    const counter = within(buffer, [at, end], nft.element.EXPR);
+    const packets = counter === undefined ? 0 : packetsOf(buffer, counter);
+    const key = packets === 0 ? undefined : within(buffer, [at, end], nft.element.KEY);
+    if (key !== undefined) push(set, decodeValue(buffer, key[0] + NLA_HEADER_BYTES, key[1]), packets);
+    at = align4(end);
+  }
+}
+
+/** Where an attribute begins, its header included, and where it ends. */
+type Place = readonly [number, number];
+
+/** The attribute of that type in one that holds others. */
+function within(buffer: Buffer, [from, limit]: Place, type: number): Place | undefined {
+  for (let at = from + NLA_HEADER_BYTES; at + NLA_HEADER_BYTES <= limit; ) {
+    const end = attributeEnd(buffer, at, limit);
+    if ((buffer.readUInt16LE(at + 2) & NLA_TYPE_MASK) === type) return [at, end];
+    at = align4(end);
+  }
+  return undefined;
+}
+
+/** Of an expression; 0 of one that does not count. */
+function packetsOf(buffer: Buffer, place: Place): number {
+  const body = within(buffer, place, nft.expression.DATA);
+  const packets = body && within(buffer, body, nft.counter.PACKETS);
+  const at = (packets?.[0] ?? 0) + NLA_HEADER_BYTES;
+  return packets?.[1] === at + 8 ? Number(buffer.readBigUInt64BE(at)) : 0;
+}

@@ -1,4 +1,4 @@
-import { type NetlinkMessage, NLM_F_CREATE } from '../message.ts';
+import { type NetlinkMessage, NLM_F_CREATE, NLM_F_ECHO } from '../message.ts';
 import { align4, NLA_F_NESTED, Writer } from '../wire.ts';
 import type { NftExpression } from './bytecode.ts';
 import * as nft from './constants.ts';
@@ -31,7 +31,8 @@ export function elementEncoder(name: TableName, set: NftSet): ElementEncoder {
     const isMixed = set.interval || set.dynamic || data === 'verdict';
     const encode = isMixed ? mixedLists(prefix, adds) : plainLists(prefix, set, adds);
     const type = adds ? nft.message.NEWSETELEM : nft.message.DELSETELEM;
-    const flags = adds ? NLM_F_CREATE : 0;
+    // What an element that goes has counted is known only then.
+    const flags = adds ? NLM_F_CREATE : set.counter ? NLM_F_ECHO : 0;
     const operation = `NFT_MSG_${adds ? 'NEW' : 'DEL'}SETELEM ${name.table} ${set.name}`;
     return (elements: readonly NftElement[]) => {
       const entries: readonly NftEntry[] = isRangeSet(set) ? elements.flatMap(entriesOfRange) : elements;

@@ -49,10 +49,16 @@ import type { NftVerdict } from './spec.ts';
  */
 export function encodeExpression(writer: Writer, value: NftExpression, setId?: number): void {
   const list = writer.beginNest(LIST_ELEM);
+  encodeOne(writer, value, setId);
+  writer.endNest(list);
+}
+
+/** Appends one expression outside of any list. */
+export function encodeOne(writer: Writer, value: NftExpression, setId?: number): void {
   writer.attrText(expression.NAME, kernelName(value));
   const body = writer.beginNest(expression.DATA);
   encodeBody(writer, value, setId);
-  writer.endNest(body).endNest(list);
+  writer.endNest(body);
 }
 
 /** The kernel's name of the expression's type. */

@@ -4,7 +4,7 @@ import { Attributes, Writer } from '../wire.ts';
 import type { NftExpression } from './bytecode.ts';
 import * as nft from './constants.ts';
 import { decodeExpression } from './decode-expression.ts';
-import { encodeExpression } from './encode-expression.ts';
+import { encodeExpression, encodeOne } from './encode-expression.ts';
 import type { NftChain, NftFamily, NftHook, NftKey, NftLayout, NftRule, NftSet } from './spec.ts';
 import { concatTypeId, keyBytes, type NftTypeName, nftTypes, VERDICT_TYPE } from './types.ts';
 import { commentOf, commentUserdata, setUserdata } from './userdata.ts';
@@ -159,6 +159,8 @@ export function newSet(name: TableName, set: NftSet, id: number, extraFlags = 0)
   writeDescription(writer, set, key);
   if (set.timeoutMs !== undefined) writer.attrU64be(nft.set.TIMEOUT, BigInt(set.timeoutMs));
   writer.attr(nft.set.USERDATA, setUserdata(set));
+  // Elements that say nothing of it get one like this.
+  if (set.counter) writer.nest(nft.set.EXPR, (nested) => encodeOne(nested, { kind: 'counter' }));
   return {
     type: nft.message.NEWSET,
     flags: NLM_F_CREATE,

@@ -67,6 +67,8 @@ export interface NftSet {
   readonly dynamic?: boolean;
   /** Elements of a dynamic set go after this time without an update. */
   readonly timeoutMs?: number;
+  /** Each element counts the packets that are looked up and find it. A new value makes a new element, at zero. */
+  readonly counter?: boolean;
   readonly comment?: string;
 }
 
