@@ -9,6 +9,7 @@ import { FamilyChains } from './family.ts';
 import { IptablesPrograms, type Variant } from './program.ts';
 import { removeIptables } from './remove.ts';
 import { detectVariant } from './variant.ts';
+import { ChainWatch } from './watch.ts';
 
 export interface IptablesOptions {
   readonly policy: ProxyPolicy;
@@ -20,12 +21,9 @@ export interface IptablesOptions {
   readonly variant?: Variant | undefined;
   /** How long after one look at our chains they are looked at again; default: 5 s, more where a look takes long. */
   readonly checkIntervalMs?: number | undefined;
+  /** How often all of them are read back and compared beside other work; default 5 minutes. */
+  readonly auditIntervalMs?: number | undefined;
 }
-
-/** Each look starts six short programs. */
-const CHECK_INTERVAL_MS = 5_000;
-/** With long tables even these take long: then they may take this part of the time. */
-const CHECK_SHARE = 0.05;
 
 const BE_LIBERAL = 'net/netfilter/nf_conntrack_tcp_be_liberal';
 const ROUTE_LOCALNET = 'net/ipv4/conf/all/route_localnet';
@@ -44,15 +42,22 @@ export class IptablesBackend implements Backend {
   #programs: IptablesPrograms | undefined;
   #chains: readonly FamilyChains[] | undefined;
   #facts: NodeFacts = { nodePortIps: { 4: 'all', 6: 'all' }, serviceCidrs: [] };
-  #checkAgainAtMs = 0;
+  readonly #watch: ChainWatch;
   #isAlone = false;
 
   constructor(options: IptablesOptions) {
     this.#options = options;
+    this.#watch = new ChainWatch({
+      ...options,
+      areThere: () => this.#every((chains, programs) => chains.areThere(programs)),
+      areAsWanted: () => this.#every((chains, programs) => chains.isAsWanted(programs)),
+    });
     for (const family of families) ruleContext(family, options.policy, true);
   }
 
+  /** What a look found right not long ago is not read again: then this costs what changed. */
   async replace(views: Views): Promise<SyncResult> {
+    if (this.#watch.isTrusted) return await this.#each((chains, programs) => chains.follow(programs, views));
     const { policy, namespaceFd, variant, families: wanted = supportedFamilies() } = this.#options;
     this.#programs ??= new IptablesPrograms({
       namespaceFd,
@@ -67,7 +72,9 @@ export class IptablesBackend implements Backend {
     const isGuarded = !result.failures.some(({ key }) => key === failureKey(4));
     if (isGuarded && this.#chains.some(({ opensLocalhost }) => opensLocalhost))
       await routeLocalnet(namespaceFd);
-    if (result.failures.length === 0) await this.#removeOtherKind();
+    if (result.failures.length > 0) return result;
+    this.#watch.righted();
+    await this.#removeOtherKind();
     return result;
   }
 
@@ -100,23 +107,23 @@ export class IptablesBackend implements Backend {
       try {
         if (this.#programs !== undefined) writes += await sync(chains, this.#programs);
       } catch (error) {
+        this.#watch.distrust();
         failures.push({ key: failureKey(chains.family), kind: 'update', error: error as Error });
       }
     }
     return { writes, failures };
   }
 
-  /** Looks for our canaries, at most every few seconds; in between the answer is no. */
+  /** What was found since the last call: looking goes on beside all else, and nothing waits for it. */
   async isDisturbed(): Promise<boolean> {
-    const startMs = performance.now();
-    if (this.#programs === undefined || startMs < this.#checkAgainAtMs) return false;
+    return this.#programs !== undefined && this.#watch.isDisturbed();
+  }
+
+  async #every(is: (chains: FamilyChains, programs: IptablesPrograms) => Promise<boolean>): Promise<boolean> {
     for (const chains of this.#chains ?? []) {
-      if (await chains.isDisturbed(this.#programs)) return true;
+      if (this.#programs !== undefined && !(await is(chains, this.#programs))) return false;
     }
-    const endMs = performance.now();
-    const restMs = Math.max(CHECK_INTERVAL_MS, (endMs - startMs) / CHECK_SHARE);
-    this.#checkAgainAtMs = endMs + (this.#options.checkIntervalMs ?? restMs);
-    return false;
+    return true;
   }
 
   problems(): ReadonlyMap<string, string> {

@@ -1,5 +1,5 @@
 import type { RuleContext } from './context.ts';
-import type { Edit } from './edit.ts';
+import { type Edit, emptyEdit } from './edit.ts';
 import {
   dispatchChains,
   FIREWALL,
@@ -26,8 +26,9 @@ export function compare(plan: FamilyPlan, context: RuleContext, saved: SavedChai
   const firewall = firewallRules(context).filter(missing);
   const isWithoutFirewall = firewall.length > 0 && !saved.has(`filter ${FIREWALL}`);
   return {
+    fresh: wanted.filter((chain) => !saved.has(chainKey(chain))),
     write: [
-      ...wanted.filter((chain) => !isThere(chain)),
+      ...wanted.filter((chain) => saved.has(chainKey(chain)) && !isThere(chain)),
       // Somebody else's rule leads there: it can be emptied only.
       ...stale
         .filter((chain) => inUse.has(chainKey(chain)) && chain.rules.length > 0)
@@ -94,11 +95,9 @@ export function removal(saved: SavedChains): Edit {
         .map((rule) => ({ table, chain: name, rule })),
     );
   return {
-    write: [],
+    ...emptyEdit,
     remove: gone.map(({ table, name }) => ({ table, name })),
     deleteRules: leading,
-    insertRules: [],
-    appendRules: [],
   };
 }
 

@@ -4,12 +4,17 @@ import type { IptablesRules } from '../metrics.ts';
 import type { NodePortIps } from '../policy.ts';
 import { compare } from './compare.ts';
 import type { RuleContext } from './context.ts';
-import { type Edit, editSize, renderEdit, rulesWritten } from './edit.ts';
+import { chainsOf, type Edit, editSize, rulesWritten } from './edit.ts';
 import { CANARY, tables } from './layout.ts';
 import { FamilyPlan } from './plan.ts';
-import type { IptablesPrograms } from './program.ts';
+import { inputsOf } from './portions.ts';
+import { IptablesError, type Programs } from './program.ts';
+import { findRefusal } from './refusal.ts';
 import type { TableName } from './rule.ts';
 import { parseSave } from './save.ts';
+
+/** Each time one more kind of rules may be found refused. */
+const REFUSALS_MAX = 3;
 
 /** The chains of one family: plan and programs together. Errors are IptablesErrors. */
 export class FamilyChains {
@@ -17,6 +22,10 @@ export class FamilyChains {
   readonly #plan: FamilyPlan;
   /** Rules that the last pass wrote. */
   #last: ReadonlyMap<TableName, number> = new Map();
+
+  /** Chains that are being written, and those that were since the last comparison began. */
+  #underWay: ReadonlySet<string> = new Set();
+  #touched: Set<string> | undefined;
 
   constructor(context: RuleContext, nodePortIps: NodePortIps) {
     this.#context = context;
@@ -36,18 +45,61 @@ export class FamilyChains {
   }
 
   /** Reads all chains and writes those that are not as wanted; how many chains and rules that were. */
-  async replace(programs: IptablesPrograms, views: Views): Promise<number> {
-    this.#plan.replace(views);
+  async replace(programs: Programs, views: Views): Promise<number> {
+    this.#plan.follow(views);
+    this.#plan.forgive();
+    return await this.#try(programs, () => this.#rewrite(programs));
+  }
+
+  /** What of all services is not as it was at the last call. What others did is not looked at. */
+  async follow(programs: Programs, views: Views): Promise<number> {
+    this.#plan.follow(views);
+    return await this.#try(programs, () => this.#write(programs, this.#plan.drain()));
+  }
+
+  async update(programs: Programs, changed: Views): Promise<number> {
+    for (const [service, ports] of changed) this.#plan.put(service, ports);
+    return await this.#try(programs, () => this.#write(programs, this.#plan.drain()));
+  }
+
+  async #rewrite(programs: Programs): Promise<number> {
     const saved = parseSave(await programs.save(this.family));
+    this.#plan.drain();
     return await this.#write(programs, compare(this.#plan, this.#context, saved));
   }
 
-  async update(programs: IptablesPrograms, changed: Views): Promise<number> {
-    for (const [service, ports] of changed) this.#plan.put(service, ports);
-    return await this.#write(programs, this.#plan.drain());
+  /** Where something is refused, all is written without the services that it is about. */
+  async #try(programs: Programs, write: () => Promise<number>): Promise<number> {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await (attempt === 1 ? write() : this.#rewrite(programs));
+      } catch (error) {
+        if (attempt > REFUSALS_MAX || !(await this.#leaveOut(programs, error))) throw error;
+      }
+    }
   }
 
-  async updateNode(programs: IptablesPrograms, nodePortIps: NodePortIps): Promise<number> {
+  /** False: it cannot be told which services they are. */
+  async #leaveOut(programs: Programs, error: unknown): Promise<boolean> {
+    if (!(error instanceof IptablesError) || !/^\d+$/.test(error.code ?? '')) return false;
+    const refusal = await findRefusal(programs, this.family, this.#plan.serviceRules());
+    if (refusal !== undefined) this.#plan.leaveOut(refusal, error.message);
+    return refusal !== undefined;
+  }
+
+  /**
+   * Reads all chains and compares: whether they are as wanted. Nothing waits for it: what is written meanwhile is left
+   * out of the comparison.
+   */
+  async isAsWanted(programs: Programs): Promise<boolean> {
+    const touched = new Set(this.#underWay);
+    this.#touched = touched;
+    const saved = parseSave(await programs.save(this.family));
+    const differing = chainsOf(compare(this.#plan, this.#context, saved));
+    return [...differing].every((chain) => touched.has(chain));
+  }
+
+  async updateNode(programs: Programs, nodePortIps: NodePortIps): Promise<number> {
     return await this.#write(programs, this.#plan.setNodePortIps(nodePortIps));
   }
 
@@ -61,18 +113,20 @@ export class FamilyChains {
     }));
   }
 
-  async #write(programs: IptablesPrograms, edit: Edit): Promise<number> {
+  async #write(programs: Programs, edit: Edit): Promise<number> {
+    this.#underWay = chainsOf(edit);
+    for (const chain of this.#underWay) this.#touched?.add(chain);
     this.#last = new Map(tables.map((table) => [table, rulesWritten(edit, table)]));
-    const input = renderEdit(edit);
-    if (input !== '') await programs.restore(this.family, input);
+    for (const input of await inputsOf(edit, programs)) await programs.restore(this.family, input);
+    this.#underWay = new Set();
     return editSize(edit);
   }
 
-  /** Whether somebody emptied a table of ours. */
-  async isDisturbed(programs: IptablesPrograms): Promise<boolean> {
+  /** Whether nobody emptied a table of ours. */
+  async areThere(programs: Programs): Promise<boolean> {
     for (const table of tables) {
-      if ((await programs.hasRules(this.family, table, CANARY)) === false) return true;
+      if ((await programs.hasRules(this.family, table, CANARY)) === false) return false;
     }
-    return false;
+    return true;
   }
 }

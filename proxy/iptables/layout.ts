@@ -31,6 +31,9 @@ export const dispatchChains = [
 export const CANARY = 'KUBE-PROXY-CANARY';
 export const tables = ['filter', 'nat', 'mangle'] as const satisfies readonly TableName[];
 
+/** Rules are tried in it; it is there for a moment only. */
+export const PROBE = 'KUBE-PROXY-PROBE';
+
 /** Sources outside of several pod networks: one rule cannot say that. */
 export const MARK_OUTSIDE = 'KUBE-MARK-OUTSIDE';
 export const MARK = 'KUBE-MARK-MASQ';
@@ -153,7 +156,8 @@ export const ownChains: Readonly<Record<TableName, readonly string[]>> = {
     'KUBE-FORWARD',
     'KUBE-PROXY-FIREWALL',
     CANARY,
+    PROBE,
   ],
-  nat: ['KUBE-SERVICES', 'KUBE-NODEPORTS', POSTROUTING, MARK, MARK_OUTSIDE, CANARY],
+  nat: ['KUBE-SERVICES', 'KUBE-NODEPORTS', POSTROUTING, MARK, MARK_OUTSIDE, CANARY, PROBE],
   mangle: [CANARY],
 };

@@ -4,6 +4,7 @@ import type { ServicePortView } from '../view.ts';
 import type { RuleContext } from './context.ts';
 import { type Edit, emptyEdit } from './edit.ts';
 import { dispatchChains, fixedChains, nodePortJumps } from './layout.ts';
+import { featuresOf, featureText, type Refusal, type ServiceRules } from './refusal.ts';
 import type { Chain, PlacedRule, TableName } from './rule.ts';
 import { type PortRules, planPort } from './service.ts';
 
@@ -37,6 +38,13 @@ export class FamilyPlan {
   readonly problems = new Map<string, string>();
   readonly #context: RuleContext;
   readonly #services = new Map<string, Entry>();
+  /** What each service was put as. */
+  readonly #views = new Map<string, readonly ServicePortView[]>();
+  readonly #missing = new Set<string>();
+  readonly #refused = new Map<
+    string,
+    { readonly reason: string; readonly views: readonly ServicePortView[] }
+  >();
   /** Of all services, by name. */
   readonly #chains = new Map<string, readonly string[]>();
   readonly #claims = new Map<string, Claim>();
@@ -52,29 +60,42 @@ export class FamilyPlan {
     this.#nodePortJumps = nodePortJumps(nodePortIps, context);
   }
 
-  /** Forgets all and begins with these views; there is nothing to drain afterwards. */
+  /** From now on all services are these; there is nothing to drain afterwards. */
   replace(views: Views): void {
-    this.#services.clear();
-    this.#chains.clear();
-    this.#claims.clear();
-    this.problems.clear();
-    this.#endpoints = 0;
+    this.follow(views);
+    this.#forget();
+  }
+
+  /** The same, and what changed is to be drained. A list that it was given before is taken as the same. */
+  follow(views: Views): void {
     let endpoints = 0;
     for (const ports of views.values()) endpoints += this.#endpointsOf(ports);
+    const isAllNew = this.#isLarge !== endpoints > LARGE_CLUSTER_ENDPOINTS;
     this.#isLarge = endpoints > LARGE_CLUSTER_ENDPOINTS;
-    for (const [service, ports] of views) this.put(service, ports);
-    this.#forget();
+    for (const service of [...this.#views.keys()]) if (!views.has(service)) this.#put(service, []);
+    for (const [service, ports] of views) {
+      if (isAllNew || this.#views.get(service) !== ports) this.#put(service, ports);
+    }
   }
 
   /** This service is now these ports; without ports it is gone. */
   put(service: string, views: readonly ServicePortView[]): void {
+    const endpoints = this.#endpointsOf(views) - (this.#services.get(service)?.endpoints ?? 0);
+    // What was written with comments keeps them until everything is written anew.
+    this.#isLarge ||= this.#endpoints + endpoints > LARGE_CLUSTER_ENDPOINTS;
+    this.#put(service, views);
+  }
+
+  #put(service: string, views: readonly ServicePortView[]): void {
+    if (views.length === 0) this.#views.delete(service);
+    else this.#views.set(service, views);
     const before = this.#services.get(service) ?? nothing;
     const ports = views.filter(({ family }) => family === this.#context.family);
     this.#endpoints += this.#endpointsOf(ports) - before.endpoints;
-    // What was written with comments keeps them until everything is written anew.
-    this.#isLarge ||= this.#endpoints > LARGE_CLUSTER_ENDPOINTS;
-    this.#note(service, ports);
-    const after = this.#entryOf(ports);
+    const planned = this.#entryOf(ports);
+    const refused = this.#refusedOf(service, views, planned);
+    this.#note(service, ports, refused);
+    const after = refused === undefined ? planned : { ...nothing, endpoints: planned.endpoints };
     this.#putChains(before, after);
     this.#putClaims(service, before, after);
     if (ports.length === 0) this.#services.delete(service);
@@ -88,8 +109,48 @@ export class FamilyPlan {
     }, 0);
   }
 
-  #note(service: string, ports: readonly ServicePortView[]): void {
-    if (ports.some(({ balancing }) => balancing === 'maglev')) {
+  /** Services that need any of these are left out from now on, and these services as they are now. */
+  leaveOut({ features, services }: Refusal, reason: string): void {
+    for (const feature of features) this.#missing.add(feature);
+    for (const service of services) {
+      this.#refused.set(service, { reason, views: this.#views.get(service) ?? [] });
+    }
+    this.#putAgain();
+  }
+
+  /** All that was left out is wanted again. */
+  forgive(): void {
+    if (this.#missing.size === 0 && this.#refused.size === 0) return;
+    this.#missing.clear();
+    this.#refused.clear();
+    this.#putAgain();
+  }
+
+  #putAgain(): void {
+    for (const [service, ports] of [...this.#views]) this.#put(service, ports);
+  }
+
+  /** Why a service is left out. */
+  #refusedOf(service: string, views: readonly ServicePortView[], entry: Entry): string | undefined {
+    const { views: at, reason } = this.#refused.get(service) ?? {};
+    if (at === views) return `left out, as iptables refuses its rules: ${reason}`;
+    this.#refused.delete(service);
+    if (this.#missing.size === 0) return undefined;
+    const needed = new Set(rulesOf(entry).flatMap(featuresOf));
+    const missing = [...needed].filter((feature) => this.#missing.has(feature));
+    return missing.length === 0
+      ? undefined
+      : `left out: iptables or the kernel lacks the ${missing.map(featureText).join(', the ')}`;
+  }
+
+  /** What is written for each service. */
+  serviceRules(): ServiceRules[] {
+    return Array.from(this.#services, ([service, entry]) => ({ service, rules: rulesOf(entry) }));
+  }
+
+  #note(service: string, ports: readonly ServicePortView[], refused: string | undefined): void {
+    if (refused !== undefined) this.problems.set(service, refused);
+    else if (ports.some(({ balancing }) => balancing === 'maglev')) {
       this.problems.set(service, 'iptables cannot balance by maglev: endpoints are drawn at random');
     } else this.problems.delete(service);
   }
@@ -148,13 +209,15 @@ export class FamilyPlan {
 
   /** What changed since the last call. */
   drain(): Edit {
+    const fresh: Chain[] = [];
     const write: Chain[] = [];
     const remove: Omit<Chain, 'rules'>[] = [];
     for (const [name, before] of this.#chainsBefore) {
       const rules = this.#chains.get(name);
       if (rules === undefined) {
         if (before !== undefined) remove.push({ table: 'nat', name });
-      } else if (before === undefined || !sameRules(before, rules)) write.push({ table: 'nat', name, rules });
+      } else if (before === undefined) fresh.push({ table: 'nat', name, rules });
+      else if (!sameRules(before, rules)) write.push({ table: 'nat', name, rules });
     }
     const deleteRules: PlacedRule[] = [];
     const insertRules: PlacedRule[] = [];
@@ -164,7 +227,7 @@ export class FamilyPlan {
       insertRules.push(...without(after, before));
     }
     this.#forget();
-    return { write, remove, deleteRules, insertRules, appendRules: [] };
+    return { fresh, write, remove, deleteRules, insertRules, appendRules: [] };
   }
 
   #forget(): void {
@@ -210,6 +273,13 @@ export class FamilyPlan {
       ({ table, chain: name }) => table === chain.table && name === chain.name,
     ).length;
   }
+}
+
+function rulesOf({ chains, claims }: Entry): PlacedRule[] {
+  const own = [...chains].flatMap(([chain, rules]) => {
+    return rules.map((rule) => ({ table: 'nat' as const, chain, rule }));
+  });
+  return [...own, ...[...claims.values()].flat()];
 }
 
 export function sameRules(a: readonly string[], b: readonly string[]): boolean {

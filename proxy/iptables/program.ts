@@ -41,14 +41,19 @@ export class IptablesError extends Error {
   }
 }
 
+/** What is done through them. */
+export type Programs = Pick<IptablesPrograms, 'save' | 'restore' | 'hasRules' | 'kind'>;
+
 /** The programs of one kind in one namespace. They are started directly: no shell reads what is given to them. */
 export class IptablesPrograms {
   readonly #namespaceFd: number | undefined;
   readonly #variant: Variant | undefined;
+  #kind: Variant | undefined;
 
   constructor({ namespaceFd, variant }: ProgramOptions) {
     this.#namespaceFd = namespaceFd;
     this.#variant = variant;
+    this.#kind = variant;
   }
 
   /** All tables of a family as text. Throws IptablesError. */
@@ -75,11 +80,11 @@ export class IptablesPrograms {
 
   /** Which kind these programs are. Throws IptablesError. */
   async kind(): Promise<Variant> {
-    if (this.#variant !== undefined) return this.#variant;
+    if (this.#kind !== undefined) return this.#kind;
     const { stdout } = await this.#run([this.#name(4, ''), '--version'], '', CHECK_TIMEOUT_MS);
-    if (stdout.includes('nf_tables')) return 'nft';
     // Before 1.8 there was one kind, and nothing said so.
-    return 'legacy';
+    this.#kind = stdout.includes('nf_tables') ? 'nft' : 'legacy';
+    return this.#kind;
   }
 
   #name(family: Family, what: '' | '-save' | '-restore'): string {

@@ -1,6 +1,7 @@
 import { families } from '../../core/address.ts';
 import { removal } from './compare.ts';
-import { renderEdit } from './edit.ts';
+import { editSize } from './edit.ts';
+import { inputsOf } from './portions.ts';
 import { IptablesError, IptablesPrograms, type Variant } from './program.ts';
 import { parseSave } from './save.ts';
 import { savedOrNothing, variants } from './variant.ts';
@@ -23,10 +24,10 @@ export async function removeIptables({ namespaceFd, except }: RemoveOptions = {}
     const programs = new IptablesPrograms({ namespaceFd, variant });
     if (except !== undefined && (await kindOf(programs)) === except) continue;
     for (const family of families) {
-      const input = renderEdit(removal(parseSave(await savedOrNothing(programs, family))));
-      if (input === '') continue;
+      const edit = removal(parseSave(await savedOrNothing(programs, family)));
+      if (editSize(edit) === 0) continue;
       found = true;
-      await programs.restore(family, input);
+      for (const input of await inputsOf(edit, programs)) await programs.restore(family, input);
     }
   }
   return found;
