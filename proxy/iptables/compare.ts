@@ -3,7 +3,9 @@ import { type Edit, emptyEdit } from './edit.ts';
 import {
   dispatchChains,
   FIREWALL,
+  firewallRule,
   firewallRules,
+  isKubelets,
   jumps,
   MARK,
   ownChains,
@@ -80,12 +82,13 @@ const builtIn = new Set(['PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTIN
 
 /**
  * What takes away all that is ours. Where a chain of others, such as a CNI plugin's, still marks by KUBE-MARK-MASQ, that
- * chain and the one that obeys the mark stay; KUBE-FIREWALL is kubelet's as well and always stays.
+ * chain and the one that obeys the mark stay; so does KUBE-FIREWALL where it is kubelet's as well.
  */
 export function removal(saved: SavedChains): Edit {
   const chains = savedChains(saved);
   const kept = keptByOthers(chains);
-  const gone = chains.filter((chain) => isOwn(chain) && !kept.has(chainKey(chain)));
+  const isOurs = (chain: Chain) => isOwn(chain) || isOwnFirewall(chain, chains);
+  const gone = chains.filter((chain) => isOurs(chain) && !kept.has(chainKey(chain)));
   const names = new Set(gone.map(chainKey));
   const leading = chains
     .filter(({ name }) => builtIn.has(name))
@@ -99,6 +102,12 @@ export function removal(saved: SavedChains): Edit {
     remove: gone.map(({ table, name }) => ({ table, name })),
     deleteRules: leading,
   };
+}
+
+/** Kubelet has the same rule in it, and tells of itself by chains of its own. */
+function isOwnFirewall({ table, name, rules }: Chain, chains: readonly Chain[]): boolean {
+  if (table !== 'filter' || name !== FIREWALL) return false;
+  return rules.every((rule) => rule === firewallRule) && !chains.some((chain) => isKubelets(chain.name));
 }
 
 /** Our chains that rules of others lead to, and those that these lead to. */

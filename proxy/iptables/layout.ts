@@ -95,7 +95,7 @@ export function nodePortJumps(ips: NodePortIps, context: RuleContext): PlacedRul
   }));
 }
 
-/** Kubelet has the same chain: it is made when it is not there, never emptied, never taken away. */
+/** Kubelet has the same chain: it is made when it is not there, never emptied, and taken away only without kubelet. */
 export const FIREWALL = 'KUBE-FIREWALL';
 
 /**
@@ -103,15 +103,20 @@ export const FIREWALL = 'KUBE-FIREWALL';
  * Where node ports are not open on localhost there is no such rule.
  */
 export function firewallRules({ localhostNodePorts }: RuleContext): PlacedRule[] {
-  if (!localhostNodePorts) return [];
-  const rule = renderRule({
-    source: '! 127.0.0.0/8',
-    destination: '127.0.0.0/8',
-    comment: 'block incoming localnet connections',
-    match: '-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT',
-    target: 'DROP',
-  });
-  return [{ table: 'filter', chain: FIREWALL, rule }];
+  return localhostNodePorts ? [{ table: 'filter', chain: FIREWALL, rule: firewallRule }] : [];
+}
+
+export const firewallRule = renderRule({
+  source: '! 127.0.0.0/8',
+  destination: '127.0.0.0/8',
+  comment: 'block incoming localnet connections',
+  match: '-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT',
+  target: 'DROP',
+});
+
+/** Of the version of today, and of that before 1.24, which has rules in KUBE-FIREWALL. */
+export function isKubelets(chain: string): boolean {
+  return chain === 'KUBE-IPTABLES-HINT' || chain === 'KUBE-KUBELET-CANARY';
 }
 
 /**

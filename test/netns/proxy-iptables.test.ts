@@ -196,11 +196,17 @@ for (const variant of variants) {
 
   fact('everything is taken away, and rules of others stay', async (t) => {
     await onNode(iptables, '-t', 'nat', '-A', 'PREROUTING', '-p', 'tcp', '--dport', '9', '-j', 'RETURN');
+    await onNode(iptables, '-t', 'mangle', '-N', 'KUBE-KUBELET-CANARY');
+    t.true(await removeIptables({ namespaceFd: lab.namespace.fd }));
+    t.regex(await onNode(iptables, '-S', 'KUBE-FIREWALL'), /-j DROP/);
+    await onNode(iptables, '-t', 'mangle', '-X', 'KUBE-KUBELET-CANARY');
     t.true(await removeIptables({ namespaceFd: lab.namespace.fd }));
     t.false(await removeIptables({ namespaceFd: lab.namespace.fd }));
     const saved = await onNode(`${iptables}-save`);
-    const left = saved.split('\n').filter((line) => /KUBE/.test(line) && !/KUBE-FIREWALL/.test(line));
-    t.deepEqual(left, []);
+    t.deepEqual(
+      saved.split('\n').filter((line) => /KUBE/.test(line)),
+      [],
+    );
     t.regex(saved, /-A PREROUTING -p tcp -m tcp --dport 9 -j RETURN/);
     for (const family of families) t.is(await lab.seen('node', lab.target(family, 'nodePort', 1)), 'refused');
     await onNode(iptables, '-t', 'nat', '-F');
