@@ -5,6 +5,7 @@ import { cleanupCommand } from './cleanup.ts';
 import { clusterCommand } from './cluster/command.ts';
 import { completionCommand } from './completion.ts';
 import { controlPlaneCommand } from './controlplane.ts';
+import { flannelCommand } from './flannel.ts';
 import { installCommand } from './install.ts';
 import { nodeCommand } from './node.ts';
 import { proxyCommand } from './proxy.ts';
@@ -21,9 +22,11 @@ export function buildProgram(): Command {
     .description('The network of a Kubernetes cluster: pods, services, and a small control plane')
     .version(VERSION)
     .exitOverride()
+    .enablePositionalOptions() // flanneld's --version is its own
     .showHelpAfterError('(see --help)');
   program
     .addCommand(nodeCommand())
+    .addCommand(flannelCommand())
     .addCommand(proxyCommand())
     .addCommand(controlPlaneCommand())
     .addCommand(clusterCommand())

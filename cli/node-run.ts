@@ -1,7 +1,8 @@
 import { pino } from 'pino';
 import { addressBits, type Cidr, families, familyOf, prefixLengthOf } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
-import { type NetworkConfig, parseNetworkConfig } from '../daemon/config.ts';
+import { type NetworkConfig, type NetworkConfigUse, parseNetworkConfig } from '../daemon/config.ts';
+import { type ConfigSource, etcdConfigSource, fileConfigSource } from '../daemon/config-source.ts';
 import { startDaemon } from '../daemon/daemon.ts';
 import { EtcdClient } from '../daemon/etcd.ts';
 import type { LeaseStore, PerFamily } from '../daemon/lease.ts';
@@ -13,15 +14,15 @@ import { KubeClient } from '../kube/client.ts';
 import { loadKubeConfig } from '../kube/config.ts';
 import { installConflistWhenReady } from './install.ts';
 import type { NodeOptions } from './node.ts';
+import { daemonPlaces } from './node-places.ts';
 import { NodeProxy } from './node-proxy.ts';
 import { serveStatus, statusSockets } from './node-status.ts';
 import { readOptionFile } from './options.ts';
 import { untilStopped } from './signals.ts';
-import { DEFAULT_RUN_DIR } from './status.ts';
 import { tracePages } from './status-pages.ts';
 
-/** What must outlive a reboot, which the default folder for sockets and state does not. */
-const KEPT_DIR = '/var/lib/fairlead';
+/** With an API server, Kubernetes cuts the network in subnets. */
+const KUBERNETES_USE: NetworkConfigUse = { givesSubnets: false };
 
 /** How a cluster's network is cut into nodes' subnets when only its CIDR is given. */
 const SUBNET_LENGTH = { 4: 24, 6: 64 } as const;
@@ -42,10 +43,9 @@ export async function runNode(options: NodeOptions): Promise<void> {
     nodeName: options.nodeName,
     store: source.store,
     config: source.config,
+    configSource: source.configSource,
     underlay,
-    cni: { socketPath: `${options.runDir}/cni.sock`, stateDir: `${options.runDir}/cni` },
-    stateDir: options.runDir,
-    keptDir: options.runDir === DEFAULT_RUN_DIR ? KEPT_DIR : options.runDir,
+    ...daemonPlaces(options.runDir),
     subnetFile: options.subnetFile,
     masquerade: options.masquerade,
     log: log.child({ part: 'daemon' }),
@@ -80,6 +80,8 @@ export async function runNode(options: NodeOptions): Promise<void> {
 interface Source extends Disposable {
   readonly store: LeaseStore;
   readonly config: NetworkConfig;
+  /** Undefined: the configuration is that of the command line. */
+  readonly configSource?: ConfigSource | undefined;
   readonly client?: KubeClient;
 }
 
@@ -95,7 +97,8 @@ async function openSource(options: NodeOptions, signal: AbortSignal): Promise<So
 function openStaticSource(options: NodeOptions, podCidrs: Cidr[]): Source {
   const subnets: PerFamily<Cidr> = Object.fromEntries(podCidrs.map((cidr) => [familyOf(cidr), cidr]));
   const config = readConfig({ ...options, clusterCidr: options.clusterCidr ?? podCidrs }, false);
-  return { store: staticLeaseStore(options.nodeName, subnets), config, [Symbol.dispose]: () => undefined };
+  const store = staticLeaseStore(options.nodeName, subnets);
+  return { store, config, configSource: configFile(options), [Symbol.dispose]: () => undefined };
 }
 
 async function openEtcdSource(
@@ -110,7 +113,8 @@ async function openEtcdSource(
       ? readConfig(options, true)
       : await readEtcdNetworkConfig(client, prefix, signal);
     const store = new EtcdLeaseStore({ client, networks: config.networks, prefix });
-    return { store, config, [Symbol.dispose]: () => client[Symbol.dispose]() };
+    const configSource = isConfigGiven(options) ? configFile(options) : etcdConfigSource(client, prefix);
+    return { store, config, configSource, [Symbol.dispose]: () => client[Symbol.dispose]() };
   } catch (error) {
     client[Symbol.dispose]();
     throw error;
@@ -118,7 +122,8 @@ async function openEtcdSource(
 }
 
 async function openKubeSource(options: NodeOptions): Promise<Source> {
-  const config = readConfig(options, true);
+  const config = readConfig(options, true, KUBERNETES_USE);
+  const configSource = configFile(options, KUBERNETES_USE);
   const { nodeName, registerNode, kubeconfig, apiServer, tokenFile } = options;
   const client = new KubeClient(
     apiServer === undefined
@@ -126,18 +131,23 @@ async function openKubeSource(options: NodeOptions): Promise<Source> {
       : { server: apiServer, ...(tokenFile && { token: readOptionFile('--token-file', tokenFile) }) },
   );
   const store = new KubeLeaseStore({ client, nodeName, networks: config.networks, registerNode });
-  return { store, config, client, [Symbol.dispose]: () => client[Symbol.dispose]() };
+  return { store, config, configSource, client, [Symbol.dispose]: () => client[Symbol.dispose]() };
 }
 
 function isConfigGiven({ netConfig, clusterCidr }: NodeOptions): boolean {
   return netConfig !== undefined || clusterCidr !== undefined;
 }
 
+/** Undefined: there is no file that could change. */
+function configFile({ netConfig }: NodeOptions, use?: NetworkConfigUse): ConfigSource | undefined {
+  return netConfig === undefined ? undefined : fileConfigSource(netConfig, use && { use });
+}
+
 /** The network from its file, or from the short options in the same format. */
-function readConfig(options: NodeOptions, isCut: boolean): NetworkConfig {
+function readConfig(options: NodeOptions, isCut: boolean, use?: NetworkConfigUse): NetworkConfig {
   const { netConfig, clusterCidr, backend } = options;
   if (netConfig !== undefined)
-    return parseNetworkConfig(readOptionFile('--net-config', netConfig), netConfig);
+    return parseNetworkConfig(readOptionFile('--net-config', netConfig), netConfig, use);
   if (clusterCidr === undefined) {
     throw new InputError('options', [
       { path: '--net-config', message: 'is missing, and so is --cluster-cidr: the pods have no network' },
@@ -147,7 +157,7 @@ function readConfig(options: NodeOptions, isCut: boolean): NetworkConfig {
     .filter((cidr) => prefixLengthOf(cidr) > addressBits(familyOf(cidr)) - 4)
     .map((cidr) => ({ path: '--cluster-cidr', message: `${cidr} is too small for pods on several nodes` }));
   if (problems.length > 0) throw new InputError('options', problems);
-  return parseNetworkConfig(JSON.stringify(shortConfig(clusterCidr, backend, isCut)), '--cluster-cidr');
+  return parseNetworkConfig(JSON.stringify(shortConfig(clusterCidr, backend, isCut)), '--cluster-cidr', use);
 }
 
 function shortConfig(clusterCidr: readonly Cidr[], backend: string, isCut: boolean): object {

@@ -1,4 +1,4 @@
-import { familyOf, type Ip } from '../core/address.ts';
+import { type Cidr, cidrContains, familyOf, type Ip } from '../core/address.ts';
 import { defaultCoolDownMs, type Picked, Pool, type PoolState } from './pool.ts';
 import { type AddressRange, type RangeSet, rangeFor } from './ranges.ts';
 import type { Refusal } from './refusal.ts';
@@ -134,6 +134,13 @@ export class Ipam {
 
   holderOf(ip: Ip): string | undefined {
     return this.#held.get(ip);
+  }
+
+  /** How many addresses of the network are held. */
+  heldIn(network: Cidr): number {
+    let count = 0;
+    for (const ip of this.#held.keys()) if (cidrContains(network, ip)) count += 1;
+    return count;
   }
 
   /** The first set that could give nothing now. One that nothing was asked of yet is taken to have something. */

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { type HostCidr, type Ip, ipOf } from '../core/address.ts';
+import { type Cidr, type HostCidr, type Ip, ipOf } from '../core/address.ts';
 import type { AttachmentRow } from '../kernel/attachment.ts';
 import { isObject } from './fields.ts';
 import { type GivenAddress, Ipam, monotonicMs } from './ipam.ts';
@@ -51,6 +51,11 @@ export class Leases implements Disposable {
     }
     journal.compact(leases.#records());
     return leases;
+  }
+
+  /** How many addresses of the network are given. */
+  heldIn(network: Cidr): number {
+    return this.#ipam.heldIn(network);
   }
 
   /** Attachments. */

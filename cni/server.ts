@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { hostCidr, prefixLengthOf } from '../core/address.ts';
+import { type Cidr, hostCidr, prefixLengthOf } from '../core/address.ts';
 import type { FaultPoint } from './attacher.ts';
 import { BridgeWriter } from './bridge.ts';
 import { BridgeKeeper } from './bridge-keeper.ts';
@@ -35,7 +35,10 @@ export interface CniServerOptions {
   readonly onFaultPoint?: ((point: FaultPoint) => void) | undefined;
 }
 
-export interface CniServer extends AsyncDisposable {}
+export interface CniServer extends AsyncDisposable {
+  /** How many addresses of the subnet pods have. */
+  addressesIn(subnet: Cidr): number;
+}
 
 /**
  * Serves the CNI plugin: brings the kernel and the leases of an earlier daemon in line, then answers calls of
@@ -78,7 +81,10 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, onClient, log }));
   log.info({ socket: options.socketPath, leases: leases.size }, 'serving the CNI plugin');
   const running = stack.move();
-  return { [Symbol.asyncDispose]: () => running.disposeAsync() };
+  return {
+    addressesIn: (subnet) => leases.heldIn(subnet),
+    [Symbol.asyncDispose]: () => running.disposeAsync(),
+  };
 }
 
 function openTables({ namespaceFd, log }: CniServerOptions): KernelTables {

@@ -22,6 +22,7 @@ import { type Dirt, Loop, type Outcome } from './loop.ts';
 import { masqueradeLayout } from './masquerade.ts';
 import { type NodePlan, planNode } from './node-plan.ts';
 import type { DaemonOptions, DaemonTiming } from './options.ts';
+import { PassCounts } from './pass-counts.ts';
 import { Problems } from './problems.ts';
 import { announcedIps, type Setup, setUp, wishedSelector } from './setup.ts';
 import {
@@ -85,13 +86,11 @@ export class NodeAgent implements Disposable {
   /** What notifications are listened to; undefined: all. */
   #interest: KernelInterest | undefined;
   #nftGeneration: number | undefined;
-  #passes = 0;
-  /** How long the last one took. */
-  #passMs = 0;
-  #writes = 0;
+  readonly #counts = new PassCounts();
 
   constructor(options: DaemonOptions, signal: AbortSignal) {
     const { config, log, cni, namespaceFd, randomPorts: random = true, masquerade = true } = options;
+    const { forwardRules: forward = true } = options;
     this.#options = options;
     this.#signal = signal;
     this.#masquerade = masquerade;
@@ -100,7 +99,7 @@ export class NodeAgent implements Disposable {
     this.#problems = new Problems(log);
     this.#tables = new NodeTables({
       namespaceFd,
-      layout: masqueradeLayout({ masquerade, random }),
+      layout: masqueradeLayout({ masquerade, forward, random }),
       backend: this.#setup.backend,
       onRefused: (error) => log.warn({ error: error.message }, 'nftables refused a change; table made anew'),
     });
@@ -148,8 +147,8 @@ export class NodeAgent implements Disposable {
       network: this.#network,
       underlay: this.#underlay,
       peers: this.#plan?.peers ?? 0,
-      passes: this.#passes,
-      writes: this.#writes,
+      counts: this.#counts,
+      storeBehindMs: this.#problems.lastingMs('store'),
       problems: this.#problems.all(),
     });
   }
@@ -157,7 +156,7 @@ export class NodeAgent implements Disposable {
   /** Until the signal aborts. */
   async run(): Promise<void> {
     // Where a pass takes long, changes wait longer for each other: never more than a third of the time is work.
-    const onChange = () => this.#loop.kick('leases', Math.max(leaseSettleMs, 2 * this.#passMs));
+    const onChange = () => this.#loop.kick('leases', Math.max(leaseSettleMs, 2 * this.#counts.lastMs));
     this.#view = this.#options.store.watch({ onChange, signal: this.#signal });
     const synced = this.#view.synced.then(
       () => {
@@ -219,13 +218,14 @@ export class NodeAgent implements Disposable {
   }
 
   async #work(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
-    this.#passes += 1;
-    const beginMs = performance.now();
+    this.#counts.begin();
+    let outcome: Outcome | undefined;
     try {
       const onlyNft = dirt.size === 1 && dirt.has('nftables') ? this.#plan : undefined;
-      return onlyNft === undefined ? await this.#bringInLine(dirt) : await this.#repairNft(onlyNft, dirt);
+      outcome = await (onlyNft === undefined ? this.#bringInLine(dirt) : this.#repairNft(onlyNft, dirt));
+      return outcome;
     } finally {
-      this.#passMs = performance.now() - beginMs;
+      this.#counts.end(outcome);
       this.#problems.set('store', this.#view?.problems() ?? []);
       this.#problems.log();
     }
@@ -340,7 +340,7 @@ export class NodeAgent implements Disposable {
   async #apply(plan: Plan, dirt: ReadonlySet<Dirt>): Promise<Report> {
     const report = await reconcile(plan);
     this.#nftGeneration = await this.#tables.readNftGeneration();
-    this.#writes += report.writes;
+    this.#counts.wrote(report.writes, dirt);
     if (report.writes > 0) {
       this.#options.log.info({ writes: report.writes, because: [...dirt] }, 'kernel brought in line');
     }
@@ -376,7 +376,7 @@ export class NodeAgent implements Disposable {
     this.#isReady = true;
     this.#markReady.resolve();
     this.#options.log.info(
-      { lease: this.#self?.key, peers: this.#plan?.peers, writes: this.#writes },
+      { lease: this.#self?.key, peers: this.#plan?.peers, writes: this.#counts.writes },
       'ready',
     );
   }

@@ -1,7 +1,9 @@
 import { type NodeNetwork, startCniServer } from '../cni/server.ts';
+import type { Cidr } from '../core/address.ts';
 import { NodeAgent } from './agent.ts';
 import type { DaemonOptions } from './options.ts';
 import type { DaemonStatus } from './status.ts';
+import { podAddresses } from './subnets.ts';
 
 export type { DaemonOptions } from './options.ts';
 
@@ -10,6 +12,8 @@ export interface Daemon extends AsyncDisposable {
   /** The node's pod network; undefined as long as pods cannot be attached. */
   network(): NodeNetwork | undefined;
   status(): DaemonStatus;
+  /** How many more pods' addresses there are in each of the node's subnets. */
+  freeAddresses(): ReadonlyMap<Cidr, number>;
   /** Fulfilled when every row of the plan has been in the kernel; rejected when stopped before. */
   readonly ready: Promise<void>;
 }
@@ -27,7 +31,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const { socketPath, stateDir } = options.cni;
   const { namespaceFd, log } = options;
   const network = () => agent.network();
-  stack.use(await startCniServer({ socketPath, stateDir, network, log, namespaceFd }));
+  const cni = stack.use(await startCniServer({ socketPath, stateDir, network, log, namespaceFd }));
   const running = agent.run();
   stack.defer(async () => {
     stop.abort(new Error('the daemon was stopped'));
@@ -37,6 +41,10 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   return {
     network,
     status: () => agent.status(),
+    freeAddresses: () =>
+      new Map(
+        (network()?.subnets ?? []).map((subnet) => [subnet, podAddresses(subnet) - cni.addressesIn(subnet)]),
+      ),
     ready: agent.ready,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };

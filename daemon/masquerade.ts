@@ -58,12 +58,13 @@ const multicast = { 4: '224.0.0.0/4' as Cidr, 6: 'ff00::/8' as Cidr } as const;
 const clusterSet = (family: Family) => `cluster${family}`;
 const localSet = (family: Family) => `local${family}`;
 
-/** The same on every node and for every network; without masquerading only the forward chain is left. */
+/** The same on every node and for every network; `forward` and `random` are by default true. */
 export function masqueradeLayout(options: {
   readonly masquerade: boolean;
+  readonly forward?: boolean;
   readonly random?: boolean;
 }): NftLayout {
-  const { random = true } = options;
+  const { random = true, forward: accepts = true } = options;
   const forward = {
     name: 'forward',
     hook: { type: 'filter', hook: 'forward', priority: hookPriorities.filter },
@@ -80,7 +81,7 @@ export function masqueradeLayout(options: {
   return {
     family: 'inet',
     table: masqueradeTable,
-    chains: [...(options.masquerade ? [postrouting] : []), forward, guardChain],
+    chains: [...(options.masquerade ? [postrouting] : []), ...(accepts ? [forward] : []), guardChain],
     sets: [...families.flatMap(setsOf), ...guardSets],
   };
 }

@@ -25,6 +25,8 @@ export interface DaemonOptions {
   readonly subnetFile?: string | undefined;
   /** By default true: pods' packets to the outside get this node's address. */
   readonly masquerade?: boolean | undefined;
+  /** By default true: what is forwarded from and to pods is accepted. */
+  readonly forwardRules?: boolean | undefined;
   /** By default true: masqueraded connections get random ports. */
   readonly randomPorts?: boolean | undefined;
   /** The node's network namespace; else that of the process. */

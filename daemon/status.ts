@@ -1,6 +1,7 @@
 import type { NodeNetwork } from '../cni/server.ts';
 import type { Cidr } from '../core/address.ts';
 import type { Lease } from './lease.ts';
+import type { PassCounts } from './pass-counts.ts';
 import type { Underlay } from './underlay.ts';
 
 /** What the daemon says of itself: plain values, one level, for people and for JSON. */
@@ -12,6 +13,8 @@ export interface DaemonStatus {
   readonly synced: boolean;
   /** True once every row of the plan has been in the kernel. */
   readonly ready: boolean;
+  /** Whether the last pass left every row in the kernel. */
+  readonly inLine: boolean;
   readonly lease?: string;
   readonly subnets: readonly Cidr[];
   readonly interface?: string;
@@ -20,20 +23,26 @@ export interface DaemonStatus {
   /** Other nodes that this one has a way to, and other nodes that it has not. */
   readonly peers: number;
   readonly unreachable: number;
-  /** Passes over the kernel's tables since start, and rows written in them. */
+  /** Passes over the kernel's tables since start. */
   readonly passes: number;
+  /** Since the last one ended. */
+  readonly idleSeconds: number;
+  /** Rows written in them. */
   readonly writes: number;
+  /** Of these, rows that somebody else had removed or changed. */
+  readonly repaired: number;
+  /** How long the store has not told all; 0: it does. */
+  readonly storeBehindSeconds: number;
   /** What is wrong at the moment, one sentence each. */
   readonly problems: readonly string[];
 }
 
 /** All that {@link renderStatus} needs. */
 export interface StatusFacts
-  extends Pick<
-    DaemonStatus,
-    'node' | 'backend' | 'store' | 'synced' | 'ready' | 'peers' | 'passes' | 'writes' | 'problems'
-  > {
+  extends Pick<DaemonStatus, 'node' | 'backend' | 'store' | 'synced' | 'ready' | 'peers' | 'problems'> {
   readonly lease: Lease | undefined;
+  readonly counts: PassCounts;
+  readonly storeBehindMs: number;
   /** As many as the store holds, this node's own among them. */
   readonly leases: number;
   readonly network: NodeNetwork | undefined;
@@ -46,6 +55,7 @@ export function renderStatus(facts: StatusFacts): DaemonStatus {
   return {
     node,
     ready,
+    inLine: facts.counts.inLine,
     backend,
     store,
     synced,
@@ -55,8 +65,11 @@ export function renderStatus(facts: StatusFacts): DaemonStatus {
     ...(network === undefined ? {} : { mtuBytes: network.mtuBytes }),
     peers,
     unreachable: Math.max(0, others - peers),
-    passes: facts.passes,
-    writes: facts.writes,
+    idleSeconds: Math.round(facts.counts.idleMs() / 1000),
+    passes: facts.counts.passes,
+    writes: facts.counts.writes,
+    repaired: facts.counts.repaired,
+    storeBehindSeconds: Math.round(facts.storeBehindMs / 1000),
     problems: facts.problems,
   };
 }

@@ -1,3 +1,4 @@
+import { subnetRange } from '../cni/ranges.ts';
 import {
   addressBits,
   type Cidr,
@@ -45,4 +46,10 @@ export function isNodeSubnet(range: FamilyNetwork, subnet: Cidr): boolean {
     start >= ipToBigInt(range.subnetMin) &&
     start <= ipToBigInt(range.subnetMax)
   );
+}
+
+/** How many pods' addresses a node's subnet has: all but its network, the gateway and the broadcast address. */
+export function podAddresses(subnet: Cidr): number {
+  const range = subnetRange(subnet);
+  return typeof range === 'string' ? 0 : Number(ipToBigInt(range.last) - ipToBigInt(range.first));
 }
