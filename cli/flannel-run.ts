@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { hostname } from 'node:os';
 import { type Logger, pino } from 'pino';
+import { InputError } from '../core/errors.ts';
 import { startDaemon } from '../daemon/daemon.ts';
 import { type FlannelOptions, parseFlannelFlags } from '../daemon/flannel-flags.ts';
 import { openFlannelSource } from '../daemon/flannel-source.ts';
@@ -34,9 +35,9 @@ async function serve(options: FlannelOptions, log: Logger, signal: AbortSignal):
   const startedAt = new Date().toISOString();
   const runDir = process.env.FAIRLEAD_RUN_DIR || DEFAULT_RUN_DIR;
   await using stack = new AsyncDisposableStack();
-  const source = stack.use(
-    await openFlannelSource(options, { hostname: hostname().trim().toLowerCase(), log, signal }),
-  );
+  const isEtcd = options.store.kind === 'etcd'; // else Kubernetes knows the node's name
+  const home = { hostname: isEtcd ? ownName(process.env.NODE_NAME || hostname()) : '', log, signal };
+  const source = stack.use(await openFlannelSource(options, home));
   const { nodeName: name, store, config, configSource } = source;
   if (config.ignored.length > 0) log.warn({ keys: config.ignored }, 'keys of the network without effect');
   const { underlay, subnetFile, masquerade, randomPorts, forwardRules } = options;
@@ -60,6 +61,15 @@ async function serve(options: FlannelOptions, log: Logger, signal: AbortSignal):
   await daemon.ready;
   notifySystemd(log);
   await new Promise((resolve) => signal.addEventListener('abort', resolve));
+}
+
+/** Tunnels' ends have their MAC addresses by the node's name, so two nodes must not have the same. */
+export function ownName(name: string): string {
+  const own = name.trim().toLowerCase();
+  if (!/^localhost(\.|$)/.test(own)) return own;
+  throw new InputError('environment', [
+    { path: 'NODE_NAME', message: `is missing, and the host's name ${own} is not this node's alone` },
+  ]);
 }
 
 /** klog's 0 is what flanneld runs with; its debugging begins above 2. */

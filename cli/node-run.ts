@@ -73,6 +73,10 @@ export async function runNode(options: NodeOptions): Promise<void> {
   });
   const pages = tracePages(() => proxy?.running);
   stack.use(await serveStatus(`${options.runDir}/${statusSockets.node}`, status, pages));
+  if (options.healthAddress !== undefined) {
+    const { serveHealth } = await import('./node-health.ts');
+    stack.use(serveHealth(daemon, options.healthAddress, log.child({ part: 'health' })));
+  }
   log.info({ signal: await stopped }, 'stopping; the data plane stays');
 }
 

@@ -1,7 +1,8 @@
 import { hostname } from 'node:os';
 import { Command, Option } from 'commander';
 import type { Cidr } from '../core/address.ts';
-import { cidrList, httpUrl, httpUrlList, logLevelOption } from './options.ts';
+import type { HostPort } from '../proxy/config/addresses.ts';
+import { cidrList, hostPort, httpUrl, httpUrlList, logLevelOption } from './options.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
 const PROXY_MODES = ['nftables', 'iptables'];
@@ -23,6 +24,7 @@ export interface NodeOptions {
   readonly iface?: string;
   readonly subnetFile?: string;
   readonly cniConfDir?: string;
+  readonly healthAddress?: HostPort;
   readonly masquerade: boolean;
   readonly proxy: boolean;
   readonly proxyMode: string;
@@ -69,6 +71,12 @@ export function nodeCommand(): Command {
     .option('--iface <name>', 'interface, or an address on it, that carries traffic between nodes')
     .option('--subnet-file <path>', "write flannel's subnet.env here")
     .option('--cni-conf-dir <path>', "write the runtime's network here when the node is ready")
+    .addOption(
+      new Option(
+        '--health-address <host:port>',
+        "serve the agent's /healthz, /readyz and /metrics here",
+      ).argParser(hostPort),
+    )
     .option('--no-masquerade', "leave pods' addresses on packets to the outside")
     .option('--no-proxy', 'do not serve Services')
     .addOption(

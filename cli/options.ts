@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { InvalidArgumentError, Option } from 'commander';
 import { type Cidr, familyOf, parseCidr } from '../core/address.ts';
 import { InputError } from '../core/errors.ts';
+import { type HostPort, parseHostPort } from '../proxy/config/addresses.ts';
 
 /** Reads a comma list of networks, at most one of each family; for options such as --cluster-cidr. */
 export function cidrList(text: string): Cidr[] {
@@ -46,6 +47,13 @@ export function httpUrl(text: string): string {
 
 export function httpUrlList(text: string): string[] {
   return text.split(',').map((part) => httpUrl(part.trim()));
+}
+
+/** Where a server listens, such as 127.0.0.1:10300 or [::]:10300. */
+export function hostPort(text: string): HostPort {
+  const parsed = parseHostPort(text);
+  if (parsed !== undefined) return parsed;
+  throw new InvalidArgumentError(`"${text}" is not an address with a port such as 127.0.0.1:10300.`);
 }
 
 /** The text of a file that an option names. */

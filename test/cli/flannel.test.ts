@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import test from 'ava';
 import { renderFlannelHelp } from '../../cli/flannel.ts';
-import { flannelLogLevel, flannelWarnings } from '../../cli/flannel-run.ts';
+import { flannelLogLevel, flannelWarnings, ownName } from '../../cli/flannel-run.ts';
 import { VERSION } from '../../cli/version.ts';
 import { flannelFlags } from '../../daemon/flannel-flag-table.ts';
 import { parseFlannelFlags } from '../../daemon/flannel-flags.ts';
@@ -36,6 +36,12 @@ test('the help names every flag with its default', (t) => {
 
 test('the log says as much as the verbosity asks for', (t) => {
   t.deepEqual([0, 2, 3, 5, 6, 10].map(flannelLogLevel), ['info', 'info', 'debug', 'debug', 'trace', 'trace']);
+});
+
+test('a name that is not the node’s alone is refused, because two nodes would be one to their peers', (t) => {
+  t.is(ownName('Node-1.example '), 'node-1.example');
+  for (const bad of ['localhost', 'localhost.localdomain'])
+    t.throws(() => ownName(bad), { message: /^environment: NODE_NAME: is missing/ }, bad);
 });
 
 test('what is asked for and not done is said', (t) => {

@@ -1,7 +1,7 @@
 import test from 'ava';
 import { InvalidArgumentError } from 'commander';
 import { parseListen } from '../../cli/controlplane.ts';
-import { cidrList, httpUrl, httpUrlList, readOptionFile, wholeNumber } from '../../cli/options.ts';
+import { cidrList, hostPort, httpUrl, httpUrlList, readOptionFile, wholeNumber } from '../../cli/options.ts';
 import { InputError } from '../../core/errors.ts';
 
 test('a list of networks has at most one of each family', (t) => {
@@ -36,6 +36,14 @@ test('a URL is of HTTP, and refused with its text otherwise', (t) => {
   t.deepEqual(httpUrlList('http://a:1, http://b:2'), ['http://a:1', 'http://b:2']);
   for (const bad of ['', 'foo', '192.0.2.1:6443', 'ftp://a', 'http://', 'http:a']) {
     t.throws(() => httpUrl(bad), { message: new RegExp(`^"${bad}" is not a URL`) }, bad);
+  }
+});
+
+test('a server listens on an address and a port', (t) => {
+  t.deepEqual(hostPort('127.0.0.1:10300'), { host: '127.0.0.1', port: 10_300 });
+  t.deepEqual(hostPort('[::]:10300'), { host: '::', port: 10_300 });
+  for (const bad of ['', '10300', '127.0.0.1', '127.0.0.1:x', 'localhost:1']) {
+    t.throws(() => hostPort(bad), { message: new RegExp(`^"${bad}" is not an address with a port`) }, bad);
   }
 });
 
