@@ -1,7 +1,6 @@
 import type { Family } from '../core/address.ts';
 import { type CountedFlow, decodeCountedFlow, getTranslatedFlows } from './netlink/conntrack/bytes.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
-import { Slices } from './nftables-slices.ts';
 
 export type { CountedFlow } from './netlink/conntrack/bytes.ts';
 
@@ -17,10 +16,8 @@ export async function readCountedFlows(
   family: Family,
   onFlow: (flow: CountedFlow) => void,
 ): Promise<void> {
-  const slices = new Slices();
-  for (const { payload } of await socket.dump(getTranslatedFlows(family))) {
+  await socket.dumpInSlices(getTranslatedFlows(family), ({ payload }) => {
     const flow = decodeCountedFlow(payload);
     if (flow !== undefined) onFlow(flow);
-    if (slices.isOverAfterStep()) await slices.next();
-  }
+  });
 }

@@ -32,7 +32,8 @@ export class MovedBytes {
 
   /** One flow of this reading; `flow` tells it from all others. Without an owner it is only remembered. */
   add(flow: string, owner: Owner | undefined, bytes: FlowBytes): void {
-    const before = this.#flows.get(flow) ?? nothing;
+    // A dump may say the same flow twice.
+    const before = this.#next.get(flow) ?? this.#flows.get(flow) ?? nothing;
     this.#next.set(flow, bytes);
     if (owner === undefined) return;
     const sum = this.#sums.get(owner) ?? nothing;

@@ -1,6 +1,7 @@
 import { constants } from 'node:os';
 import { type Descriptor, type Lane, native } from '../../native/index.ts';
 import { KernelError } from '../errors.ts';
+import { Slices } from '../nftables-slices.ts';
 import {
   errorOf,
   framedBytes,
@@ -17,6 +18,7 @@ import {
   parseMessages,
   type ReceivedMessage,
 } from './message.ts';
+import { align4 } from './wire.ts';
 
 export const NETLINK_ROUTE = 0;
 export const NETLINK_NETFILTER = 12;
@@ -28,6 +30,8 @@ export const SOCK_RAW = 3;
 export const SOCKET_BUFFER_BYTES = 4 << 20;
 /** A longer submit goes out as several datagrams. */
 const DATAGRAM_BYTES_MAX = 32 << 10;
+/** So much of a long answer is read at a time. */
+const PART_BYTES = 64 << 10;
 /** A table that changes faster than it can be read this often is given up. */
 const DUMP_ATTEMPTS_MAX = 16;
 
@@ -112,6 +116,28 @@ export class NetlinkSocket implements Disposable {
     });
   }
 
+  /**
+   * Tells `onRow` of the rows of a table that may be long, in slices, so that others get their turn. Rows of a table
+   * that changes meanwhile may come twice or not at all.
+   */
+  async dumpInSlices(message: NetlinkMessage, onRow: (row: NetlinkMessage) => void): Promise<void> {
+    const first = this.#sequence;
+    this.#sequence = (first + 1) >>> 0;
+    const bytes = await this.#exchange(frameMessages([message], first, NLM_F_DUMP)).catch((error) => {
+      throw KernelError.from(operationOf(message), error);
+    });
+    const slices = new Slices();
+    let isAnswered = false;
+    for (const part of partsOf(bytes)) {
+      const { outcome, answered, answers } = readAnswers([message], first, part);
+      if (outcome[0] !== undefined) throw outcome[0];
+      isAnswered ||= answered[0] === true;
+      for (const answer of answers) onRow(answer);
+      if (slices.isOver) await slices.next();
+    }
+    if (!isAnswered) throw unanswered(message);
+  }
+
   async #converse(messages: readonly NetlinkMessage[], flags: number): Promise<Conversation> {
     const first = this.#sequence;
     this.#sequence = (this.#sequence + messages.length) >>> 0;
@@ -177,6 +203,19 @@ function unanswered(message: NetlinkMessage): KernelError {
   return new KernelError(operationOf(message), constants.errno.ENOBUFS, {
     detail: 'the kernel gave no answer (receive buffer full)',
   });
+}
+
+/** Whole messages in portions of some hundred. */
+function* partsOf(bytes: Uint8Array): Generator<Uint8Array> {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let from = 0;
+  for (let at = 0; at + 4 <= bytes.length; ) {
+    // A length that cannot be is found by who reads the part.
+    at += Math.max(4, align4(view.getUint32(at, true)));
+    if (at - from < PART_BYTES && at < bytes.length) continue;
+    yield bytes.subarray(from, Math.min(at, bytes.length));
+    from = at;
+  }
 }
 
 function* datagrams(messages: readonly NetlinkMessage[]): Generator<NetlinkMessage[]> {

@@ -104,7 +104,15 @@ test('it serves by flags, shows itself, keeps its rules when stopped, and cleans
   // What another mode, and kube-proxy itself, would have left.
   stage.load('table ip kube-proxy { comment "rules for kube-proxy"; }; table ip6 kube-proxy { }');
   const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1'];
-  const { child, said } = stage.start('proxy', ...SAFE, ...access, '--proxy-mode=nftables', '--v=4');
+  const counts = ['--count-connections', '--count_bytes'];
+  const { child, said } = stage.start(
+    'proxy',
+    ...SAFE,
+    ...access,
+    ...counts,
+    '--proxy-mode=nftables',
+    '--v=4',
+  );
   await until(() => said().includes('full sync'), said);
   t.true(stage.nft('list table ip fairlead-proxy').includes('10.96.7.7'));
   await until(() => !stage.nft('list tables').includes('ip kube-proxy'), said);
@@ -119,10 +127,11 @@ test('it serves by flags, shows itself, keeps its rules when stopped, and cleans
     await stage.get('http://127.0.0.1:10249/configz'),
     /"kubeproxy\.config\.k8s\.io":\{.*"mode":"nftables"/,
   );
-  t.regex(
-    await stage.get('http://127.0.0.1:10249/metrics'),
-    /^kubeproxy_sync_full_proxy_rules_duration_seconds_count\{ip_family="IPv4"\} [1-9]/m,
-  );
+  const metrics = await stage.get('http://127.0.0.1:10249/metrics');
+  t.regex(metrics, /^kubeproxy_sync_full_proxy_rules_duration_seconds_count\{ip_family="IPv4"\} [1-9]/m);
+  t.regex(metrics, /^# TYPE fairlead_proxy_service_connections_total counter$/m);
+  t.regex(metrics, /^# TYPE fairlead_proxy_service_bytes_total counter$/m);
+  t.regex(stage.nft('list map ip fairlead-proxy services'), /\bcounter\b/);
 
   child.kill('SIGTERM');
   t.is(await ended(child), 0, said());
@@ -203,7 +212,7 @@ for (const mode of ['nftables', 'iptables']) {
     const stage = new Stage(t);
     await stage.openApi();
     const settings = async () => {
-      const names = ['nf_conntrack_tcp_timeout_close_wait', 'nf_conntrack_udp_timeout'];
+      const names = ['nf_conntrack_tcp_timeout_close_wait', 'nf_conntrack_udp_timeout', 'nf_conntrack_acct'];
       const keys = [...names.map((name) => `net.netfilter.${name}`), 'net.ipv4.conf.all.route_localnet'];
       return (await stage.inside('/usr/sbin/sysctl', '-n', ...keys)).split('\n').slice(0, -1);
     };
@@ -215,10 +224,10 @@ for (const mode of ['nftables', 'iptables']) {
     await stage.inside('/usr/sbin/iptables', '-A', 'FORWARD', '-s', '198.51.100.1', '-j', 'ACCEPT');
     const [before, rulesBefore] = [await settings(), await rules()];
     const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1', `--proxy-mode=${mode}`];
-    const ours = ['--conntrack-tcp-timeout-close-wait=59m', '--conntrack-udp-timeout=31s'];
+    const ours = ['--conntrack-tcp-timeout-close-wait=59m', '--conntrack-udp-timeout=31s', '--count-bytes'];
     const { child, said } = stage.start('proxy', ...SAFE, ...access, ...ours);
     await until(() => said().includes('full sync'), said);
-    t.deepEqual(await settings(), ['3540', '31', mode === 'iptables' ? '1' : '0']);
+    t.deepEqual(await settings(), ['3540', '31', '1', mode === 'iptables' ? '1' : '0']);
 
     const cleanup = async (...more: string[]) => {
       const places = ['--run-dir', stage.runDir, '--cni-bin-dir', join(stage.folder, 'bin')];
@@ -247,7 +256,7 @@ for (const mode of ['nftables', 'iptables']) {
 
     const cleaned = await cleanup();
     t.is(cleaned.code, 0, cleaned.said());
-    t.deepEqual(await settings(), [before[0], '77', before[2]]);
+    t.deepEqual(await settings(), [before[0], '77', before[2], before[3]]);
     t.deepEqual(await rules(), rulesBefore);
     t.false(existsSync(stage.runDir));
     t.regex((await cleanup()).said(), /nothing of Fairlead is here/);

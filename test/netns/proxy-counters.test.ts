@@ -25,6 +25,7 @@ test.after.always(async () => {
 
 const web: TestService = { number: 1, pods: ['one', 'two'] };
 const SETTLE_MS = 100;
+const ROUNDS = 40;
 const kinds = ['clusterIP', 'externalIP', 'loadBalancerIP', 'nodePort'] as const;
 
 /** The bytes of some packets with their headers, and a line or two. */
@@ -119,6 +120,24 @@ for (const family of families) {
       t.true(count >= 2);
     },
   );
+
+  test.serial(`IPv${family}: counts are whole while frontends get new values all the time`, async (t) => {
+    await removeTables();
+    const backend = await start([web]);
+    let isOver = false;
+    const connects = async () => {
+      for (let round = 0; round < ROUNDS; round += 1) await connect('client', family, 'clusterIP', 5);
+      isOver = true;
+    };
+    const connecting = connects();
+    for (let round = 0; !isOver; round += 1) {
+      await lab.update(backend, [{ ...web, pods: round % 2 === 0 ? ['one'] : ['one', 'two'] }]);
+      if (round % 16 === 0) await backend.connections.read();
+      await sleep(1);
+    }
+    await connecting;
+    t.is((await counts(backend, family))[0], 5 * ROUNDS);
+  });
 
   test.serial(`IPv${family}: bytes are those of the connections, in both directions`, async (t) => {
     await removeTables();
