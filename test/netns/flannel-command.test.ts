@@ -91,11 +91,22 @@ async function startBoth(t: ExecutionContext, nodes: Nodes): Promise<readonly [F
   return both;
 }
 
+/** What flanneld leaves when it is stopped: a device, and a route to a peer. */
+function leaveFlannelDevice({ namespace, addresses }: Machine): void {
+  const ip = (words: string) => inside(namespace, 'ip', ...words.split(' '));
+  const [, device = ''] = ip('-o -4 addr show scope global').split(/\s+/);
+  ip(`link add flannel.1 type vxlan id 1 local ${addresses[0]} dev ${device} dstport 8472 nolearning`);
+  ip('link set flannel.1 up');
+  ip('route add 10.5.200.0/24 via 10.5.200.0 dev flannel.1 onlink');
+}
+
 test('started as flanneld is, over etcd: subnet.env, packets between pods, health, and a changed network', async (t) => {
   const nodes = await Nodes.open(t, 2);
   const config = { Network: '10.5.0.0/16', Backend: { Type: 'vxlan' } };
   nodes.etcd.ctl('put', '/coreos.com/network/config', JSON.stringify(config));
+  leaveFlannelDevice(nodes.machine(0));
   const [first, second] = await startBoth(t, nodes);
+  t.notRegex(first.run('ip', 'link'), /flannel\.1/, 'the device that flanneld left');
 
   const keys = nodes.etcd.ctl('get', '--prefix', '--keys-only', '/coreos.com/network/subnets/').split(/\n+/);
   t.is(keys.length, 2);
