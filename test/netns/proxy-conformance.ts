@@ -103,9 +103,10 @@ export function conformance(backend: ConformingBackend): void {
     const what = `${source} to ${kind} ${at.ip} ${at.port}`;
     const [names = '', ...mark] = expected.split(' M');
     const isAnswered = expected !== 'refused' && expected !== 'no answer';
+    const answerers = isAnswered ? names.split('+') : [];
     const [tcp, udp] = await Promise.all([
-      lab.seen(source, at, isAnswered ? names.split('+') : []),
-      lab.datagram(source, at),
+      lab.seen(source, at, answerers),
+      lab.datagram(source, at, answerers),
     ]);
     t.is(tcp, expected, `TCP from ${what}`);
     if (!isAnswered) t.is(udp, expected, `UDP from ${what}`);
