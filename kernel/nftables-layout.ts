@@ -34,7 +34,7 @@ export async function layoutInPlace(
     return (
       (await chainsInPlace(socket, layout)) &&
       (await setsInPlace(socket, layout)) &&
-      (await rulesInPlace(socket, layout, encoded.messages))
+      (await rulesInPlace(socket, layout, encoded.rules))
     );
   } catch (error) {
     if (isMissing(error)) return false;

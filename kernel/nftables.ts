@@ -19,6 +19,8 @@ export { readLayoutNote } from './nftables-layout.ts';
 
 /** A transaction is one datagram: 5 MB for 120,000 elements. Nothing is reserved until it is needed. */
 const SOCKET_BUFFER_BYTES = 64 << 20;
+/** Elements of one transaction of `fill`: some milliseconds in which the kernel does nothing else of ours. */
+const ELEMENTS_PER_TRANSACTION = 10_000;
 /** Reads in a row that others' transactions fell into, before what was read is taken as it is. */
 const READ_ATTEMPTS_MAX = 4;
 
@@ -54,10 +56,21 @@ export interface NftTableOptions {
   /** Another one, to read with: with a lane, so that nothing waits while the kernel writes down a large set. */
   readonly reader?: NetlinkSocket;
   readonly layout: NftLayout;
+  /**
+   * All rows as they are wanted, from whoever keeps them, each change as soon as it is handed to `write`; rows that
+   * do not fit are left out. Given: the table keeps none itself, and takes these when it is made anew.
+   */
+  readonly rows?: () => Iterable<NftElement>;
   /** Told when the kernel refused a change and the table is made anew. */
   readonly onRefused?: (error: KernelError) => void;
   /** Told what elements of sets with `counter` had counted when we took them away, also for a new value of theirs. */
   readonly onCounted?: (packets: ElementPackets) => void;
+}
+
+/** What `fill` and `rebuild` did. */
+export interface Made {
+  readonly writes: number;
+  readonly failures: readonly Failure<string>[];
 }
 
 /**
@@ -75,18 +88,22 @@ export class NftTable implements Table<string, NftElement> {
   readonly #sets: ReadonlyMap<string, OpenSet>;
   readonly #onRefused: (error: KernelError) => void;
   readonly #onCounted: (packets: ElementPackets) => void;
-  /** What the table is to hold by what we read and wrote; undefined before the first of either. */
-  #rows: Map<string, NftElement> | undefined;
-  #inPlace = false;
+  readonly #ownersRows: (() => Iterable<NftElement>) | undefined;
+  /** What the table is to hold by what we read and wrote, where no owner says it. */
+  #rows = new Map<string, NftElement>();
+  /** Undefined before anything was read or written. */
+  #inPlace: boolean | undefined;
+  #timesMade = 0;
 
   constructor(options: NftTableOptions) {
-    const { socket, reader = socket, layout, onRefused = () => {}, onCounted = () => {} } = options;
+    const { socket, reader = socket, layout, rows, onRefused = () => {}, onCounted = () => {} } = options;
     this.name = `nftables ${layout.family} ${layout.table}`;
     this.#socket = socket;
     this.#reader = reader;
     this.#layout = layout;
     this.#encoded = encodeLayout(layout);
     this.#sets = new Map(layout.sets.map((spec) => [spec.name, openSet(layout, spec)]));
+    this.#ownersRows = rows;
     this.#onRefused = onRefused;
     this.#onCounted = onCounted;
   }
@@ -101,7 +118,7 @@ export class NftTable implements Table<string, NftElement> {
   async read(): Promise<Map<string, NftElement>> {
     const rows = await this.#readSteadily();
     this.#inPlace = rows !== undefined;
-    this.#rows = new Map(rows);
+    if (this.#ownersRows === undefined) this.#rows = new Map(rows);
     return rows ?? new Map([[LAYOUT_MISSING, { set: '', key: '' }]]);
   }
 
@@ -138,31 +155,116 @@ export class NftTable implements Table<string, NftElement> {
   }
 
   async write(changes: readonly Change<string, NftElement>[]): Promise<Failure<string>[]> {
-    if (this.#rows === undefined) await this.read();
-    const rows = this.#rows ?? new Map<string, NftElement>();
+    if (this.#inPlace === undefined) await this.read();
     const failures: Failure<string>[] = [];
     const good = changes.filter((change) => {
       const { key, kind } = change;
       const reason = change.kind === 'delete' ? undefined : this.#misfit(change.wanted);
       if (reason === undefined) return key !== LAYOUT_MISSING;
-      failures.push({ key, kind, error: new RangeError(`${this.name}, element "${key}": ${reason}`) });
+      failures.push(this.#misfitting(key, kind, reason));
       return false;
     });
     const refused = this.#inPlace ? await this.#send(this.#changeMessages(good)) : undefined;
-    for (const change of good) setRow(rows, change.key, change.kind === 'delete' ? undefined : change.wanted);
+    for (const change of good) this.#keep(change.key, change.kind === 'delete' ? undefined : change.wanted);
     if (this.#inPlace && refused === undefined) return failures;
     if (refused !== undefined) this.#onRefused(refused);
+    const error = await this.#makeAnew([...this.#fitting(this.#ownersRows?.() ?? this.#rows.values())]);
+    if (error === undefined) return failures;
+    // Nothing was done. The next write makes the table anew, with these rows as they were.
+    for (const change of good) this.#keep(change.key, change.kind === 'create' ? undefined : change.actual);
+    return [...failures, ...good.map(({ key, kind }) => ({ key, kind, error }))];
+  }
+
+  /**
+   * How often the whole table was made. When it was made in a `write`, it holds all that the owner's rows say, also
+   * what has not been written yet.
+   */
+  get timesMade(): number {
+    return this.#timesMade;
+  }
+
+  /** Makes the table of the owner's rows, in the one transaction that puts it in the place of what is there. */
+  async rebuild(): Promise<Made> {
+    const failures: Failure<string>[] = [];
+    const rows: NftElement[] = [];
+    const slices = new Slices();
+    for (const row of this.#fitting(this.#ownersRows?.() ?? this.#rows.values(), failures)) {
+      rows.push(row);
+      if (slices.isOverAfterStep()) await slices.next();
+    }
+    const error = await this.#makeAnew(rows);
+    if (error === undefined) return { writes: rows.length, failures };
+    return { writes: 0, failures: [...failures, { key: LAYOUT_MISSING, kind: 'create', error }] };
+  }
+
+  /**
+   * Makes the table where none is that somebody could be served by, of elements that come meanwhile: they must be
+   * those of the owner's rows. In several transactions, the kernel at work on one while the next comes together.
+   * The rules of chains with hooks are in the last: until then no packet meets any of it, and what a killed process
+   * leaves is seen as no layout at all. Not for layouts with a chain that drops what it knows nothing of.
+   */
+  async fill(elements: Iterable<NftElement>): Promise<Made> {
+    const { begin, end } = this.#encoded;
+    const failures: Failure<string>[] = [];
+    const slices = new Slices();
+    let next: NftElement[] = [];
+    let writes = 0;
+    let head: readonly NetlinkMessage[] = [newTable(this.#layout), deleteTable(this.#layout), ...begin];
+    let sent: Promise<KernelError | undefined> = Promise.resolve(undefined);
+    const send = async (messages: readonly NetlinkMessage[]) => {
+      const refused = await sent;
+      if (refused === undefined) sent = commit(this.#reader, [...head, ...messages]);
+      head = [];
+      return refused === undefined;
+    };
+    for (const element of this.#fitting(elements, failures)) {
+      writes += 1;
+      next.push(element);
+      if (next.length === ELEMENTS_PER_TRANSACTION) {
+        if (!(await send(this.#elementMessages('add', next)))) break;
+        next = [];
+      }
+      if (slices.isOverAfterStep()) await slices.next();
+    }
+    await send([...this.#elementMessages('add', next), ...end]);
+    const refused = await sent;
+    this.#inPlace = refused === undefined;
+    if (refused === undefined) {
+      this.#timesMade += 1;
+      return { writes, failures };
+    }
+    this.#onRefused(refused);
+    return await this.rebuild();
+  }
+
+  /** Those that can be elements of their sets. */
+  *#fitting(elements: Iterable<NftElement>, failures: Failure<string>[] = []): Generator<NftElement> {
+    for (const element of elements) {
+      const reason = this.#misfit(element);
+      if (reason === undefined) yield element;
+      else failures.push(this.#misfitting(nftElementKey(element), 'create', reason));
+    }
+  }
+
+  #misfitting(key: string, kind: Failure['kind'], reason: string): Failure<string> {
+    return { key, kind, error: new RangeError(`${this.name}, element "${key}": ${reason}`) };
+  }
+
+  #keep(key: string, row: NftElement | undefined): void {
+    if (this.#ownersRows !== undefined) return;
+    if (row === undefined) this.#rows.delete(key);
+    else this.#rows.set(key, row);
+  }
+
+  async #makeAnew(rows: readonly NftElement[]): Promise<KernelError | undefined> {
     const dynamic = await this.#readDynamic();
     const counted = await this.readPackets();
     const error = await this.#send(this.#tableMessages(rows, dynamic));
     this.#inPlace = error === undefined;
-    if (error === undefined) {
-      if (counted.size > 0) this.#onCounted(counted);
-      return failures;
-    }
-    // Nothing was done. The next write makes the table anew, with these rows as they were.
-    for (const change of good) setRow(rows, change.key, change.kind === 'create' ? undefined : change.actual);
-    return [...failures, ...good.map(({ key, kind }) => ({ key, kind, error }))];
+    if (error !== undefined) return error;
+    this.#timesMade += 1;
+    if (counted.size > 0) this.#onCounted(counted);
+    return undefined;
   }
 
   /** Takes the whole table away; it may be gone already. */
@@ -206,13 +308,15 @@ export class NftTable implements Table<string, NftElement> {
   }
 
   /** The table from nothing: a table that is there is deleted first, and it must be there to be deleted. */
-  #tableMessages(rows: ReadonlyMap<string, NftElement>, dynamic: readonly NftElement[]): NetlinkMessage[] {
+  #tableMessages(rows: readonly NftElement[], dynamic: readonly NftElement[]): NetlinkMessage[] {
+    const { begin, end } = this.#encoded;
     return [
       newTable(this.#layout),
       deleteTable(this.#layout),
-      ...this.#encoded.messages,
-      ...this.#elementMessages('add', rows.values()),
+      ...begin,
+      ...this.#elementMessages('add', rows),
       ...this.#elementMessages('add', dynamic),
+      ...end,
     ];
   }
 
@@ -242,11 +346,6 @@ export class NftTable implements Table<string, NftElement> {
     if (!('chain' in data) || this.#layout.chains.some(({ name }) => name === data.chain)) return undefined;
     return `there is no chain "${data.chain}"`;
   }
-}
-
-function setRow(rows: Map<string, NftElement>, key: string, row: NftElement | undefined): void {
-  if (row === undefined) rows.delete(key);
-  else rows.set(key, row);
 }
 
 function chainOf(verdict: Exclude<NftElement['data'], string | undefined>): string {

@@ -3,7 +3,7 @@ import { applyChanges } from '../../core/reconcile.ts';
 import { type Change, layer } from '../../core/rows.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
-import { NftTable, readLayoutNote } from '../../kernel/nftables.ts';
+import { LAYOUT_MISSING, type Made, NftTable, readLayoutNote } from '../../kernel/nftables.ts';
 import { Slices } from '../../kernel/nftables-slices.ts';
 import type { SyncResult, Views } from '../backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../policy.ts';
@@ -23,8 +23,6 @@ import { type LayoutOptions, layoutElements, proxyLayout } from './layout.ts';
 import { nodeElements, podDetector } from './node-elements.ts';
 import { FamilyPlan, planSize } from './plan.ts';
 
-/** Rows of one transaction where many can be apart: some milliseconds in which the kernel does nothing else of ours. */
-const ROWS_PER_TRANSACTION = 10_000;
 /** Services whose changes go in one transaction. */
 const SERVICES_PER_TRANSACTION = 1_000;
 
@@ -81,7 +79,7 @@ export class FamilyTable {
 
   /**
    * Takes over what is in the kernel and makes it what the views say: in one transaction, or, where no table is that
-   * somebody could be served by, in many.
+   * somebody could be served by, in many while it is planned.
    */
   async replace(views: Views): Promise<SyncResult> {
     const services = new Map(views);
@@ -89,11 +87,15 @@ export class FamilyTable {
     const there = note === undefined ? undefined : parseCapacity(note);
     const wanted = capacityFor(planSize(services, this.family));
     this.#provide(there === undefined ? wanted : largerCapacity(wanted, there));
-    const actual = await this.#table.read();
-    this.#plan = await FamilyPlan.inSlices(this.family, services, actual);
     this.#isInPlace = true;
-    const changes = await this.#changesFrom(actual);
-    return await this.#write(note === undefined ? chunksOf(changes) : [changes]);
+    if (note === undefined) {
+      this.#plan = FamilyPlan.of(this.family, new Map());
+      return await this.#table.fill(this.#elements(this.#plan.fill(services)));
+    }
+    const actual = await this.#table.read();
+    const isMissing = actual.delete(LAYOUT_MISSING);
+    this.#plan = await FamilyPlan.inSlices(this.family, services, actual);
+    return isMissing ? await this.#rewrite() : await this.#write([await this.#changesFrom(actual)]);
   }
 
   async update(changed: Views): Promise<SyncResult> {
@@ -172,14 +174,15 @@ export class FamilyTable {
     return new NftTable({
       ...this.#sockets,
       layout: this.#layout,
+      rows: () => this.#elements(),
       onRefused: this.#onRefused,
       onCounted: (packets) => this.#packets.takenAway(packets),
     });
   }
 
   /** Everything into a table that is another one, in the one transaction that puts it in the place of the old. */
-  async #rewrite(): Promise<SyncResult> {
-    return await this.#write([await this.#changesFrom(new Map())]);
+  async #rewrite(): Promise<Made> {
+    return await this.#table.rebuild();
   }
 
   /** As `diff` of all wanted rows, without holding them: they are many, and mostly as they should be. */
@@ -204,21 +207,23 @@ export class FamilyTable {
     return changes;
   }
 
-  *#elements(): Generator<NftElement> {
+  *#elements(ofServices: Iterable<NftElement> = this.#plan.elements()): Generator<NftElement> {
     yield* layoutElements({ family: this.family, capacity: this.#capacity });
-    yield* this.#plan.elements();
+    yield* ofServices;
     yield* this.#nodeElements;
   }
 
-  /** Each list of changes is one transaction. */
+  /** Each list of changes is one transaction. A table that had to be made anew has got all of them at once. */
   async #write(transactions: readonly Changes[]): Promise<SyncResult> {
     const slices = new Slices();
+    const { timesMade } = this.#table;
     let writes = 0;
     const failures: SyncResult['failures'][number][] = [];
     for (const changes of transactions) {
       const result = await applyChanges([{ layer: layer(this.#table, new Map()), changes }]);
       writes += result.writes;
       failures.push(...result.failures);
+      if (this.#table.timesMade !== timesMade) break;
       if (slices.isOver) await slices.next();
     }
     return { writes, failures };
@@ -231,11 +236,4 @@ function nodePortsOn(family: Family, { nodePortIps }: NodeFacts): LayoutOptions[
 
 function byKey(elements: readonly NftElement[]): Map<string, NftElement> {
   return new Map(elements.map((element) => [nftElementKey(element), element]));
-}
-
-function chunksOf(changes: Changes): Changes[] {
-  const count = Math.ceil(changes.length / ROWS_PER_TRANSACTION);
-  return Array.from({ length: count }, (_, index) =>
-    changes.slice(index * ROWS_PER_TRANSACTION, (index + 1) * ROWS_PER_TRANSACTION),
-  );
 }

@@ -149,17 +149,12 @@ export class EndpointLists {
   }
 
   *elements(): Generator<NftElement> {
-    for (const port of this.#ports.values()) {
-      if (port.affinitySeconds !== undefined) yield* elementsOf(port);
-      else {
-        // Most ports are such, and a generator in a generator is slow.
-        const { slots } = port.cluster;
-        const key = listKey(port, false);
-        for (let slot = 0; slot < slots.length; slot += 1)
-          yield slotElement('endpoints', key, slot, slots[slot] as string);
-        if (port.local.slots.length > 0) yield* listElements(port, port.local, listKey(port, true));
-      }
-    }
+    for (const port of this.#ports.values()) yield* this.elementsOf(port);
+  }
+
+  /** Those of one port. */
+  elementsOf(port: PortLists): Iterable<NftElement> {
+    return port.affinitySeconds === undefined ? plainElementsOf(port) : elementsOf(port);
   }
 }
 
@@ -183,6 +178,18 @@ function plainSlots(port: PortLists | undefined): number {
 /** 0 for tables, whose chains are always there. */
 function drawnSlots({ slots, code }: SlotList): number {
   return slots.length === code ? code : 0;
+}
+
+/** As a list: most ports are such, and a generator in a generator is slow. */
+function plainElementsOf(port: PortLists): NftElement[] {
+  const elements: NftElement[] = [];
+  for (const local of [false, true]) {
+    const { slots } = local ? port.local : port.cluster;
+    const key = listKey(port, local);
+    for (let slot = 0; slot < slots.length; slot += 1)
+      elements.push(slotElement('endpoints', key, slot, slots[slot] as string));
+  }
+  return elements;
 }
 
 function* elementsOf(port: PortLists): Generator<NftElement> {

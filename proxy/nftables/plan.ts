@@ -107,7 +107,7 @@ export class FamilyPlan {
     views: Views,
     actual: ReadonlyMap<string, NftElement>,
   ): Generator<void, FamilyPlan> {
-    const services = [...views].sort(([a], [b]) => (a < b ? -1 : 1));
+    const services = inOrder(views);
     const ports = services.flatMap(([, its]) => its.filter((port) => port.family === family));
     const plan = new FamilyPlan(family, yield* knownState(ports, actual));
     for (const [service, its] of services) {
@@ -116,6 +116,20 @@ export class FamilyPlan {
     }
     plan.#journal.isClosed = false;
     return plan;
+  }
+
+  /** Puts all services into a plan that has none, and yields the wanted elements of services as they become known. */
+  *fill(views: Views): Generator<NftElement> {
+    this.#journal.isClosed = true;
+    for (const [service, ports] of inOrder(views)) {
+      this.put(service, ports);
+      for (const list of this.#services.get(service)?.lists ?? []) yield* this.#lists.elementsOf(list);
+    }
+    this.#journal.isClosed = false;
+    yield* this.#groups.elements();
+    yield* this.#frontends.elements();
+    yield* this.#hairpins.elements();
+    yield* this.#clusterIps.elements();
   }
 
   /** This service is now these ports; without ports it is gone. */
@@ -212,6 +226,10 @@ export class FamilyPlan {
       affinity: this.#lists.hasAffinity,
     };
   }
+}
+
+function inOrder(views: Views): [string, readonly ServicePortView[]][] {
+  return [...views].sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
 function wantedList(

@@ -112,6 +112,7 @@ test('an ADD waits for what was queued before it, of any container', async (t) =
   });
   const settled = queue.settle('pod');
   t.not(settled, undefined);
+  while (setting.calls.length === 0) await new Promise(setImmediate);
   // Queued while a pass is running: the next ADD waits for it too.
   setting.put('pod');
   const later = queue.settle('pod');

@@ -91,13 +91,15 @@ async function startBoth(t: ExecutionContext, nodes: Nodes): Promise<readonly [F
   return both;
 }
 
-/** What flanneld leaves when it is stopped: a device, and a route to a peer. */
+/** What flanneld and its plugins leave: a device, a route to a peer, and a bridge of pods. */
 function leaveFlannelDevice({ namespace, addresses }: Machine): void {
   const ip = (words: string) => inside(namespace, 'ip', ...words.split(' '));
   const [, device = ''] = ip('-o -4 addr show scope global').split(/\s+/);
   ip(`link add flannel.1 type vxlan id 1 local ${addresses[0]} dev ${device} dstport 8472 nolearning`);
   ip('link set flannel.1 up');
   ip('route add 10.5.200.0/24 via 10.5.200.0 dev flannel.1 onlink');
+  ip('link add cni0 type bridge');
+  ip('link set cni0 up');
 }
 
 test('started as flanneld is, over etcd: subnet.env, packets between pods, health, and a changed network', async (t) => {

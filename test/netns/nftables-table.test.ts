@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import test from 'ava';
 import { reconcile } from '../../core/reconcile.ts';
 import { layer } from '../../core/rows.ts';
@@ -12,7 +14,8 @@ import {
   nftElementKey,
 } from '../../kernel/netlink/nftables/spec.ts';
 import { LAYOUT_MISSING, NftTable, readGeneration } from '../../kernel/nftables.ts';
-import { openNftSpace, settle } from './nftables-space.ts';
+import { largeLayout, largeRows } from './nftables-killed.ts';
+import { NSENTER, openNftSpace, settle } from './nftables-space.ts';
 
 const layout: NftLayout = {
   family: 'ip',
@@ -234,4 +237,67 @@ test('120,000 elements are written in one transaction, read back, and changed on
     t.deepEqual(await table.write([{ kind: 'update', key, wanted, actual: mark(host, host + 1) }]), []);
   }
   t.is([...(await table.read()).values()].filter(({ data }) => data === hexU32(0)).length, 100);
+});
+
+test('a table that is filled in several transactions is the one that is made in one', async (t) => {
+  const { socket, nft } = openNftSpace(t);
+  const table = new NftTable({ socket, layout: largeLayout, rows: largeRows });
+  const before = await readGeneration(socket);
+  t.deepEqual(await table.fill(largeRows()), { writes: 25_002, failures: [] });
+  t.is(await readGeneration(socket), before + 3);
+  const elements = /elements = {[^}]*}/g;
+  const listing = nft('list ruleset');
+  t.is((await table.read()).size, 25_002);
+  t.deepEqual(await table.rebuild(), { writes: 25_002, failures: [] });
+  t.is(await readGeneration(socket), before + 4);
+  t.is(nft('list ruleset').replaceAll(elements, ''), listing.replaceAll(elements, ''));
+  t.is((await table.read()).size, 25_002);
+  t.is(table.timesMade, 2);
+});
+
+test('whoever is killed while a table is filled leaves nothing in force, and the next one makes it anew', async (t) => {
+  const { socket, path, nft } = openNftSpace(t);
+  const program = fileURLToPath(new URL('./nftables-killed.ts', import.meta.url));
+  const { signal } = spawnSync(NSENTER, [`--net=${path}`, process.execPath, program]);
+  t.is(signal, 'SIGKILL');
+  const left = nft('list ruleset');
+  t.regex(left, /10\.0\.39\.15 : /);
+  t.notRegex(left, /comment "mark"/);
+  const table = new NftTable({ socket, layout: largeLayout, rows: largeRows });
+  t.deepEqual(await table.read(), damaged);
+  t.deepEqual(await table.rebuild(), { writes: 25_002, failures: [] });
+  t.is((await table.read()).size, 25_002);
+  t.regex(nft('list ruleset'), /chain forward/);
+});
+
+test('rows that cannot be are left out of a table that is filled; what the kernel refuses is said', async (t) => {
+  const { socket, nft } = openNftSpace(t);
+  const rows = [...some.values(), { set: 'marks', key: '0a00' }];
+  const refused: string[] = [];
+  const onRefused = ({ code }: KernelError) => refused.push(code);
+  const table = new NftTable({ socket, layout, rows: () => rows, onRefused });
+  const { writes, failures } = await table.fill(rows);
+  t.is(writes, some.size);
+  t.deepEqual(
+    failures.map(({ key }) => key),
+    ['marks 0a00'],
+  );
+  t.deepEqual(sorted(await table.read()), sorted(some));
+  await table.remove();
+  rows.push(...[2, 3, 4, 5].map(way));
+  const again = await table.fill(rows);
+  t.deepEqual([again.writes, again.failures.length, refused], [0, 2, ['ENFILE']]);
+  t.is(nft('list ruleset'), '');
+});
+
+test('a table whose rows somebody else keeps is made of them after a refusal', async (t) => {
+  const { socket, nft } = openNftSpace(t);
+  const rows = new Map(some);
+  const table = new NftTable({ socket, layout, rows: () => rows.values() });
+  await settle(t, table, rows);
+  nft('delete table ip fairlead-test');
+  const [wanted, later] = [mark(9, 9), mark(10, 10)];
+  for (const row of [wanted, later]) rows.set(nftElementKey(row), row);
+  t.deepEqual(await table.write([{ kind: 'create', key: nftElementKey(wanted), wanted }]), []);
+  t.deepEqual(sorted(await table.read()), sorted(rows));
 });

@@ -185,6 +185,25 @@ function sizes(elements: ReadonlyMap<string, NftElement>): Record<string, number
   );
 }
 
+test('a plan that yields its elements while it is made is the one made at once', (t) => {
+  fc.assert(
+    fc.property(quarrels, (batches) => {
+      const views = new Map(batches.flat().map(({ service, ports }) => [service, ports]));
+      const plan = FamilyPlan.of(4, new Map());
+      const yielded = [...plan.fill(views)];
+      const atOnce = elementsOf(FamilyPlan.of(4, views));
+      t.deepEqual(
+        inOrder(new Map(yielded.map((element) => [nftElementKey(element), element]))),
+        inOrder(atOnce),
+      );
+      t.is(yielded.length, atOnce.size);
+      t.deepEqual(elementsOf(plan), atOnce);
+      t.deepEqual(plan.drain(), []);
+    }),
+    { numRuns: 50 },
+  );
+});
+
 test('a plan made in slices is the one made at once', async (t) => {
   await fc.assert(
     fc.asyncProperty(quarrels, async (batches) => {

@@ -8,7 +8,12 @@ import type { NftLayout } from './spec.ts';
 export interface EncodedLayout {
   /** The table's comment: "fairlead layout", a hash of all that the layout is made of, and its note. */
   readonly mark: string;
-  readonly messages: readonly NetlinkMessage[];
+  /** Table, chains, sets, and the rules of chains that are only jumped to: no packet meets any of them. */
+  readonly begin: readonly NetlinkMessage[];
+  /** The rules of chains with hooks: what puts the table in force. */
+  readonly end: readonly NetlinkMessage[];
+  /** All rules in the order of chains, as a dump has them. */
+  readonly rules: readonly NetlinkMessage[];
 }
 
 const HASH_DIGITS = 16;
@@ -20,25 +25,31 @@ export function noteOfMark(comment: string | undefined): string | undefined {
   return comment?.startsWith(`${MARK} `) ? (note ?? '') : undefined;
 }
 
-/** Table, chains, sets, rules: each may name only what stands before it. */
+/**
+ * Each message names only what is there before it. Elements come between begin and end: the kernel looks at all
+ * elements of a map for each chain with a rule that uses it, and when most such rules come there are none yet.
+ */
 export function encodeLayout(layout: NftLayout): EncodedLayout {
-  const parts = [
-    ...layout.chains.map((chain) => newChain(layout, chain)),
-    ...layout.sets.map((set, index) => newSet(layout, set, index + 1)),
-    ...encodeRules(layout),
-  ];
+  const chains = layout.chains.map((chain) => newChain(layout, chain));
+  const sets = layout.sets.map((set, index) => newSet(layout, set, index + 1));
+  const rulesByChain = encodeRules(layout);
+  const rules = rulesByChain.flat();
   const hash = createHash('sha256');
-  for (const { type, payload } of [newTable(layout), ...parts]) {
+  for (const { type, payload } of [newTable(layout), ...chains, ...sets, ...rules]) {
     hash.update(`${type} ${payload.length} `).update(payload);
   }
   const digest = hash.digest('hex').slice(0, HASH_DIGITS);
   const mark = `${MARK} ${digest}${layout.note === undefined ? '' : ` ${layout.note}`}`;
-  return { mark, messages: [newTable(layout, mark), ...parts] };
+  const rulesOf = (hooked: boolean) =>
+    rulesByChain.flatMap((its, index) => ((layout.chains[index]?.hook !== undefined) === hooked ? its : []));
+  const begin = [newTable(layout, mark), ...chains, ...sets, ...rulesOf(false)];
+  return { mark, begin, end: rulesOf(true), rules };
 }
 
-function encodeRules(layout: NftLayout): NetlinkMessage[] {
+/** By chain. */
+function encodeRules(layout: NftLayout): NetlinkMessage[][] {
   let setId = layout.sets.length + 1;
-  return layout.chains.flatMap((chain) =>
+  return layout.chains.map((chain) =>
     chain.rules.flatMap((rule) => {
       const first = setId;
       const sets = rule.expressions.flatMap((expression) =>
