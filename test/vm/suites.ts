@@ -37,6 +37,7 @@ export const SUITES: readonly Suite[] = [
     match: 'pods on two nodes*with IPv4 and IPv6',
   },
   { file: 'test/netns/nftables-table.test.ts', limitSeconds: 150 },
+  { file: 'test/netns/kernel-ipvs.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-qdisc.test.ts', limitSeconds: 200 },
   // The one left out counts bytes that are echoed within 20 ms.
   { file: 'test/netns/proxy-packets.test.ts', limitSeconds: 240, match: '!an open connection outlives*' },
