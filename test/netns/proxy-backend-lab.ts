@@ -1,9 +1,12 @@
 import { applyBatch } from '../../cli/cluster/lab.ts';
 import type { Outcome } from '../../cli/cluster/workload.ts';
 import { type Cidr, type Family, families, type Ip } from '../../core/address.ts';
+import { deleteFlows, openConntrackSocket } from '../../kernel/conntrack.ts';
+import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { type Namespace, openNamespace } from '../../kernel/netns.ts';
-import type { Backend } from '../../proxy/backend.ts';
+import type { Backend, SyncResult } from '../../proxy/backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../../proxy/policy.ts';
+import { protocolNumbers } from '../../proxy/protocol.ts';
 import type { Endpoint, Frontend, ServicePortView } from '../../proxy/view.ts';
 import { CLUSTER_CIDRS, PORT, type Pod, ProxyLab, podAddresses, url } from './proxy-lab.ts';
 
@@ -93,10 +96,12 @@ export interface BackendPlace {
 export class BackendLab implements AsyncDisposable {
   readonly lab: ProxyLab;
   readonly namespace: Namespace;
+  readonly #conntrack: NetlinkSocket;
 
   private constructor(lab: ProxyLab) {
     this.lab = lab;
     this.namespace = openNamespace(`/run/netns/${lab.node.namespace}`);
+    this.#conntrack = openConntrackSocket({ namespaceFd: this.namespace.fd });
   }
 
   static async open(name: string): Promise<BackendLab> {
@@ -121,15 +126,22 @@ export class BackendLab implements AsyncDisposable {
     return { nodePortIps: { 4: [v4], 6: [v6] }, serviceCidrs: SERVICE_CIDRS, ...changes };
   }
 
-  /** Brings the views to the kernel. */
+  /** Brings the views to the kernel, and makes all datagrams of before forgotten. */
   async write(backend: Backend, services: readonly TestService[]): Promise<void> {
-    const { failures } = await backend.replace(viewsOf(services));
-    if (failures[0] !== undefined) throw failures[0].error;
+    await this.#written(await backend.replace(viewsOf(services)));
   }
 
   async update(backend: Backend, services: readonly TestService[]): Promise<void> {
-    const { failures } = await backend.update(viewsOf(services));
+    await this.#written(await backend.update(viewsOf(services)));
+  }
+
+  /**
+   * For half a minute the kernel sends a datagram from the same port where it sent the earlier one. The proxy forgets
+   * what is stale beside its backend; and a client that happens to draw an earlier one's port is to be a new one.
+   */
+  async #written({ failures }: SyncResult): Promise<void> {
     if (failures[0] !== undefined) throw failures[0].error;
+    await deleteFlows(this.#conntrack, [{ protocol: protocolNumbers.udp }]);
   }
 
   target(family: Family, kind: FrontendKind, number: number): Target {
@@ -158,11 +170,11 @@ export class BackendLab implements AsyncDisposable {
    * Who answers, as `one`, `one+three`, `one M` (their client was masqueraded), or the error. Connects until all of
    * `expected` have answered, and at least a few times.
    */
-  async seen(source: Source, at: Target, expected: readonly string[] = []): Promise<string> {
+  async seen(source: Source, at: Target, expected: Expected = []): Promise<string> {
     const outcomes: Outcome[] = [];
     for (let round = 0; round < MOST_ROUNDS; round += 1) {
       const names = outcomes.map((outcome) => (outcome.ok ? outcome.answer?.name : undefined));
-      if (round > 0 && expected.every((name) => names.includes(name))) break;
+      if (round > 0 && answerersOf(expected).every((name) => names.includes(name))) break;
       outcomes.push(...(await this.connect(source, at, CONNECTIONS, patience(expected))));
       const failed = outcomes.find((outcome) => !outcome.ok);
       if (failed !== undefined) return this.#text(source, at, [failed]);
@@ -170,8 +182,8 @@ export class BackendLab implements AsyncDisposable {
     return this.#text(source, at, outcomes);
   }
 
-  /** The same of one datagram. Its answerer is one of many: of `expected`, if any. */
-  async datagram(source: Source, at: Target, expected: readonly string[] = []): Promise<string> {
+  /** The same of one datagram. Its answerer is one of many. */
+  async datagram(source: Source, at: Target, expected: Expected = []): Promise<string> {
     const client = this.lab.from(source);
     return this.#text(source, at, [await client.datagram(at.ip, at.port, patience(expected))]);
   }
@@ -208,6 +220,7 @@ export class BackendLab implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#conntrack[Symbol.dispose]();
     this.namespace[Symbol.dispose]();
     await this.lab[Symbol.asyncDispose]();
   }
@@ -218,13 +231,20 @@ export interface Target {
   readonly port: number;
 }
 
+/** Who should answer, each of them; none named: somebody, or a refusal. */
+export type Expected = readonly string[] | 'no answer';
+
 /** What is dropped is not answered in this time. */
 const SILENCE_MS = 700;
 /** An answer that must come is waited for: where others use the processors, it takes what it takes. */
-const ANSWER_LIMIT_MS = 10_000;
+const ANSWER_LIMIT_MS = 30_000;
 
-function patience(expected: readonly string[]): number {
-  return expected.length > 0 ? ANSWER_LIMIT_MS : SILENCE_MS;
+function patience(expected: Expected): number {
+  return expected === 'no answer' ? SILENCE_MS : ANSWER_LIMIT_MS;
+}
+
+function answerersOf(expected: Expected): readonly string[] {
+  return expected === 'no answer' ? [] : expected;
 }
 
 const CONNECTIONS = 6;
