@@ -18,6 +18,7 @@ const run = promisify(execFile);
 /** Not node_modules/.bin/nft, which is another program. */
 const NFT = '/usr/sbin/nft';
 export const PORT = 8080;
+const CHANGE_LIMIT_MS = 30_000;
 
 /**
  * Pods on bridges, as a bridge CNI plugin leaves them; IPv6 is fd00:10:244:N::x:
@@ -175,15 +176,18 @@ export class ProxyLab implements AsyncDisposable {
     }
   }
 
-  /** Makes a change and waits until the proxy has done what it means. */
+  /**
+   * Makes a change and waits until the proxy has done what it means: by a pass of changes or, where somebody was at its
+   * tables in the same moment, by one over all.
+   */
   async changed(change: () => void): Promise<void> {
-    const { updates } = this.proxy.status();
+    const passes = () => this.proxy.status().updates + this.proxy.status().fullSyncs;
+    const before = passes();
     change();
-    const deadline = performance.now() + 5_000;
+    const deadline = performance.now() + CHANGE_LIMIT_MS;
     for (;;) {
       await sleep(2);
-      const now = this.proxy.status();
-      if (now.updates > updates && now.dirty === 0) return;
+      if (passes() > before && this.proxy.status().dirty === 0) return;
       if (performance.now() > deadline) throw new Error('the proxy did not take up the change');
     }
   }
