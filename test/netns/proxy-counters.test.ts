@@ -25,6 +25,7 @@ test.after.always(async () => {
 
 const web: TestService = { number: 1, pods: ['one', 'two'] };
 const SETTLE_MS = 100;
+const SAME_TIMES = 10;
 const ROUNDS = 40;
 const kinds = ['clusterIP', 'externalIP', 'loadBalancerIP', 'nodePort'] as const;
 
@@ -78,7 +79,7 @@ for (const family of families) {
       }
       t.deepEqual(await counts(backend, family), [6, 7, 8, 9]);
       const at = lab.target(family, 'clusterIP', 1);
-      t.true((await lab.lab.from('client').datagram(at.ip, at.port, 700)).ok);
+      t.true((await lab.lab.from('client').datagram(at.ip, at.port, 30_000)).ok);
       await backend.connections.read();
       t.is(backend.connections.to(family, frontendOf(family, 'clusterIP'), 'udp'), before + 1);
       t.deepEqual(await counts(backend, family), [6, 7, 8, 9]);
@@ -151,11 +152,12 @@ for (const family of families) {
     if (tcp === undefined) throw new Error('no port');
     /** Read until the last packets of connections that end are in it. */
     const settled = async (kind: Frontend['kind']) => {
-      for (let last = ''; ; await sleep(SETTLE_MS)) {
+      for (let last = '', times = 0; ; await sleep(SETTLE_MS)) {
         await bytes.read(views);
         const moved = bytes.of(tcp, kind);
         const text = JSON.stringify(moved ?? null);
-        if (text === last) return moved;
+        times = text === last ? times + 1 : 0;
+        if (times === SAME_TIMES) return moved;
         last = text;
       }
     };
