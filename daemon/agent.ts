@@ -1,49 +1,44 @@
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { NodeNetwork } from '../cni/server.ts';
-import { type Cidr, cidrContains, families } from '../core/address.ts';
+import { type Cidr, families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
 import type { NetworkConfig } from './config.ts';
 import { configObstacles } from './config-change.ts';
 import { followConfig, followKernel, poll } from './follow.ts';
 import { type KernelInterest, kernelInterest } from './kernel-events.ts';
-import {
-  type Lease,
-  type LeaseAttributes,
-  type LeaseView,
-  leaseFamilies,
-  narrowLease,
-  type PerFamily,
-  sameAttributes,
-  sameLease,
-} from './lease.ts';
+import { advance } from './known-rows.ts';
+import type { Lease, LeaseAttributes, LeaseView, PerFamily } from './lease.ts';
 import { type Dirt, Loop, type Outcome } from './loop.ts';
 import { masqueradeLayout } from './masquerade.ts';
 import { type NodePlan, planNode } from './node-plan.ts';
 import type { DaemonOptions, DaemonTiming } from './options.ts';
+import { OwnLease } from './own-lease.ts';
 import { PassCounts } from './pass-counts.ts';
 import { Problems } from './problems.ts';
 import { announcedIps, type Setup, setUp, wishedSelector } from './setup.ts';
-import {
-  type NodeState,
-  parseNodeState,
-  readFileIfThere,
-  renderNodeState,
-  writeIfOther,
-} from './state-file.ts';
+import { type NodeState, readNodeState, renderNodeState, writeIfOther } from './state-file.ts';
 import { type DaemonStatus, renderStatus } from './status.ts';
 import { readSubnetEnv, renderSubnetEnv } from './subnet-env.ts';
 import { NodeTables } from './tables.ts';
 import { selectUnderlay, type Underlay, type UnderlayFacts, type UnderlaySelector } from './underlay.ts';
 import { readUnderlayFacts } from './underlay-facts.ts';
 
-/** Waits for more of the same before a pass. */
-const leaseSettleMs = 20;
-const kernelSettleMs = 200;
+/** Waits for more of the same. */
+const leaseSettleMs = 5;
+const kernelSettleMs = 50;
 /** Asking whether somebody changed nftables takes 2 µs; notifications would make every change of it slower. */
 const nftablesPollMs = 400;
 const timingDefaults: DaemonTiming = { resyncMs: 60_000, retryMs: 200, retryMostMs: 10_000 };
+/** What a pass reads of this node. */
+interface World {
+  readonly selector: UnderlaySelector;
+  readonly facts: UnderlayFacts;
+  readonly underlay: Underlay;
+  readonly sysctls: ReadonlyMap<string, string>;
+}
+
 /** Tables of rows about peers: one that fails is no reason to keep pods from starting. */
 const peerTables: readonly string[] = ['neighbor', 'fdb', 'route', 'tunnel', 'wireguard'];
 
@@ -70,19 +65,17 @@ export class NodeAgent implements Disposable {
   #view: LeaseView | undefined;
   #synced = false;
   #isReady = false;
-  #self: Lease | undefined;
-  /** What the lease was acquired with; the store may have announced other addresses on an operator's wish. */
-  #asked: LeaseAttributes | undefined;
-  /** For which acquisition that was told; the store may have lost both since. */
-  #announced: LeaseAttributes | undefined;
-  /** What it was acquired for; the next pass begins with that. */
+  readonly #own: OwnLease<Setup>;
+  /** What the lease was acquired for; the next pass begins with that. */
   #granted: Setup | undefined;
-  /** The question to the store that is on its way. */
-  #acquisition: Promise<void> | undefined;
   #remembered: NodeState | undefined;
   #underlay: Underlay | undefined;
   #network: NodeNetwork | undefined;
   #plan: NodePlan | undefined;
+  /** As the last pass that read it found it. */
+  #world: World | undefined;
+  /** What the kernel holds after a pass that found or put everything in its place. */
+  #inKernel: Plan | undefined;
   /** What notifications are listened to; undefined: all. */
   #interest: KernelInterest | undefined;
   #nftGeneration: number | undefined;
@@ -109,6 +102,19 @@ export class NodeAgent implements Disposable {
       work: (dirt) => this.#work(dirt),
       onError: (error) => this.#failed(error),
     });
+    this.#own = new OwnLease({
+      store: options.store,
+      signal,
+      previous: () => this.#remembered?.subnets ?? readSubnetEnv(options.subnetFile),
+      onGranted: (setup: Setup) => {
+        this.#granted = setup;
+        this.#loop.kick('leases', 0);
+      },
+      onProblem: (problem) => {
+        this.#problems.set('lease', problem === undefined ? [] : [problem]);
+        this.#problems.log();
+      },
+    });
     this.#stateFile = join(options.stateDir ?? cni.stateDir, 'lease.json');
     this.ready = this.#markReady.promise;
     this.ready.catch(() => {});
@@ -124,7 +130,7 @@ export class NodeAgent implements Disposable {
    * must know, then one pass takes the old rows away and makes the new ones.
    */
   reconfigure(config: NetworkConfig): void {
-    const own = this.#self?.subnets ?? this.#remembered?.subnets;
+    const own = this.#own.lease?.subnets ?? this.#remembered?.subnets;
     const obstacles = configObstacles(this.#setup.config, config, own);
     this.#toldConfig(obstacles.map((what) => `the changed configuration waits for a restart: ${what}`));
     if (obstacles.length > 0 || isDeepStrictEqual(config, this.#wanted.config)) return;
@@ -142,7 +148,7 @@ export class NodeAgent implements Disposable {
       store: store.name,
       synced: this.#synced,
       ready: this.#isReady,
-      lease: this.#self,
+      lease: this.#own.lease,
       leases: this.#view?.leases().size ?? 0,
       network: this.#network,
       underlay: this.#underlay,
@@ -155,8 +161,7 @@ export class NodeAgent implements Disposable {
 
   /** Until the signal aborts. */
   async run(): Promise<void> {
-    // Where a pass takes long, changes wait longer for each other: never more than a third of the time is work.
-    const onChange = () => this.#loop.kick('leases', Math.max(leaseSettleMs, 2 * this.#counts.lastMs));
+    const onChange = () => this.#loop.kick('leases', this.#leaseSettleMs());
     this.#view = this.#options.store.watch({ onChange, signal: this.#signal });
     const synced = this.#view.synced.then(
       () => {
@@ -166,8 +171,13 @@ export class NodeAgent implements Disposable {
       () => {}, // stopped before
     );
     await Promise.all([synced, this.#loop.run(this.#signal), ...this.#follow()]);
-    await this.#acquisition;
+    await this.#own.settled();
     this.#markReady.reject(this.#signal.reason);
+  }
+
+  /** Where a pass takes long, changes wait longer for each other: never more than a third of the time is work. */
+  #leaseSettleMs(): number {
+    return Math.max(leaseSettleMs, 2 * this.#counts.lastMs - this.#counts.idleMs());
   }
 
   #follow(): Promise<void>[] {
@@ -197,10 +207,9 @@ export class NodeAgent implements Disposable {
   /** What an earlier run wrote down lets pods start before the store answers. */
   #remember(): void {
     const { nodeName, log } = this.#options;
-    const text = readFileIfThere(this.#stateFile);
-    if (text === undefined) return;
-    const state = parseNodeState(text, nodeName);
-    if (state === undefined || !this.#isInside(state.subnets)) {
+    const state = readNodeState(this.#stateFile, nodeName, this.#setup.networks);
+    if (state === undefined) return;
+    if (state === 'foreign') {
       log.warn({ file: this.#stateFile }, 'last known lease ignored: not of this node in this network');
       return;
     }
@@ -209,20 +218,11 @@ export class NodeAgent implements Disposable {
     log.info({ lease: state.key }, 'last known lease is used until the store answers');
   }
 
-  #isInside(subnets: PerFamily<Cidr>): boolean {
-    return families.every((family) => {
-      const [network, subnet] = [this.#setup.networks[family], subnets[family]];
-      if (network === undefined || subnet === undefined) return network === subnet;
-      return cidrContains(network, subnet);
-    });
-  }
-
   async #work(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
     this.#counts.begin();
     let outcome: Outcome | undefined;
     try {
-      const onlyNft = dirt.size === 1 && dirt.has('nftables') ? this.#plan : undefined;
-      outcome = await (onlyNft === undefined ? this.#bringInLine(dirt) : this.#repairNft(onlyNft, dirt));
+      outcome = await this.#pass(dirt);
       return outcome;
     } finally {
       this.#counts.end(outcome);
@@ -231,30 +231,69 @@ export class NodeAgent implements Disposable {
     }
   }
 
+  async #pass(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
+    const [only] = dirt.size === 1 ? dirt : [];
+    if (only === 'nftables' && this.#plan !== undefined) return await this.#repairNft(this.#plan, dirt);
+    const followed = only === 'leases' ? await this.#followLeases(dirt) : undefined;
+    return followed ?? (await this.#bringInLine(dirt));
+  }
+
+  /**
+   * When nothing but leases changed, what the kernel holds is known: only what they change is written, and nothing is
+   * read. Undefined when more than that is to be done.
+   */
+  async #followLeases(dirt: ReadonlySet<Dirt>): Promise<Outcome | undefined> {
+    const [world, from] = [this.#world, this.#inKernel];
+    if (world === undefined || from === undefined || this.#granted !== undefined) return undefined;
+    if (!isDeepStrictEqual(world.selector, this.#selector())) return undefined;
+    const self = this.#lease(world.underlay);
+    if (self === undefined || this.#own.isBeingAcquired) return undefined;
+    const generation = await this.#tables.readNftGeneration();
+    if (generation !== this.#nftGeneration) return undefined;
+    this.#inKernel = undefined;
+    const layers = this.#planFrom(self, world);
+    const report = await advance(from, layers);
+    if (report === undefined) return undefined;
+    await this.#count(report, dirt);
+    // One transaction at most is ours; with another one in between, somebody may have changed our table.
+    if ((this.#nftGeneration ?? 0) > generation + 1) this.#loop.kick('nftables', 0);
+    if (report.failures.length > 0) return undefined;
+    this.#inKernel = layers;
+    return 'partial';
+  }
+
   async #bringInLine(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
-    const selector = wishedSelector(this.#options.underlay, this.#view?.wishes?.());
+    this.#inKernel = undefined;
+    const selector = this.#selector();
     const facts = await readUnderlayFacts(this.#tables.socket, selector);
     const underlay = this.#selectUnderlay(facts, selector);
     const self = underlay && this.#lease(underlay);
     // Not one row is written before all leases are known: a restart takes nothing down.
     if (underlay === undefined || self === undefined || !this.#synced) return 'again';
-    const plan = await this.#planFrom(self, underlay);
-    this.#interest = kernelInterest(facts, underlay.device, plan.links.keys(), plan.routes);
-    const own = families.flatMap((family) => self.subnets[family] ?? []);
-    const { failures } = await this.#apply(this.#tables.layers(plan, own), dirt);
-    this.#problems.set('kernel', failures.map(textOf));
+    const sysctls = await this.#tables.readSysctls(underlay.device);
+    this.#world = { selector, facts, underlay, sysctls };
+    const layers = this.#planFrom(self, this.#world);
+    const report = await reconcile(layers);
+    await this.#count(report, dirt);
+    this.#problems.set('kernel', report.failures.map(textOf));
     this.#problems.set('nftables', []);
     this.#problems.set('daemon', []);
-    if (failures.every(({ table }) => peerTables.includes(table))) this.#publish(self, underlay);
-    if (failures.length > 0 || this.#acquisition !== undefined) return 'again';
+    if (report.failures.every(({ table }) => peerTables.includes(table))) this.#publish(self, underlay);
+    if (report.failures.length > 0 || this.#own.isBeingAcquired) return 'again';
+    this.#inKernel = layers;
     await this.#becomeReady();
     return 'done';
   }
 
   async #repairNft(plan: NodePlan, dirt: ReadonlySet<Dirt>): Promise<Outcome> {
-    const { failures } = await this.#apply(this.#tables.nftLayers(plan), dirt);
-    this.#problems.set('nftables', failures.map(textOf));
-    return failures.length > 0 ? 'again' : 'partial';
+    const report = await reconcile(this.#tables.nftLayers(plan));
+    await this.#count(report, dirt);
+    this.#problems.set('nftables', report.failures.map(textOf));
+    return report.failures.length > 0 ? 'again' : 'partial';
+  }
+
+  #selector(): UnderlaySelector {
+    return wishedSelector(this.#options.underlay, this.#view?.wishes?.());
   }
 
   #selectUnderlay(facts: UnderlayFacts, selector: UnderlaySelector): Underlay | undefined {
@@ -279,72 +318,44 @@ export class NodeAgent implements Disposable {
     if (this.#granted !== undefined) this.#useSetup(this.#granted);
     this.#granted = undefined;
     // Before that nobody knows what its operator wishes.
-    if (view?.wishes !== undefined && !this.#synced) return this.#self;
+    if (view?.wishes !== undefined && !this.#synced) return this.#own.lease;
     const setup = this.#wanted;
     const attributes: LeaseAttributes = {
       publicIps: announcedIps(underlay, view?.wishes?.()),
       backendType: setup.config.backend.type,
       backendData: setup.backend.data(this.#options.nodeName, underlay),
     };
-    if (this.#self !== undefined && this.#isHeld(this.#self, attributes)) this.#useSetup(setup);
-    else {
-      this.#acquisition ??= this.#acquire(attributes, setup).finally(() => {
-        this.#acquisition = undefined;
-      });
-    }
-    return this.#self;
+    if (this.#own.isHeld(attributes, view)) this.#useSetup(setup);
+    else this.#own.acquire(attributes, setup);
+    return this.#own.lease;
   }
 
   /** Plan and lease are of one mind: what is announced is what the kernel is brought in line with. */
   #useSetup(setup: Setup): void {
     if (setup === this.#setup) return;
     this.#setup = setup;
+    this.#inKernel = undefined;
     this.#tables.useBackend(setup.backend);
   }
 
-  /** Beside the loop, because a store may take long to answer, or not to answer. */
-  async #acquire(attributes: LeaseAttributes, setup: Setup): Promise<void> {
-    const previous =
-      this.#self?.subnets ?? this.#remembered?.subnets ?? readSubnetEnv(this.#options.subnetFile);
-    try {
-      this.#self = await this.#options.store.acquire(attributes, { signal: this.#signal, previous });
-      this.#asked = attributes;
-      this.#granted = setup;
-      this.#problems.set('lease', []);
-      this.#loop.kick('leases', 0);
-    } catch (error) {
-      if (this.#signal.aborted) return;
-      this.#problems.set('lease', [`no lease: ${(error as Error).message}`]);
-      this.#problems.log();
-    }
-  }
-
-  /** Whether the store shows our lease as it was given to us, and we still want it so. */
-  #isHeld(self: Lease, attributes: LeaseAttributes): boolean {
-    const seen = this.#view?.leases().get(self.key);
-    const wanted = this.#asked !== undefined && sameAttributes(this.#asked, attributes);
-    if (seen === undefined || !wanted) return false;
-    return sameLease(narrowLease(seen, leaseFamilies(self)), self);
-  }
-
-  async #planFrom(self: Lease, underlay: Underlay): Promise<NodePlan> {
-    const sysctls = await this.#tables.readSysctls(underlay.device);
+  #planFrom(self: Lease, { facts, underlay, sysctls }: World): Plan {
     const leases = this.#view?.leases() ?? new Map<string, Lease>();
     const { nodeName } = this.#options;
-    const facts = { nodeName, self, leases, networks: this.#setup.networks, underlay, sysctls };
-    this.#plan = planNode(facts, this.#setup.backend);
-    this.#problems.set('plan', this.#plan.problems);
-    return this.#plan;
+    const { networks, backend } = this.#setup;
+    const plan = planNode({ nodeName, self, leases, networks, underlay, sysctls }, backend);
+    this.#plan = plan;
+    this.#problems.set('plan', plan.problems);
+    this.#interest = kernelInterest(facts, underlay.device, plan);
+    const own = families.flatMap((family) => self.subnets[family] ?? []);
+    return this.#tables.layers(plan, own);
   }
 
-  async #apply(plan: Plan, dirt: ReadonlySet<Dirt>): Promise<Report> {
-    const report = await reconcile(plan);
+  async #count(report: Report, dirt: ReadonlySet<Dirt>): Promise<void> {
     this.#nftGeneration = await this.#tables.readNftGeneration();
     this.#counts.wrote(report.writes, dirt);
     if (report.writes > 0) {
       this.#options.log.info({ writes: report.writes, because: [...dirt] }, 'kernel brought in line');
     }
-    return report;
   }
 
   #publish({ key, subnets }: Lease, underlay: Underlay): void {
@@ -368,17 +379,11 @@ export class NodeAgent implements Disposable {
   }
 
   async #becomeReady(): Promise<void> {
-    const asked = this.#asked;
-    if (this.#announced === asked) return;
-    await this.#options.store.announceReady?.(this.#signal);
-    this.#announced = asked;
-    if (this.#isReady) return;
+    if (!(await this.#own.announceReady()) || this.#isReady) return;
     this.#isReady = true;
     this.#markReady.resolve();
-    this.#options.log.info(
-      { lease: this.#self?.key, peers: this.#plan?.peers, writes: this.#counts.writes },
-      'ready',
-    );
+    const [lease, peers] = [this.#own.lease?.key, this.#plan?.peers];
+    this.#options.log.info({ lease, peers, writes: this.#counts.writes }, 'ready');
   }
 
   #failed(error: unknown): void {

@@ -1,7 +1,10 @@
-import { anyCidr, familyOf } from '../core/address.ts';
+import { anyCidr, familyOf, type Mac } from '../core/address.ts';
+import { fdbKey, neighborKey } from '../kernel/neighbor.ts';
 import type { NetlinkMessage } from '../kernel/netlink/message.ts';
+import { decodeFdb, decodeNeighbor, NUD_PERMANENT } from '../kernel/netlink/route/neighbor.ts';
 import { decodeRoute } from '../kernel/netlink/route/route.ts';
 import {
+  AF_BRIDGE,
   FAIRLEAD_PROTOCOL,
   RTM_DELADDR,
   RTM_DELLINK,
@@ -22,8 +25,9 @@ import {
   RTNLGRP_NEIGH,
 } from '../kernel/netlink/route/rtnetlink.ts';
 import { Attributes } from '../kernel/netlink/wire.ts';
-import { type RouteRow, routeKey } from '../kernel/route.ts';
+import { routeKey } from '../kernel/route.ts';
 import { isBackendDevice } from './backend/backend.ts';
+import type { NodePlan } from './node-plan.ts';
 import type { UnderlayFacts } from './underlay.ts';
 
 /** Where rtnetlink tells of what the daemon has rows of, and of its underlay. */
@@ -43,21 +47,25 @@ export interface KernelInterest {
   /** Names of the underlay and of backends' devices as attributes of messages: aliases hold names, too. */
   readonly names: readonly Buffer[];
   readonly underlayIndex: number | undefined;
-  readonly backendIndexes: ReadonlySet<number>;
-  readonly routes: ReadonlyMap<string, RouteRow>;
+  /** Names of links by index: of the underlay and of backends' devices. */
+  readonly devices: ReadonlyMap<number, string>;
+  readonly plan: WantedRows;
 }
+
+/** Rows that the kernel tells of one by one; what it says of them that is as wanted, is often our own doing. */
+export type WantedRows = Pick<NodePlan, 'links' | 'routes' | 'neighbors' | 'fdb'>;
 
 export function kernelInterest(
   { links }: Pick<UnderlayFacts, 'links'>,
   underlay: string,
-  devices: Iterable<string>,
-  routes: ReadonlyMap<string, RouteRow>,
+  plan: WantedRows,
 ): KernelInterest {
+  const own = links.filter(({ name }) => name === underlay || isBackendDevice(name));
   return {
-    names: [underlay, ...devices].map(nameAttribute),
+    names: [underlay, ...plan.links.keys()].map(nameAttribute),
     underlayIndex: links.find(({ name }) => name === underlay)?.index,
-    backendIndexes: new Set(links.filter(({ name }) => isBackendDevice(name)).map(({ index }) => index)),
-    routes,
+    devices: new Map(own.map(({ index, name }) => [index, name])),
+    plan,
   };
 }
 
@@ -76,8 +84,12 @@ function nameAttribute(name: string): Buffer {
  * Whether a notification is about something that the daemon plans. On a busy node nearly none is: each pod that
  * comes or goes makes dozens, and a pass over all tables for each would be felt by the pods.
  */
-export function concerns({ type, payload }: NetlinkMessage, interest: KernelInterest): boolean {
-  const { names, underlayIndex, backendIndexes, routes } = interest;
+export function concerns(
+  message: Pick<NetlinkMessage, 'type' | 'payload'>,
+  interest: KernelInterest,
+): boolean {
+  const { type, payload } = message;
+  const { names, underlayIndex, devices } = interest;
   switch (type) {
     case RTM_NEWLINK:
     case RTM_DELLINK: {
@@ -87,26 +99,53 @@ export function concerns({ type, payload }: NetlinkMessage, interest: KernelInte
     }
     case RTM_NEWADDR:
     case RTM_DELADDR:
-      return indexIn(payload) === underlayIndex || backendIndexes.has(indexIn(payload));
+      return devices.has(indexIn(payload));
     case RTM_NEWNEIGH:
-    case RTM_DELNEIGH:
-      return backendIndexes.has(indexIn(payload));
-    case RTM_NEWROUTE:
-    case RTM_DELROUTE: {
-      const route = decodeRoute(payload);
-      const isDefault = route.destination === anyCidr(familyOf(route.destination));
-      const { destination, table } = route;
-      return (
-        isDefault ||
-        route.protocol === FAIRLEAD_PROTOCOL ||
-        routes.has(routeKey({ destination, table, device: '' }))
-      );
+    case RTM_DELNEIGH: {
+      const device = indexIn(payload) === underlayIndex ? undefined : devices.get(indexIn(payload));
+      return device !== undefined && concernsNeighbor(message, device, interest.plan);
     }
+    case RTM_NEWROUTE:
+    case RTM_DELROUTE:
+      return concernsRoute(message, interest);
     case RTM_NEWNETCONF:
       return isAboutForwardingOfAll(payload);
     default:
       return false;
   }
+}
+
+/** What is gone and was not wanted is no news, nor is what is there as wanted. */
+function concernsNeighbor(
+  { type, payload }: Pick<NetlinkMessage, 'type' | 'payload'>,
+  device: string,
+  { neighbors, fdb }: WantedRows,
+): boolean {
+  const isEntry = payload[0] === AF_BRIDGE;
+  const { state, mac, destination, ip } = isEntry
+    ? { ip: undefined, ...decodeFdb(payload) }
+    : { destination: undefined, ...decodeNeighbor(payload) };
+  const key = isEntry
+    ? mac && destination && fdbKey({ device, mac, destination })
+    : ip && neighborKey({ device, ip, mac: '' as Mac });
+  if (key === undefined) return false; // an entry of a bridge's own
+  const wanted = isEntry ? fdb.get(key) : neighbors.get(key);
+  if (type === RTM_DELNEIGH) return wanted !== undefined;
+  const isPermanent = (state & NUD_PERMANENT) !== 0;
+  return wanted === undefined ? isPermanent : !isPermanent || wanted.mac !== mac;
+}
+
+function concernsRoute(
+  { type, payload }: Pick<NetlinkMessage, 'type' | 'payload'>,
+  { devices, plan: { routes } }: KernelInterest,
+): boolean {
+  const route = decodeRoute(payload);
+  const { destination, table, protocol, index, gateway } = route;
+  if (destination === anyCidr(familyOf(destination))) return true;
+  const wanted = routes.get(routeKey({ destination, table, device: '' }));
+  if (wanted === undefined) return protocol === FAIRLEAD_PROTOCOL && type === RTM_NEWROUTE;
+  if (type === RTM_DELROUTE || protocol !== FAIRLEAD_PROTOCOL) return true;
+  return wanted.gateway !== gateway || wanted.device !== devices.get(index ?? 0);
 }
 
 /** struct netconfmsg (uapi/linux/netconf.h) is the family and three bytes of padding; attributes follow. */

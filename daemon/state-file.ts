@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { families, familyOf, parseCidr } from '../core/address.ts';
+import { type Cidr, cidrContains, families, familyOf, parseCidr } from '../core/address.ts';
 import type { Lease, PerFamily } from './lease.ts';
 
 /** What this node remembers of itself, so that a restart without its store goes on as before. */
@@ -51,6 +51,25 @@ export function parseNodeState(text: string, nodeName: string): NodeState | unde
   if (value?.nodeName !== nodeName || typeof key !== 'string' || typeof mtuBytes !== 'number')
     return undefined;
   return subnets && { nodeName, key, subnets, mtuBytes };
+}
+
+/**
+ * What an earlier run on this node wrote down; undefined where there is none, "foreign" where it is not of this node or
+ * not of these networks.
+ */
+export function readNodeState(
+  path: string,
+  nodeName: string,
+  networks: PerFamily<Cidr>,
+): NodeState | 'foreign' | undefined {
+  const text = readFileIfThere(path);
+  if (text === undefined) return undefined;
+  const state = parseNodeState(text, nodeName);
+  const isInside = families.every((family) => {
+    const [network, subnet] = [networks[family], state?.subnets[family]];
+    return network === undefined || subnet === undefined ? network === subnet : cidrContains(network, subnet);
+  });
+  return state !== undefined && isInside ? state : 'foreign';
 }
 
 function parseSubnets(value: unknown): PerFamily<NonNullable<ReturnType<typeof parseCidr>>> | undefined {

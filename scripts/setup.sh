@@ -12,8 +12,8 @@ exec </dev/null
 # nftables: nft, which sees with other eyes what we programmed; iproute2: namespaces and links of tests and clusters;
 # etcd: the second lease store; gcc libc6-dev: the addon and the CNI shim. util-linux is in every Debian.
 packages='nftables iproute2 etcd-server etcd-client gcc libc6-dev'
-# The reference plugins, which call iptables.
-bench_packages='containernetworking-plugins iptables'
+# The reference plugins, which call iptables; what measures and probes ways between nodes.
+bench_packages='containernetworking-plugins iptables iperf3 iputils-ping'
 # sysctl, to break things with; iptables, one of the proxy's backends; openssl, for certificates; container runtimes
 # that call the plugin, and a root filesystem for their containers; and an independent client of the API server, where
 # there is none of another make.

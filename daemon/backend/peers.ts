@@ -1,9 +1,10 @@
 import {
+  addressBits,
   type Cidr,
   cidrContains,
-  cidrsOverlap,
   type Family,
   families,
+  familyOf,
   type Ip,
   ipOf,
   ipToBigInt,
@@ -24,63 +25,115 @@ export interface Peer {
   readonly data: unknown;
 }
 
+/** The first and last address of a network, as numbers: of IPv6 they are too large for anything but bigint. */
+interface Range {
+  readonly first: number | bigint;
+  readonly last: number | bigint;
+}
+
+/** What a lease says of one family, whoever reads it. */
+interface Candidate extends Range {
+  readonly lease: Lease;
+  /** undefined: it has the subnet, but no public address. */
+  readonly peer: Peer | undefined;
+  readonly subnet: Cidr;
+}
+
+/**
+ * A lease object never changes, so it is read once, and a changed lease costs as much as one lease: all that is done
+ * for the others in every plan is to compare numbers. A peer that has not changed is the same object.
+ */
+const candidates = { 4: new WeakMap<Lease, Candidate>(), 6: new WeakMap<Lease, Candidate>() } as const;
+
+function candidateOf(lease: Lease, family: Family): Candidate | undefined {
+  const subnet = lease.subnets[family];
+  if (subnet === undefined) return undefined;
+  const known = candidates[family].get(lease);
+  if (known !== undefined) return known;
+  const publicIp = lease.publicIps[family];
+  const data = lease.backendData[family];
+  const peer = publicIp === undefined ? undefined : { key: lease.key, family, subnet, publicIp, data };
+  const candidate = { lease, peer, subnet, ...rangeOf(subnet) };
+  candidates[family].set(lease, candidate);
+  return candidate;
+}
+
+function rangeOf(cidr: Cidr): Range {
+  const start = ipToBigInt(ipOf(cidr));
+  const end = start + (1n << BigInt(addressBits(familyOf(cidr)) - prefixLengthOf(cidr))) - 1n;
+  return familyOf(cidr) === 4 ? { first: Number(start), last: Number(end) } : { first: start, last: end };
+}
+
+function contains(outer: Range, inner: Range): boolean {
+  return outer.first <= inner.first && inner.last <= outer.last;
+}
+
 /**
  * The peers worth a route, in the order of their subnets, and a sentence for each that is not: leases are
  * written by other machines, so one that overlaps another or leaves the cluster's network is not believed.
  */
 export function selectPeers(facts: BackendFacts): { readonly peers: Peer[]; readonly problems: string[] } {
   const problems: string[] = [];
-  const others = [...facts.leases.values()].filter(({ key }) => key !== facts.self.key);
-  const known = others.filter((lease) => {
-    if (lease.backendType === facts.self.backendType) return true;
-    problems.push(`${lease.key}: its backend is ${lease.backendType}, not ${facts.self.backendType}`);
-    return false;
-  });
-  const peers = families.flatMap((family) => {
-    if (facts.self.subnets[family] === undefined) return [];
-    const candidates = known.flatMap((lease) => peerOf(lease, family, facts, problems));
-    return withoutOverlaps(candidates, problems);
-  });
+  const known: Lease[] = [];
+  for (const lease of facts.leases.values()) {
+    if (lease.key === facts.self.key) continue;
+    if (lease.backendType === facts.self.backendType) known.push(lease);
+    else problems.push(`${lease.key}: its backend is ${lease.backendType}, not ${facts.self.backendType}`);
+  }
+  const peers = families.flatMap((family) =>
+    withoutOverlaps(believed(known, family, facts, problems), problems),
+  );
   return { peers, problems };
 }
 
-function peerOf(lease: Lease, family: Family, facts: BackendFacts, problems: string[]): Peer[] {
-  const subnet = lease.subnets[family];
-  const publicIp = lease.publicIps[family];
-  const network = facts.networks[family];
+/** Those inside of the cluster's network, and apart from this node's own subnet. */
+function believed(
+  leases: readonly Lease[],
+  family: Family,
+  facts: BackendFacts,
+  problems: string[],
+): Candidate[] {
   const own = facts.self.subnets[family];
-  if (subnet === undefined) return [];
-  const no = (reason: string) => {
-    problems.push(`${lease.key}: ${reason}`);
-    return [];
-  };
-  if (publicIp === undefined) return no(`it has the subnet ${subnet} but no public IPv${family} address`);
-  if (network === undefined || !cidrContains(network, subnet)) {
-    return no(`its subnet ${subnet} is outside of the network ${network}`);
+  if (own === undefined) return [];
+  const network = facts.networks[family];
+  const [ownRange, networkRange] = [rangeOf(own), network && rangeOf(network)];
+  const found: Candidate[] = [];
+  for (const lease of leases) {
+    const candidate = candidateOf(lease, family);
+    if (candidate === undefined) continue;
+    const { peer, subnet } = candidate;
+    if (peer === undefined)
+      problems.push(`${lease.key}: it has the subnet ${subnet} but no public IPv${family} address`);
+    else if (networkRange === undefined || !contains(networkRange, candidate))
+      problems.push(`${lease.key}: its subnet ${subnet} is outside of the network ${network}`);
+    else if (contains(ownRange, candidate) || contains(candidate, ownRange))
+      problems.push(`${lease.key}: its subnet ${subnet} overlaps this node's ${own}`);
+    else found.push(candidate);
   }
-  if (own !== undefined && cidrsOverlap(own, subnet))
-    return no(`its subnet ${subnet} overlaps this node's ${own}`);
-  return [{ key: lease.key, family, subnet, publicIp, data: lease.backendData[family] }];
+  return found;
 }
 
 /** Networks nest or are apart, so after sorting it is enough to look at the last one taken. */
-function withoutOverlaps(candidates: Peer[], problems: string[]): Peer[] {
-  const sorted = candidates
-    .map((peer) => ({ peer, start: ipToBigInt(ipOf(peer.subnet)), length: prefixLengthOf(peer.subnet) }))
-    .sort((a, b) =>
-      a.start !== b.start
-        ? a.start < b.start
-          ? -1
-          : 1
-        : a.length - b.length || (a.peer.key < b.peer.key ? -1 : 1),
-    );
+function withoutOverlaps(found: Candidate[], problems: string[]): Peer[] {
+  const sorted = found.sort(
+    (a, b) => order(a.first, b.first) || order(b.last, a.last) || order(a.lease.key, b.lease.key),
+  );
   const taken: Peer[] = [];
-  for (const { peer } of sorted) {
-    const last = taken.at(-1);
-    if (last === undefined || !cidrContains(last.subnet, peer.subnet)) taken.push(peer);
-    else problems.push(`${peer.key}: its subnet ${peer.subnet} overlaps ${last.subnet} of ${last.key}`);
+  let before: Candidate | undefined;
+  for (const candidate of sorted) {
+    const { peer, lease, subnet } = candidate;
+    if (before !== undefined && contains(before, candidate))
+      problems.push(`${lease.key}: its subnet ${subnet} overlaps ${before.subnet} of ${before.lease.key}`);
+    else if (peer !== undefined) {
+      taken.push(peer);
+      before = candidate;
+    }
   }
   return taken;
+}
+
+function order<T extends number | bigint | string>(a: T, b: T): number {
+  return a === b ? 0 : a < b ? -1 : 1;
 }
 
 /** Whether the peer is in the network that the underlay device is directly connected to. */

@@ -99,11 +99,13 @@ function parseVxlan(options: JsonObject, inUse: readonly Family[]): VxlanConfig 
 
 /** `kernelRelease` as uname(2) gives it. */
 export function vxlanBackend(config: VxlanConfig, kernelRelease: string): Backend {
+  const transmitChecksum = offloadOf(config, kernelRelease);
+  const known: TunnelledPeers = new WeakMap();
   return {
     type: 'vxlan',
     data: (nodeName, underlay) => vtepData(config, nodeName, underlay),
     mtuBytes: (underlay) => leastInnerMtu(config, underlay, vxlanOverheadBytes),
-    plan: (facts) => planVxlan(config, facts, offloadOf(config, kernelRelease)),
+    plan: (facts) => planVxlan(config, facts, { transmitChecksum, known }),
   };
 }
 
@@ -126,7 +128,20 @@ function vtepData(config: VxlanConfig, nodeName: string, underlay: Underlay): Pe
   );
 }
 
-function planVxlan(config: VxlanConfig, facts: BackendFacts, transmitChecksum: boolean): BackendRows {
+/** The rows of a peer behind the tunnel; a peer that has not changed has the same ones in every plan. */
+interface TunnelledPeer {
+  readonly neighbor: NeighborRow;
+  readonly fdb: FdbRow;
+  readonly route: RouteRow;
+}
+
+type TunnelledPeers = WeakMap<Peer, TunnelledPeer | { readonly problem: string }>;
+
+function planVxlan(
+  config: VxlanConfig,
+  facts: BackendFacts,
+  { transmitChecksum, known }: { readonly transmitChecksum: boolean; readonly known: TunnelledPeers },
+): BackendRows {
   const { peers, problems } = selectPeers(facts);
   const links: LinkRow[] = [];
   const offloads: OffloadRow[] = [];
@@ -154,19 +169,18 @@ function planVxlan(config: VxlanConfig, facts: BackendFacts, transmitChecksum: b
     addresses.push({ device: name, address: hostCidr(ipOf(subnet), addressBits(family)) });
   }
   for (const peer of peers) {
-    const device = vtepDevice(config.vni, peer.family);
     if (config.directRouting && isAdjacent(facts.underlay, peer)) {
       routes.push({ destination: peer.subnet, gateway: peer.publicIp, device: facts.underlay.device });
     } else {
-      const mac = peerMac(config, peer);
-      if (typeof mac !== 'string') {
-        problems.push(mac.problem);
+      const rows = known.get(peer) ?? tunnelled(config, peer);
+      known.set(peer, rows);
+      if ('problem' in rows) {
+        problems.push(rows.problem);
         continue;
       }
-      const nextHop = ipOf(peer.subnet);
-      neighbors.push({ device, ip: nextHop, mac });
-      fdb.push({ device, mac, destination: peer.publicIp });
-      routes.push({ destination: peer.subnet, gateway: nextHop, device, onlink: true });
+      neighbors.push(rows.neighbor);
+      fdb.push(rows.fdb);
+      routes.push(rows.route);
     }
     reached.add(peer.key);
   }
@@ -176,6 +190,18 @@ function planVxlan(config: VxlanConfig, facts: BackendFacts, transmitChecksum: b
     guard: { udpPort: config.port, senders: peers.map(({ publicIp }) => publicIp) },
     problems: problems.sort(),
     peers: reached.size,
+  };
+}
+
+function tunnelled(config: VxlanConfig, peer: Peer): TunnelledPeer | { readonly problem: string } {
+  const device = vtepDevice(config.vni, peer.family);
+  const mac = peerMac(config, peer);
+  if (typeof mac !== 'string') return mac;
+  const nextHop = ipOf(peer.subnet);
+  return {
+    neighbor: { device, ip: nextHop, mac },
+    fdb: { device, mac, destination: peer.publicIp },
+    route: { destination: peer.subnet, gateway: nextHop, device, onlink: true },
   };
 }
 

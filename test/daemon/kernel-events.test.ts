@@ -1,16 +1,19 @@
 import test from 'ava';
+import type { Mac } from '../../core/address.ts';
 import { concerns, kernelInterest } from '../../daemon/kernel-events.ts';
 import type { NetlinkMessage } from '../../kernel/netlink/message.ts';
 import { encodeAddress } from '../../kernel/netlink/route/address.ts';
 import { encodeLink, type Link } from '../../kernel/netlink/route/link.ts';
-import { encodeNeighbor } from '../../kernel/netlink/route/neighbor.ts';
-import { encodeRoute } from '../../kernel/netlink/route/route.ts';
+import { encodeFdb, encodeNeighbor, type Fdb } from '../../kernel/netlink/route/neighbor.ts';
+import { encodeRoute, type Route } from '../../kernel/netlink/route/route.ts';
 import {
   RTM_DELLINK,
+  RTM_DELNEIGH,
   RTM_DELROUTE,
   RTM_NEWADDR,
   RTM_NEWLINK,
   RTM_NEWNEIGH,
+  RTM_NEWROUTE,
 } from '../../kernel/netlink/route/rtnetlink.ts';
 import { cidr, ip, planOf } from './golden.ts';
 
@@ -20,9 +23,8 @@ const links = [
   { name: 'fl.1', index: 7, mtuBytes: 1450 },
   { name: 'cni0', index: 8, mtuBytes: 1450 },
 ];
-const interest = kernelInterest({ links }, 'eth0', plan.links.keys(), plan.routes);
-const isNews = (message: Pick<NetlinkMessage, 'type' | 'payload'>) =>
-  concerns({ flags: 0, ...message }, interest);
+const interest = kernelInterest({ links }, 'eth0', plan);
+const isNews = (message: Pick<NetlinkMessage, 'type' | 'payload'>) => concerns(message, interest);
 const link = (fields: Link, type = RTM_NEWLINK) => isNews({ type, payload: encodeLink(fields) });
 const address = (index: number) =>
   isNews({ type: RTM_NEWADDR, payload: encodeAddress({ ip: ip('10.244.1.1'), prefixLength: 24, index }) });
@@ -49,8 +51,45 @@ test('addresses and neighbours are news on our devices; the underlay’s own nei
   t.deepEqual([2, 7, 8, 30].map(neighbor), [false, true, false, false]);
 });
 
+const newRoute = (fields: Partial<Route>) =>
+  isNews({ type: RTM_NEWROUTE, payload: encodeRoute({ ...wantedRoute, ...fields }) });
+/** As the plan has it for the peer of number 2. */
+const wantedRoute: Route = {
+  ...{ destination: cidr('10.244.2.0/24'), gateway: ip('10.244.2.0'), index: 7, flags: 4 },
+  ...{ table: 254, protocol: 88, scope: 0, type: 1 },
+};
+
+test('what is there as wanted and what is gone as wanted is none: it is our own doing', (t) => {
+  t.false(newRoute({}));
+  t.false(route('198.51.100.0/24', 88), 'a route that nobody wants is gone');
+  t.true(newRoute({ gateway: ip('10.244.2.9') }));
+  t.true(newRoute({ index: 2 }));
+  t.true(newRoute({ protocol: 3 }));
+  const [wanted] = plan.neighbors.values();
+  const [entry] = plan.fdb.values();
+  if (wanted === undefined || entry === undefined) return t.fail('no rows');
+  for (const { type, mac = wanted.mac, state = 128, ip: of = wanted.ip, isOne } of [
+    { type: RTM_NEWNEIGH, isOne: false },
+    { type: RTM_NEWNEIGH, mac: '02:00:00:00:00:99' as Mac, isOne: true },
+    { type: RTM_NEWNEIGH, state: 32, isOne: true },
+    { type: RTM_NEWNEIGH, state: 2, ip: ip('10.244.1.9'), isOne: false },
+    { type: RTM_DELNEIGH, isOne: true },
+    { type: RTM_DELNEIGH, ip: ip('10.244.1.9'), isOne: false },
+  ]) {
+    const payload = encodeNeighbor({ index: 7, ip: of, mac, state });
+    t.is(isNews({ type, payload }), isOne, `${type} ${mac} ${state} ${of}`);
+  }
+  const { mac, destination } = entry;
+  const forwarding = (type: number, fields: Partial<Fdb> = {}) =>
+    isNews({ type, payload: encodeFdb({ index: 7, mac, destination, state: 128, flags: 2, ...fields }) });
+  t.false(forwarding(RTM_NEWNEIGH));
+  t.true(forwarding(RTM_DELNEIGH));
+  t.true(forwarding(RTM_NEWNEIGH, { destination: ip('192.0.2.99') }));
+  t.false(forwarding(RTM_DELNEIGH, { destination: ip('192.0.2.99') }));
+});
+
 test('our routes, default routes and everybody’s routes to our peers are news', (t) => {
-  t.true(route('198.51.100.0/24', 88));
+  t.true(newRoute({ destination: cidr('198.51.100.0/24') }));
   t.true(route('0.0.0.0/0', 4));
   t.true(route('::/0', 9));
   t.true(route('10.244.2.0/24', 3));
