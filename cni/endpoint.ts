@@ -1,3 +1,4 @@
+import type { Lane } from '../kernel/lane.ts';
 import { closeDescriptor, type UnixConnection, UnixListener } from '../kernel/unix-socket.ts';
 import type { CniError } from './error.ts';
 import type { Call } from './plugin.ts';
@@ -14,8 +15,8 @@ const sweepMs = 1_000;
 
 export interface EndpointOptions extends Pick<DeletionQueueOptions, 'serve' | 'log'> {
   readonly socketPath: string;
-  /** Somebody has something to ask: the earliest that it can be known. */
-  readonly onClient?: () => void;
+  /** Where requests end in the kernel. */
+  readonly lane?: Lane;
 }
 
 /** The socket that the shim talks to, with the sessions on it, and what the shim queued when nobody listened. */
@@ -28,13 +29,11 @@ export class Endpoint implements AsyncDisposable {
   #isClosing = false;
   #onIdle: (() => void) | undefined;
 
-  private constructor({ socketPath, serve, onClient }: EndpointOptions, queue: DeletionQueue) {
+  private constructor({ socketPath, serve, lane }: EndpointOptions, queue: DeletionQueue) {
     this.#queue = queue;
     this.#serve = serve;
-    this.#listener = UnixListener.listen(socketPath, (connection) => {
-      onClient?.();
-      this.#begin(connection);
-    });
+    this.#listener = UnixListener.listen(socketPath, (connection) => this.#begin(connection));
+    if (lane !== undefined) this.#listener.readyLane(lane);
     this.#listener.resume();
   }
 

@@ -77,8 +77,8 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   keepRunning(stack, (signal) => keepNodeBridge(bridges, options, signal));
   await makeBridges(bridges, leases, log);
   const serve = (call: Call) => plugin.serve(call);
-  const onClient = () => tables.node.attachment.expect();
-  stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, onClient, log }));
+  const { lane } = tables.node.attachment;
+  stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, lane, log }));
   log.info({ socket: options.socketPath, leases: leases.size }, 'serving the CNI plugin');
   const running = stack.move();
   return {

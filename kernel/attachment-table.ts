@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { familyOf } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
-import type { Descriptor } from '../native/index.ts';
+import type { Descriptor, Lane } from '../native/index.ts';
 import {
   type AttachmentPod,
   type AttachmentRow,
@@ -93,9 +93,9 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     return failures;
   }
 
-  /** A row will be made or removed in a moment: what does it gets ready meanwhile. */
-  expect(): void {
-    this.#jobs.expect();
+  /** Where rows are made. */
+  get lane(): Lane {
+    return this.#jobs.lane;
   }
 
   /** Resolves when every row removed so far is gone from the kernel. */

@@ -67,11 +67,6 @@ export class JobRunner implements Disposable {
     return error === undefined ? undefined : { step: last, messages: step.messages, errors, error };
   }
 
-  /** A job will come in a moment; its thread wakes up meanwhile. */
-  expect(): void {
-    native.expect(this.lane);
-  }
-
   #take(count: number): number {
     const first = this.#sequence;
     this.#sequence = (first + count) >>> 0;

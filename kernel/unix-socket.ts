@@ -1,6 +1,6 @@
 import { chmodSync, mkdirSync, unlinkSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Descriptor, native, type Poll, type Reply } from '../native/index.ts';
+import { type Descriptor, type Lane, native, type Poll, type Reply } from '../native/index.ts';
 
 import { KernelError } from './errors.ts';
 
@@ -129,6 +129,11 @@ export class UnixListener implements Disposable {
   pause(): void {
     this.#poll?.stop();
     this.#poll = undefined;
+  }
+
+  /** Work of clients comes to this lane: its thread gets ready when one connects, before its request is read. */
+  readyLane(lane: Lane): void {
+    native.attend(lane, this.#fd);
   }
 
   #accept(): void {

@@ -16,7 +16,7 @@ static const struct {
     {"exchange", netlink_exchange},
     {"lane", lane_open},
     {"run", lane_run},
-    {"expect", lane_expect},
+    {"attend", lane_attend},
     {"reply", reply_open},
     {"armReply", reply_arm},
     {"takeReply", reply_take},

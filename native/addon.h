@@ -130,7 +130,7 @@ void free_job(struct job *job);
 // --- lane.c ---
 napi_value lane_open(napi_env env, napi_callback_info info);
 napi_value lane_run(napi_env env, napi_callback_info info);
-napi_value lane_expect(napi_env env, napi_callback_info info);
+napi_value lane_attend(napi_env env, napi_callback_info info);
 
 // --- reply.c ---
 // NULL: it has thrown. Whoever keeps one holds it, and releases it afterwards.

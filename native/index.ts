@@ -101,10 +101,10 @@ export interface Native {
    */
   run(lane: Lane, steps: readonly Step[], reply?: Reply): Promise<Buffer[]>;
   /**
-   * A job will come in a moment: the lane's thread wakes up now, and waits for it awake for at most 0.4 ms. Nothing
-   * happens while jobs run.
+   * From now on, until `fd` is closed: whenever a client connects to this listener, the lane's thread wakes up and
+   * waits awake for a job, for at most 0.4 ms. A thread that is at work goes on.
    */
-  expect(lane: Lane): void;
+  attend(lane: Lane, fd: Descriptor): void;
   /** What may be sent on the stream `fd` at the end of a job, without waiting for Node's thread to wake up. */
   reply(fd: Descriptor): Reply;
   /** Once, with all of it: from here the job's end sends it. Nothing happens when it was taken. */

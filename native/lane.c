@@ -7,6 +7,8 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,10 +17,11 @@ static const napi_type_tag lane_tag = {0x6661697264656164, 0x6c616e6500000001};
 struct lane {
   pthread_t thread;
   pthread_mutex_t mutex;
-  pthread_cond_t wake;
   struct job *first, **last;
   size_t queued;
-  atomic_bool expected;  // a job will come in a moment: the thread waits for it awake
+  int wake_fd;           // an eventfd: there is a job, or the end
+  int sleep_fd;          // an epoll, where the thread sleeps: wake_fd, and a listener whose clients bring jobs
+  atomic_bool expected;  // a client has come, and a job will in a moment: the thread waits for it awake
   bool closing;          // no new jobs; the thread ends when the queue is empty
   bool abandoned;        // the environment ends: the thread does not look at the queue any more
   struct answer answer;
@@ -29,6 +32,12 @@ struct lane {
   int references;  // the JavaScript object, and the thread-safe function
 };
 
+static void close_descriptors(struct lane *lane) {
+  if (lane->sleep_fd >= 0) close(lane->sleep_fd);
+  if (lane->wake_fd >= 0) close(lane->wake_fd);
+  lane->sleep_fd = lane->wake_fd = -1;
+}
+
 static void release_lane(struct lane *lane) {
   if (--lane->references > 0) return;
   while (lane->first != NULL) {
@@ -36,7 +45,7 @@ static void release_lane(struct lane *lane) {
     lane->first = job->next;
     free_job(job);
   }
-  pthread_cond_destroy(&lane->wake);
+  close_descriptors(lane);
   pthread_mutex_destroy(&lane->mutex);
   free(lane->answer.bytes);
   free(lane);
@@ -50,23 +59,47 @@ static long nanoseconds(void) {
   return time.tv_sec * 1000000000L + time.tv_nsec;
 }
 
-// Looks for work without sleeping, for as long as a request takes from its first byte to its job.
+static bool is_idle(struct lane *lane) {
+  pthread_mutex_lock(&lane->mutex);
+  bool idle = lane->first == NULL && !lane->closing;
+  pthread_mutex_unlock(&lane->mutex);
+  return idle;
+}
+
+// Waits for a job without sleeping, for as long as a request takes from its first byte to its job.
 static void wait_awake(struct lane *lane) {
   long until = nanoseconds() + EXPECT_NANOSECONDS;
-  // Whoever else is ready goes first: perhaps it is the client, or Node's thread.
-  while (atomic_load(&lane->expected) && nanoseconds() < until) sched_yield();
+  atomic_store(&lane->expected, true);
+  // What was queued before that has written to wake_fd, and what is queued from now on ends the wait.
+  if (is_idle(lane)) {
+    // Whoever else is ready goes first: perhaps it is the client, or Node's thread.
+    while (atomic_load(&lane->expected) && nanoseconds() < until) sched_yield();
+  }
   atomic_store(&lane->expected, false);
+}
+
+// Whoever wakes the thread for a job has queued it before, so that the next look finds it.
+static void sleep_until_woken(struct lane *lane) {
+  struct epoll_event events[2];
+  uint64_t count;
+  int ready = epoll_wait(lane->sleep_fd, events, 2, -1);
+  bool comes_job = false, comes_client = false;
+  for (int i = 0; i < ready; i++) {
+    if (events[i].data.fd == lane->wake_fd) comes_job = true;
+    else comes_client = true;
+  }
+  if (comes_job) {
+    while (read(lane->wake_fd, &count, sizeof count) < 0 && errno == EINTR) {}
+  } else if (comes_client) {
+    wait_awake(lane);
+  }
 }
 
 static struct job *next_job(struct lane *lane) {
   pthread_mutex_lock(&lane->mutex);
   while (lane->first == NULL && !lane->closing) {
-    if (!atomic_load(&lane->expected)) {
-      pthread_cond_wait(&lane->wake, &lane->mutex);
-      continue;
-    }
     pthread_mutex_unlock(&lane->mutex);
-    wait_awake(lane);
+    sleep_until_woken(lane);
     pthread_mutex_lock(&lane->mutex);
   }
   struct job *job = lane->abandoned ? NULL : lane->first;
@@ -98,12 +131,18 @@ static void *work(void *argument) {
 
 // --- on Node's thread ---
 
+// The count cannot overflow: the thread takes it away each time.
+static void wake(struct lane *lane) {
+  atomic_store(&lane->expected, false);
+  if (lane->wake_fd >= 0) eventfd_write(lane->wake_fd, 1);
+}
+
 static void end_lane(struct lane *lane, bool abandon) {
   pthread_mutex_lock(&lane->mutex);
   lane->closing = true;
   lane->abandoned = lane->abandoned || abandon;
-  pthread_cond_signal(&lane->wake);
   pthread_mutex_unlock(&lane->mutex);
+  wake(lane);
 }
 
 static void join_lane(struct lane *lane) {
@@ -132,6 +171,7 @@ static void delivery_ended(napi_env env, void *data, void *hint) {
   struct lane *lane = data;
   if (!lane->joined) napi_remove_env_cleanup_hook(env, environment_ends, lane);
   join_lane(lane);
+  close_descriptors(lane);
   release_lane(lane);
 }
 
@@ -165,14 +205,24 @@ static napi_value lane_close(napi_env env, napi_callback_info info) {
   return make_undefined(env);
 }
 
+static bool watch(struct lane *lane, int fd, uint32_t events) {
+  struct epoll_event event = {.events = events, .data.fd = fd};
+  return epoll_ctl(lane->sleep_fd, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
 static struct lane *create_lane(void) {
   struct lane *lane = calloc(1, sizeof *lane);  // on the heap: nothing of it is destroyed while a thread waits on it
   if (lane == NULL) return NULL;
   pthread_mutex_init(&lane->mutex, NULL);
-  pthread_cond_init(&lane->wake, NULL);
   lane->last = &lane->first;
   lane->references = 1;
-  return lane;
+  lane->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  lane->sleep_fd = epoll_create1(EPOLL_CLOEXEC);
+  if (lane->wake_fd >= 0 && lane->sleep_fd >= 0 && watch(lane, lane->wake_fd, EPOLLIN)) return lane;
+  int error = errno;
+  release_lane(lane);
+  errno = error;
+  return NULL;
 }
 
 // From here the thread-safe function owns one reference, which it gives back in delivery_ended.
@@ -201,7 +251,7 @@ napi_value lane_open(napi_env env, napi_callback_info info) {
   (void)info;
   napi_value object, close;
   struct lane *lane = create_lane();
-  if (lane == NULL) return throw_failure(env, (struct failure){ENOMEM, "malloc"});
+  if (lane == NULL) return throw_failure(env, (struct failure){errno, "open a lane"});
   if (napi_create_object(env, &object) != napi_ok ||
       napi_create_function(env, "close", NAPI_AUTO_LENGTH, lane_close, NULL, &close) != napi_ok ||
       napi_set_named_property(env, object, "close", close) != napi_ok ||
@@ -226,22 +276,19 @@ static int enqueue(struct lane *lane, struct job *job) {
   }
   pthread_mutex_unlock(&lane->mutex);
   // Not while the mutex is held: the thread would wake only to wait for it. The lane outlives this call. A thread that
-  // waits awake needs no signal.
-  if (error == 0 && !atomic_exchange(&lane->expected, false)) pthread_cond_signal(&lane->wake);
+  // waits awake needs no waking.
+  if (error == 0 && !atomic_exchange(&lane->expected, false)) wake(lane);
   return error;
 }
 
-napi_value lane_expect(napi_env env, napi_callback_info info) {
-  napi_value value;
-  if (!read_arguments(env, info, 1, &value)) return NULL;
-  struct lane *lane = unwrap(env, value);
-  if (lane == NULL) return NULL;
-  if (lane->in_flight > 0) return make_undefined(env);  // the thread is awake
-  // Under the mutex: between the thread's last look and its sleep nothing may change.
-  pthread_mutex_lock(&lane->mutex);
-  atomic_store(&lane->expected, true);
-  pthread_mutex_unlock(&lane->mutex);
-  pthread_cond_signal(&lane->wake);
+napi_value lane_attend(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  int fd;
+  if (!read_arguments(env, info, 2, values)) return NULL;
+  struct lane *lane = unwrap(env, values[0]);
+  if (lane == NULL || !read_descriptor(env, values[1], "fd", &fd)) return NULL;
+  // By the edge: whether a client is accepted is not the lane's affair.
+  if (!watch(lane, fd, EPOLLIN | EPOLLET)) return throw_failure(env, (struct failure){errno, "epoll_ctl"});
   return make_undefined(env);
 }
 

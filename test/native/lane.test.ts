@@ -1,5 +1,7 @@
-import { readdirSync, readFileSync } from 'node:fs';
-import { constants } from 'node:os';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { constants, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
@@ -8,6 +10,8 @@ import { native } from '../../native/index.ts';
 import { addBridge, dumpLinks, getLink, NETLINK_ROUTE, parseErrors, parseLinkNames } from './netlink.ts';
 import { openDescriptors, routeSocket, runScript, temporaryNamespace, threadNamespaces } from './setting.ts';
 
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
 const protocol = NETLINK_ROUTE;
 const { EEXIST, ENODEV } = constants.errno;
 
@@ -42,21 +46,33 @@ test.serial('steps after a refused one do not run', async (t) => {
   lane.close();
 });
 
-test.serial('a lane that expects jobs runs them, and one that expects in vain sleeps again', async (t) => {
+test.serial('a lane that clients wake runs jobs, and sleeps again where they bring none', async (t) => {
   using socket = routeSocket();
+  const directory = mkdtempSync(join(tmpdir(), 'fairlead-native-'));
+  t.teardown(() => rmSync(directory, { recursive: true }));
+  const listener = native.openSocket(-1, AF_UNIX, SOCK_STREAM, 0, 0);
+  const path = join(directory, 'socket');
+  native.bind(listener, Buffer.concat([Buffer.from([AF_UNIX, 0]), Buffer.from(`${path}\0`)]), 64);
   const lane = native.lane();
-  for (let round = 0; round < 200; round += 1) {
-    native.expect(lane);
+  native.attend(lane, listener);
+  const client = () => connect(path).on('error', () => {});
+  const clients = [];
+  for (let round = 0; round < 50; round += 1) {
+    clients.push(client());
     if (round % 3 === 0) await sleep(round % 2);
     const [answer] = await native.run(lane, [{ fd: socket.fd, data: dumpLinks() }]);
     t.true((answer?.length ?? 0) > 0);
   }
-  native.expect(lane);
+  clients.push(client());
   await sleep(20);
+  // Nobody accepts, and the lane sleeps nevertheless.
   const before = process.cpuUsage();
   await sleep(100);
   t.true(process.cpuUsage(before).user < 50_000);
-  native.expect(lane);
+  native.close(listener);
+  const [answer] = await native.run(lane, [{ fd: socket.fd, data: dumpLinks() }]);
+  t.true((answer?.length ?? 0) > 0);
+  for (const one of clients) one.destroy();
   lane.close();
 });
 
