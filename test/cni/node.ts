@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +9,7 @@ import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
 import type { FaultPoint } from '../../cni/attacher.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
+import { queueDirectoryOf } from '../../cni/queue.ts';
 import { createNamespace, deleteNamespace } from '../../kernel/netns.ts';
 
 const run = promisify(execFile);
@@ -151,7 +152,10 @@ export class CniNode implements AsyncDisposable {
     deleteNamespace(pod.netns);
   }
 
-  /** Runs the real shim in the node's namespace. */
+  /**
+   * Runs the real shim in the node's namespace. On a machine that is busy a DEL may take longer than the shim waits: the
+   * shim says that it is done, and the server does it a little later, which is waited for here.
+   */
   async call(verb: string, options: CallOptions): Promise<CallResult> {
     const { containerId, netns, ifname = 'eth0', config = testConfig(), env = {} } = options;
     const child = spawn('nsenter', [`--net=${this.namespace}`, shim], {
@@ -172,7 +176,26 @@ export class CniNode implements AsyncDisposable {
     child.stdin.on('error', () => {});
     child.stdin.end(typeof config === 'string' ? config : JSON.stringify(config));
     const [exitCode] = await exit;
+    if (verb === 'DEL' && env.FAIRLEAD_SOCKET === undefined) await this.#queueDone();
     return { exitCode, stdout: await stdout, stderr: await stderr };
+  }
+
+  /** What the shim kept is done, unless no server runs that could do it. */
+  async #queueDone(): Promise<void> {
+    const directory = queueDirectoryOf(this.socketPath);
+    const isEmpty = () =>
+      !existsSync(directory) || readdirSync(directory).every((name) => name === 'refused');
+    await eventually(async () => isEmpty() || !this.#isServing());
+  }
+
+  #isServing(): boolean {
+    if (this.#server === undefined || this.#server.exitCode !== null || this.#server.signalCode !== null)
+      return false;
+    try {
+      return !/\) [TZ] /.test(readFileSync(`/proc/${this.serverPid}/stat`, 'utf8'));
+    } catch {
+      return false;
+    }
   }
 
   /** Runs a program in the node's namespace and gives its output. */
@@ -207,6 +230,16 @@ export class CniNode implements AsyncDisposable {
     return readdirSync(`/proc/${this.#nodePid()}/fd`).length;
   }
 
+  /** The least of a moment: those of a call are open a little longer than until its answer. */
+  async descriptorsAtRest(): Promise<number> {
+    let least = this.descriptors();
+    for (let reading = 0; reading < 20; reading += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      least = Math.min(least, this.descriptors());
+    }
+    return least;
+  }
+
   /** nsenter becomes the program: it has the same number. */
   #nodePid(): number {
     return this.serverPid;
@@ -230,8 +263,8 @@ async function collect(stream: AsyncIterable<Buffer>): Promise<string> {
   return Buffer.concat(chunks).toString();
 }
 
-/** Waits until `check` holds, a limited time. */
-export async function eventually(check: () => Promise<boolean>, timeoutMs = 3000): Promise<boolean> {
+/** Waits until `check` holds, a limited time: where others use the processors, it takes what it takes. */
+export async function eventually(check: () => Promise<boolean>, timeoutMs = 30_000): Promise<boolean> {
   for (const end = performance.now() + timeoutMs; performance.now() < end; ) {
     if (await check()) return true;
     await new Promise((resolve) => setTimeout(resolve, 20));

@@ -21,7 +21,7 @@ test('200 pods attached and detached, 32 at the same time: no address twice, not
   await node.call('ADD', { ...warm, config });
   await node.call('DEL', { ...warm, config });
   await eventually(async () => (await node.pairs()).length === 0);
-  const descriptors = node.descriptors();
+  const descriptors = await node.descriptorsAtRest();
   const held = new Set<string>();
   const attach = async (pod: Pod) => {
     const { exitCode, stdout } = await node.call('ADD', { ...pod, config });
@@ -44,6 +44,5 @@ test('200 pods attached and detached, 32 at the same time: no address twice, not
   await each(pods.slice(count / 2), detach);
   t.deepEqual(node.leases(), []);
   t.true(await eventually(async () => (await node.pairs()).length === 0));
-  await eventually(async () => node.descriptors() === descriptors);
-  t.is(node.descriptors(), descriptors);
+  t.true(await eventually(async () => node.descriptors() <= descriptors), `${node.descriptors()}`);
 });

@@ -6,7 +6,7 @@ import { frameMagic } from '../../cni/frame.ts';
 import { CniNode, eventually, execIn, type Pod, testConfig } from '../cni/node.ts';
 
 /** Far above what a call takes without a daemon (a millisecond) or with one that is stuck (two seconds). */
-const generousMs = 10_000;
+const generousMs = 25_000;
 
 const queueOf = (node: CniNode) => join(node.directory, 'cni-queue');
 const queued = (node: CniNode) => readdirSync(queueOf(node)).filter((name) => name !== 'refused');

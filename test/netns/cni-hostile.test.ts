@@ -30,7 +30,8 @@ test('a pipe or a device in the place of a file is refused at once, and holds up
     }
     t.is(codeOf(await node.call('ADD', node.pod())), 0);
   }
-  t.true(performance.now() - startedMs < 10_000);
+  // Far above what it takes, and below the time of one call that is not answered.
+  t.true(performance.now() - startedMs < 25_000);
 });
 
 test('names of bridges that the kernel would take for something else are refused', async (t) => {

@@ -52,7 +52,7 @@ function queued({ socketPath }: CniNode): string[] {
 }
 
 test('1,000 ADD and DEL, 64 at a time: no error, no address twice, nothing left', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const node = CniNode.open(t);
   await node.start();
   const runner = buildRunner(node.directory);
@@ -84,7 +84,7 @@ test('1,000 ADD and DEL, 64 at a time: no error, no address twice, nothing left'
   await run('DEL', pods.slice(0, 1));
   t.true(await eventually(async () => (await node.pairs()).length === 0));
   const before = { links: await node.links(), addresses: await node.exec('ip', '-o', 'addr') };
-  const [descriptors, elements] = [node.descriptors(), await elementsOf(node)];
+  const [descriptors, elements] = [await node.descriptorsAtRest(), await elementsOf(node)];
   await run('ADD', pods);
   t.is((await node.pairs()).length, count);
   t.is(node.leases().length, count);
@@ -93,14 +93,15 @@ test('1,000 ADD and DEL, 64 at a time: no error, no address twice, nothing left'
   t.is(held.length, 2 * count, 'each has one address of each family');
   t.is(new Set(held).size, held.length, 'none has the address of another');
   await run('DEL', pods);
-  t.true(await eventually(async () => (await node.pairs()).length === 0, 20_000));
+  // What took longer than the shim waits is done a little later.
+  t.true(await eventually(async () => queued(node).length === 0, 60_000));
+  t.true(await eventually(async () => (await node.pairs()).length === 0, 60_000));
   t.deepEqual(await node.links(), before.links);
   t.is(await node.exec('ip', '-o', 'addr'), before.addresses);
   t.deepEqual((await Promise.all(pods.map(addressesIn))).flat(), []);
   t.deepEqual(node.leases(), []);
   t.is(await elementsOf(node), elements);
-  t.deepEqual(queued(node), []);
-  t.true(await eventually(async () => node.descriptors() === descriptors));
+  t.true(await eventually(async () => node.descriptors() <= descriptors), `${node.descriptors()}`);
   const errors = node.log.filter((line) => line.includes('"level":"error"'));
   t.deepEqual(errors, []);
 });
