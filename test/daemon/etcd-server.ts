@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const startTimeoutMs = 20_000;
+const startTimeoutMs = 60_000;
 
 export interface EtcdServerOptions {
   readonly host?: string;
@@ -84,7 +84,7 @@ export class EtcdServer implements AsyncDisposable {
 
   #answers(clientFlags: readonly string[]): boolean {
     try {
-      this.ctl(...clientFlags, 'endpoint', 'health', '--command-timeout=1s');
+      this.ctl(...clientFlags, 'endpoint', 'health', '--command-timeout=5s');
       return true;
     } catch {
       return false;
@@ -115,6 +115,8 @@ export class EtcdServer implements AsyncDisposable {
       ...this.#inside,
       'etcdctl',
       `--endpoints=${this.endpoint}`,
+      '--command-timeout=60s',
+      '--dial-timeout=60s',
       ...this.#clientFlags,
       ...args,
     ];
@@ -145,7 +147,7 @@ async function freePort(): Promise<number> {
 export async function until(
   what: string,
   holds: () => boolean | Promise<boolean>,
-  timeoutMs = 10_000,
+  timeoutMs = 60_000,
 ): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   while (!(await holds())) {

@@ -167,7 +167,7 @@ test('a watch tells of new, changed and deleted leases', async (t) => {
 });
 
 test('a lease that nobody renews ends, and one that is held does not', async (t) => {
-  using etcd = setUp(v4Config, { ttlSeconds: 2, renewMarginSeconds: 1 });
+  using etcd = setUp(v4Config, { ttlSeconds: 10, renewMarginSeconds: 5 });
   const view = etcd.store().watch({ onChange: () => {}, signal: etcd.signal });
   const gone = new AbortController();
   const dead = await etcd.store().acquire(attributes('192.0.2.1'), { signal: gone.signal });
