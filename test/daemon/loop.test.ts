@@ -24,16 +24,24 @@ function setUp(outcomes: Outcome[] = [], timing: Partial<Record<'resyncMs' | 're
     stop.abort();
     await running;
   };
-  return { loop, passes, errors, hooks, end };
+  /** Waits until so many passes have begun, and a moment for one too many. */
+  const begun = async (count: number) => {
+    while (passes.length < count && performance.now() < begin + LIMIT_MS) await sleep(2);
+    await sleep(SILENCE_MS);
+  };
+  return { loop, passes, errors, hooks, begun, end };
 }
 
+const LIMIT_MS = 60_000;
+const SILENCE_MS = 50;
+
 test('what becomes dirty together makes one pass', async (t) => {
-  const { loop, passes, end } = setUp();
-  await sleep(20);
+  const { loop, passes, begun, end } = setUp();
+  await begun(1);
   loop.kick('leases', 30);
   loop.kick('kernel', 200);
   loop.kick('kernel', 40);
-  await sleep(100);
+  await begun(2);
   await end();
   t.deepEqual(
     passes.map(({ dirt }) => dirt),
@@ -42,13 +50,13 @@ test('what becomes dirty together makes one pass', async (t) => {
 });
 
 test('what becomes dirty during a pass makes another one', async (t) => {
-  const { loop, passes, hooks, end } = setUp();
+  const { loop, passes, hooks, begun, end } = setUp();
   hooks.during = async (pass) => {
     if (pass > 2) return;
     loop.kick('leases', 0);
     await sleep(20);
   };
-  await sleep(120);
+  await begun(3);
   await end();
   t.deepEqual(
     passes.map(({ dirt }) => dirt),
@@ -57,11 +65,11 @@ test('what becomes dirty during a pass makes another one', async (t) => {
 });
 
 test('what failed is tried again, ever later, and what threw is told', async (t) => {
-  const { passes, errors, hooks, end } = setUp(['again', 'again', 'again'], { retryMs: 20 });
+  const { passes, errors, hooks, begun, end } = setUp(['again', 'again', 'again'], { retryMs: 20 });
   hooks.during = (pass) => {
     if (pass === 2) throw new Error('no');
   };
-  await sleep(300);
+  await begun(4);
   await end();
   t.deepEqual(
     passes.map(({ dirt }) => dirt),
@@ -73,15 +81,15 @@ test('what failed is tried again, ever later, and what threw is told', async (t)
 });
 
 test('a partial pass puts off neither the retry nor the slow timer', async (t) => {
-  const { loop, passes, end } = setUp(['again', 'partial', 'partial', 'done'], {
-    retryMs: 100,
-    resyncMs: 5_000,
+  const { loop, passes, begun, end } = setUp(['again', 'partial', 'partial', 'done'], {
+    retryMs: 2_000,
+    resyncMs: LIMIT_MS,
   });
-  await sleep(20);
+  await begun(1);
   loop.kick('nftables', 0);
-  await sleep(40);
+  await begun(2);
   loop.kick('nftables', 0);
-  await sleep(120);
+  await begun(4);
   await end();
   t.deepEqual(
     passes.map(({ dirt }) => dirt),
@@ -90,20 +98,21 @@ test('a partial pass puts off neither the retry nor the slow timer', async (t) =
 });
 
 test('the slow timer makes passes though nothing is said to be dirty', async (t) => {
-  const { passes, end } = setUp([], { resyncMs: 30 });
-  await sleep(110);
+  const { passes, begun, end } = setUp([], { resyncMs: 30 });
+  await begun(4);
   await end();
-  t.true(passes.length >= 3 && passes.length <= 4, `${passes.length}`);
+  const [first, , , last] = passes.map(({ atMs }) => atMs);
+  t.true(Number(last) - Number(first) > 80, `${first} to ${last}`);
 });
 
 test('a pass that has begun is ended before the loop is', async (t) => {
-  const { hooks, end } = setUp();
+  const { hooks, begun, end } = setUp();
   let ended = false;
   hooks.during = async () => {
-    await sleep(50);
+    await sleep(500);
     ended = true;
   };
-  await sleep(10);
+  await begun(1);
   await end();
   t.true(ended);
 });
