@@ -50,7 +50,8 @@ const store = new EtcdLeaseStore({
     subnetFile: `${directory}/subnet.env`,
     log: { info: logged('info'), warn: logged('warn'), error: logged('error') },
     signal: stop.signal,
-    timing: { resyncMs: 10_000, retryMs: 50, retryMostMs: 500 },
+    // What others break is found by what the kernel tells, however long tests wait for it.
+    timing: { resyncMs: 600_000, retryMs: 50, retryMostMs: 500 },
   });
   const commands = readline.createInterface({ input: process.stdin });
   commands.on('line', () => write({ status: daemon.status() }));

@@ -112,7 +112,7 @@ export function cni(verb: string, machine: Machine, socket: string, name: string
   };
   const [command, args] = inNamespace(machine.namespace, [SHIM]);
   const input = '{"cniVersion":"1.0.0","name":"fairlead","type":"fairlead"}';
-  return execFileSync(command, args, { env, input, encoding: 'utf8', timeout: 20_000 });
+  return execFileSync(command, args, { env, input, encoding: 'utf8', timeout: 60_000 });
 }
 
 /** Runs a program in a namespace and gives its output. */
@@ -162,7 +162,7 @@ export class Agent {
   async until(
     what: string,
     holds: (status: DaemonStatus) => boolean,
-    timeoutMs = 20_000,
+    timeoutMs = 60_000,
   ): Promise<DaemonStatus> {
     let status = await this.status();
     const name = `${this.machine.name}: ${what}`;

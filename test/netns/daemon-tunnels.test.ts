@@ -183,12 +183,12 @@ test.serial('over udp packets cross again when the device, or the agent, is back
   const [agent] = (await nodes.startAll(2, text)) as [Agent, Agent];
   const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
   const answers = async () => {
-    const got = await Promise.all(b.ips.map((host) => a.workload.get(urlOf(host), 500)));
+    const got = await Promise.all(b.ips.map((host) => a.workload.get(urlOf(host), 2_000)));
     return got.every(({ ok }) => ok);
   };
   await until('packets cross', answers);
   agent.run('ip', 'link', 'del', 'fl-udp');
-  await until('the device is back', answers, 3_000);
+  await until('the device is back', answers);
   const routes = agent.run('ip', 'route', 'show', 'dev', 'fl-udp');
   await agent.end('SIGKILL');
   t.regex(agent.run('ip', 'link', 'show', 'dev', 'fl-udp'), /fl-udp/);
@@ -199,7 +199,7 @@ test.serial('over udp packets cross again when the device, or the agent, is back
   );
   const again = nodes.start(0, text);
   await again.ready();
-  await until('packets cross again', answers, 3_000);
+  await until('packets cross again', answers);
 });
 
 test.serial('a node that changes its backend has nothing of the old one left', async (t) => {
