@@ -20,7 +20,9 @@ function pollOf(fd: number, callback: () => void): Disposable & { stop: () => vo
   return { stop, [Symbol.dispose]: stop };
 }
 
-const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+/** After it, what had come was told: a loop that was held up runs its timers before it looks at descriptors. */
+const pause = (ms: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(() => setImmediate(() => setImmediate(resolve)), ms));
 
 test.serial('the callback comes when something can be read', async (t) => {
   using namespace = temporaryNamespace();

@@ -35,13 +35,17 @@ async function setUp(t: ExecutionContext) {
   return { client, connection, lane, step, heard: () => heard };
 }
 
+async function until(condition: () => boolean): Promise<void> {
+  for (const end = performance.now() + 30_000; !condition() && performance.now() < end; ) await sleep(2);
+}
+
 test('an armed reply is sent when all steps are done', async (t) => {
   const { connection, lane, step, heard } = await setUp(t);
   const ahead = connection.replyAhead();
   ahead.arm(Buffer.from('done'));
   await native.run(lane, [step(addBridge('a')), step(dumpLinks())], ahead.reply);
   t.is(ahead.take(), 'sent');
-  await sleep(20);
+  await until(() => heard().length >= 'done'.length);
   t.is(heard(), 'done');
 });
 
@@ -58,6 +62,7 @@ test('it may be armed while the job runs, or too late; then it is ours', async (
   late.arm(Buffer.from('late'));
   t.is(late.take(), 'ours');
   t.is(late.take(), 'ours');
+  await until(() => heard().length >= 'early'.length);
   await sleep(20);
   t.is(heard(), 'early');
 });

@@ -42,12 +42,12 @@ const flagsOf = (fd: number): number =>
 const tick = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1));
 
 async function eventually<T>(read: () => T | undefined): Promise<T> {
-  for (let tries = 0; tries < 2000; tries++) {
+  for (let tries = 0; tries < 30_000; tries++) {
     const value = read();
     if (value !== undefined) return value;
     await tick();
   }
-  throw new Error('nothing came within 2 s');
+  throw new Error('nothing came within half a minute');
 }
 
 /** A listening unix socket of the addon's and a client of Node's. */
