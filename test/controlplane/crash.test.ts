@@ -2,7 +2,7 @@ import test from 'ava';
 import { KubeClient } from '../../kube/client.ts';
 import { LEASES, type V1Lease } from '../../kube/types.ts';
 import { KillableServer } from './killable.ts';
-import { configured } from './server.ts';
+import { configured, until } from './server.ts';
 
 const WRITERS = 8;
 const ROUNDS = 3;
@@ -33,6 +33,7 @@ test('what a killed server had acknowledged is there when it is back, and watche
     const before = new Map(acknowledged);
     const writing = writeUntilGone(client, round, acknowledged);
     await new Promise((resolve) => setTimeout(resolve, WRITING_MS));
+    await until(() => acknowledged.size > before.size + 10, 'writes');
     await server.kill();
     await writing;
     t.true(acknowledged.size > before.size + 10, `${acknowledged.size - before.size} writes`);
@@ -45,7 +46,7 @@ test('what a killed server had acknowledged is there when it is back, and watche
     for (const [name, version] of acknowledged) t.is(stored.get(name), version, name);
 
     const seen = new Map<string, string>();
-    const watch = client.watch<V1Lease>(LEASES, { resourceVersion: from, timeoutSeconds: 1 });
+    const watch = client.watch<V1Lease>(LEASES, { resourceVersion: from, timeoutSeconds: 3 });
     for await (const { type, object } of watch) {
       t.is(type, 'ADDED');
       seen.set(object.metadata?.name ?? '', object.metadata?.resourceVersion ?? '');

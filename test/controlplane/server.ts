@@ -89,11 +89,11 @@ async function call(
   return { status: response.status, headers: response.headers, body: isJson ? JSON.parse(text) : text };
 }
 
-/** Waits until the condition holds, at most five seconds. */
+/** Waits until the condition holds, a limited time. */
 export async function until(condition: () => boolean | Promise<boolean>, what = 'condition'): Promise<void> {
-  const endMs = performance.now() + 5_000;
+  const endMs = performance.now() + 60_000;
   while (!(await condition())) {
-    if (performance.now() > endMs) throw new Error(`${what}: not within five seconds`);
+    if (performance.now() > endMs) throw new Error(`${what}: not within a minute`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
