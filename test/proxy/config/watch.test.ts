@@ -35,7 +35,7 @@ test('a file that is written anew is noticed; what cannot be used is told of onc
   writeFileSync(path, 'one');
   const { changed, invalid } = watched(t, path);
   writeFileSync(path, 'bad');
-  await sleep(400);
+  for (let tries = 0; tries < 3_000 && invalid.length === 0; tries += 1) await sleep(10);
   writeFileSync(path, 'bad');
   await sleep(400);
   t.deepEqual(invalid, ['bad: ']);

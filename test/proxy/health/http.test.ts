@@ -32,7 +32,7 @@ function serve(t: ExecutionContext, port: number, isFatal: boolean) {
 
 async function until(condition: () => boolean): Promise<void> {
   for (let tries = 0; !condition(); tries += 1) {
-    if (tries > 200) throw new Error('it did not come to pass');
+    if (tries > 6_000) throw new Error('it did not come to pass');
     await sleep(10);
   }
 }
