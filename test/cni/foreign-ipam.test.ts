@@ -113,13 +113,13 @@ test('a plugin that says nothing understandable is quoted with its exit status',
 });
 
 test('a plugin that does not end is killed, also when a child of it keeps its output open', async (t) => {
-  const { call } = fake(t, 'sleep 3 & exec sleep 3');
+  const { call } = fake(t, 'sleep 20 & exec sleep 20');
   const since = performance.now();
   t.is(
     await refusal(callForeign('CHECK', { ...call, timeoutMs: 100 })),
     '11 plugin fake did not end CHECK within 100 ms | ',
   );
-  t.true(performance.now() - since < 2000);
+  t.true(performance.now() - since < 18_000);
 });
 
 test('a plugin that does not read its input is no trouble', async (t) => {

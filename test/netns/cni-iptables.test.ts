@@ -65,12 +65,21 @@ function saved(lab: FilterLab, family: 4 | 6): string {
   return lines.filter((line) => /FAIRLEAD|CNI-ADMIN|fairlead/.test(line)).join('\n');
 }
 
-async function told(lab: FilterLab, from: 'outside' | 'node' | FilterPod, address: string): Promise<string> {
+/** What must come is waited for, whatever else the processors do; what must not come would come soon. */
+const ANSWER_LIMIT_MS = 30_000;
+const SILENCE_MS = 1_500;
+
+async function told(
+  lab: FilterLab,
+  from: 'outside' | 'node' | FilterPod,
+  address: string,
+  limitMs = ANSWER_LIMIT_MS,
+): Promise<string> {
   const client = typeof from === 'string' ? lab.client(from) : from.workload;
   const host = address.includes(':') ? `[${address}]` : address;
   const [tcp, udp] = [
-    await client.get(`http://${host}:8080/`, 1500),
-    await client.datagram(address, 8080, 1500),
+    await client.get(`http://${host}:8080/`, limitMs),
+    await client.datagram(address, 8080, limitMs),
   ];
   return [tcp, udp].map((one) => (one.ok ? one.answer?.peer : 'no answer')).join(' ');
 }
@@ -96,7 +105,7 @@ test('host ports by iptables: from outside, the node, the pod itself; gone witho
     /8080\/tcp is already taken by abc/,
   );
   t.is(await settle(t, table, []), rows.length);
-  t.is(await told(lab, 'outside', node4), 'no answer no answer');
+  t.is(await told(lab, 'outside', node4, SILENCE_MS), 'no answer no answer');
   await table.remove();
   t.deepEqual([saved(lab, 4), saved(lab, 6)], ['', '']);
   await table.remove();
@@ -128,7 +137,7 @@ test('with conditions only what meets them goes to the pod', async (t) => {
   const [outside4] = lab.lab.outside.addresses;
   const table = tableOf(lab);
   await settle(t, table, portRows(pod, { conditionsV4: ['!', '-s', outside4] }));
-  t.is(await told(lab, 'outside', node4), 'no answer no answer');
+  t.is(await told(lab, 'outside', node4, SILENCE_MS), 'no answer no answer');
   await settle(t, table, portRows(pod, { conditionsV4: ['-s', outside4] }));
   t.is(await told(lab, 'outside', node4), `${outside4} ${outside4}`);
 });

@@ -21,8 +21,8 @@ async function listen(t: ExecutionContext, namespace: string): Promise<void> {
 
 /** What the server at `ip` saw as the address of a client in the namespace. */
 async function connect(namespace: string, ip: string): Promise<string> {
-  const script = `exec 3<>/dev/tcp/${ip}/80 && timeout 5 cat <&3`;
-  return (await execIn(namespace, 'timeout', '8', 'bash', '-c', script)).trim();
+  const script = `exec 3<>/dev/tcp/${ip}/80 && timeout 20 cat <&3`;
+  return (await execIn(namespace, 'timeout', '30', 'bash', '-c', script)).trim();
 }
 
 function inVlan(vlan: number, range: object, options: object = {}): object {

@@ -58,7 +58,8 @@ function vlansOf({ show }: Space, port: string): string[] {
 const REACH_MS = 2500;
 /** Nobody listens there: whoever refuses has got the packet and could answer. */
 const knock = `
-  setTimeout(() => process.exit(1), ${REACH_MS});
+  // Whoever was held up itself takes what has come meanwhile before it gives up.
+  setTimeout(() => setImmediate(() => setImmediate(() => process.exit(1))), ${REACH_MS});
   require('node:net').connect(9, process.argv[1])
     .on('error', ({ code }) => process.exit(code === 'ECONNREFUSED' ? 0 : 1));`;
 
