@@ -67,9 +67,12 @@ test('what happens between watching and the first look is not missed', async (t)
   using events = monitor([RTNLGRP_LINK], { namespaceFd: space.fd });
   space.ip('link set one mtu 1234');
   await sleep(20);
-  const { value } = await events.next();
-  if (value?.kind !== 'messages') return t.fail();
-  t.true(value.messages.some(({ payload }) => decodeLink(payload).mtuBytes === 1234));
+  // What the links themselves still have to say may come before it.
+  for await (const event of events) {
+    if (event.kind !== 'messages') return t.fail();
+    if (event.messages.some(({ payload }) => decodeLink(payload).mtuBytes === 1234)) break;
+  }
+  t.pass();
 });
 
 test('more notifications than the socket holds are an overrun, and then it goes on', async (t) => {

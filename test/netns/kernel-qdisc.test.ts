@@ -205,8 +205,9 @@ const RECEIVE_MS = 1500;
 const receiver = `
   const server = require('node:net').createServer((socket) => {
     let bytes = 0;
+    const beganMs = performance.now();
     socket.on('data', (data) => { bytes += data.length; }).on('error', () => {});
-    setTimeout(() => { console.log(bytes); process.exit(0); }, ${RECEIVE_MS});
+    setTimeout(() => { console.log(bytes, performance.now() - beganMs); process.exit(0); }, ${RECEIVE_MS});
   }).listen(5000, '0.0.0.0', () => console.log('listening'));`;
 const sender = `
   const socket = require('node:net').connect(5000, process.argv[1]);
@@ -222,18 +223,25 @@ function node(t: ExecutionContext, { path }: Space, program: string, ...args: st
   return child;
 }
 
-/** Bytes that one TCP connection carries in {@link RECEIVE_MS}. */
-async function transfer(t: ExecutionContext, from: Space, to: Space, address: string): Promise<number> {
+interface Transfer {
+  readonly bytes: number;
+  readonly ms: number;
+}
+
+/** What one TCP connection carries in about {@link RECEIVE_MS}. */
+async function transfer(t: ExecutionContext, from: Space, to: Space, address: string): Promise<Transfer> {
   const target = node(t, to, receiver);
   if (target.stdout === null) throw new Error('no pipe');
   const [first] = (await once(target.stdout, 'data')) as [Buffer];
   node(t, from, sender, address);
-  return Number(`${first}${await text(target.stdout)}`.trim().split('\n').at(-1));
+  const said = `${first}${await text(target.stdout)}`.trim().split('\n').at(-1) ?? '';
+  const [bytes = 0, ms = 0] = said.split(' ').map(Number);
+  return { bytes, ms };
 }
 
 /** From a fifth of the rate up to what it allows, the bucket, and half as much again. */
-function assertLimited(t: ExecutionContext, bytes: number): void {
-  const allowed = (slow.rateBytes * RECEIVE_MS) / 1000 + slow.burstBytes;
+function assertLimited(t: ExecutionContext, { bytes, ms }: Transfer): void {
+  const allowed = (slow.rateBytes * ms) / 1000 + slow.burstBytes;
   t.true(bytes > allowed / 5 && bytes < allowed * 1.5, `${bytes} bytes, ${allowed} allowed`);
 }
 
@@ -254,9 +262,9 @@ test.serial('the other direction is not limited, and neither is any after remova
   const table = new QdiscTable(node);
   const many = (slow.rateBytes * RECEIVE_MS * 4) / 1000;
   await settle(t, table, qdiscKey, [transmitOnly]);
-  t.true((await transfer(t, pod, node, '192.0.2.1')) > many);
+  t.true((await transfer(t, pod, node, '192.0.2.1')).bytes > many);
   await settle(t, table, qdiscKey, [receiveOnly]);
-  t.true((await transfer(t, node, pod, '192.0.2.2')) > many);
+  t.true((await transfer(t, node, pod, '192.0.2.2')).bytes > many);
   await settle(t, table, qdiscKey, []);
-  t.true((await transfer(t, pod, node, '192.0.2.1')) > many);
+  t.true((await transfer(t, pod, node, '192.0.2.1')).bytes > many);
 });
