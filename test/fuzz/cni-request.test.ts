@@ -307,9 +307,11 @@ const largeInputs: readonly [what: string, stdin: string][] = [
 
 for (const [what, stdin] of largeInputs) {
   test(`${what}: decided within a second`, (t) => {
-    const start = performance.now();
+    // Of this process: others may be at work on the machine.
+    const before = process.cpuUsage();
     t.is(faultOf(read(environment('ADD'), Buffer.from(stdin))), undefined);
-    t.true(performance.now() - start < parseMsMax);
+    const { user, system } = process.cpuUsage(before);
+    t.true((user + system) / 1000 < parseMsMax);
   });
 }
 
