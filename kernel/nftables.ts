@@ -3,6 +3,7 @@ import type { Descriptor, Lane } from '../native/index.ts';
 import { isMissing, type KernelError } from './errors.ts';
 import type { NetlinkMessage } from './netlink/message.ts';
 import { decodeElements } from './netlink/nftables/decode-elements.ts';
+import type { ElementPacker, PackedElements } from './netlink/nftables/element-packer.ts';
 import { type ElementEncoder, elementEncoder } from './netlink/nftables/encode-elements.ts';
 import { type EncodedLayout, encodeLayout } from './netlink/nftables/layout.ts';
 import { deleteTable, newTable, setDataBytes, setKeyBytes } from './netlink/nftables/messages.ts';
@@ -19,8 +20,10 @@ export { readLayoutNote } from './nftables-layout.ts';
 
 /** A transaction is one datagram: 5 MB for 120,000 elements. Nothing is reserved until it is needed. */
 const SOCKET_BUFFER_BYTES = 64 << 20;
-/** Elements of one transaction of `fill`: some milliseconds in which the kernel does nothing else of ours. */
-const ELEMENTS_PER_TRANSACTION = 10_000;
+/** Elements of one transaction of `fill`, at least: some milliseconds, both to bring them together and to take them in. */
+const ELEMENTS_PER_TRANSACTION = 4_000;
+/** Transactions of `fill` that may wait for the kernel: it never waits for us, and what waits takes no more than 1 MB. */
+const TRANSACTIONS_AHEAD = 6;
 /** Reads in a row that others' transactions fell into, before what was read is taken as it is. */
 const READ_ATTEMPTS_MAX = 4;
 
@@ -65,6 +68,12 @@ export interface NftTableOptions {
   readonly onRefused?: (error: KernelError) => void;
   /** Told what elements of sets with `counter` had counted when we took them away, also for a new value of theirs. */
   readonly onCounted?: (packets: ElementPackets) => void;
+}
+
+/** A transaction of `fill`. */
+interface Portion {
+  readonly count: number;
+  readonly messages: readonly NetlinkMessage[];
 }
 
 /** What `fill` and `rebuild` did. */
@@ -197,44 +206,64 @@ export class NftTable implements Table<string, NftElement> {
     return { writes: 0, failures: [...failures, { key: LAYOUT_MISSING, kind: 'create', error }] };
   }
 
+  /** For elements of a set that are put straight into messages, for {@link NftTable.fill}. */
+  packer(set: string): ElementPacker {
+    const packer = this.#sets.get(set)?.encoder.packer();
+    if (packer === undefined)
+      throw new RangeError(`${this.name}: there is no set "${set}" of plain elements`);
+    return packer;
+  }
+
   /**
    * Makes the table where none is that somebody could be served by, of elements that come meanwhile: they must be
-   * those of the owner's rows. In several transactions, the kernel at work on one while the next comes together.
+   * those of the owner's rows. In several transactions, the kernel at work on them while the next come together.
    * The rules of chains with hooks are in the last: until then no packet meets any of it, and what a killed process
    * leaves is seen as no layout at all. Not for layouts with a chain that drops what it knows nothing of.
    */
-  async fill(elements: Iterable<NftElement>): Promise<Made> {
+  async fill(elements: Iterable<NftElement | PackedElements>): Promise<Made> {
     const { begin, end } = this.#encoded;
     const failures: Failure<string>[] = [];
     const slices = new Slices();
-    let next: NftElement[] = [];
+    const sent = [commit(this.#reader, [...this.#removal(), ...begin])];
     let writes = 0;
-    let head: readonly NetlinkMessage[] = [newTable(this.#layout), deleteTable(this.#layout), ...begin];
-    let sent: Promise<KernelError | undefined> = Promise.resolve(undefined);
-    const send = async (messages: readonly NetlinkMessage[]) => {
-      const refused = await sent;
-      if (refused === undefined) sent = commit(this.#reader, [...head, ...messages]);
-      head = [];
-      return refused === undefined;
-    };
-    for (const element of this.#fitting(elements, failures)) {
-      writes += 1;
-      next.push(element);
-      if (next.length === ELEMENTS_PER_TRANSACTION) {
-        if (!(await send(this.#elementMessages('add', next)))) break;
-        next = [];
-      }
-      if (slices.isOverAfterStep()) await slices.next();
+    for (const { count, messages } of this.#portions(elements, failures)) {
+      if ((await sent.at(-TRANSACTIONS_AHEAD)) !== undefined) break;
+      sent.push(commit(this.#reader, messages));
+      writes += count;
+      if (slices.isOver) await slices.next();
     }
-    await send([...this.#elementMessages('add', next), ...end]);
-    const refused = await sent;
+    const errors = await Promise.all(sent);
+    const refused = errors.find((error) => error !== undefined) ?? (await commit(this.#reader, end));
     this.#inPlace = refused === undefined;
     if (refused === undefined) {
       this.#timesMade += 1;
       return { writes, failures };
     }
     this.#onRefused(refused);
+    await commit(this.#socket, this.#removal());
     return await this.rebuild();
+  }
+  /** What goes to the kernel in one transaction each. */
+  *#portions(
+    elements: Iterable<NftElement | PackedElements>,
+    failures: Failure<string>[],
+  ): Generator<Portion> {
+    let [count, messages, rows]: [number, NetlinkMessage[], NftElement[]] = [0, [], []];
+    for (const element of elements) {
+      if ('message' in element) {
+        messages.push(element.message);
+        count += element.count;
+      } else {
+        const reason = this.#misfit(element);
+        if (reason === undefined) rows.push(element);
+        else failures.push(this.#misfitting(nftElementKey(element), 'create', reason));
+        count += reason === undefined ? 1 : 0;
+      }
+      if (count < ELEMENTS_PER_TRANSACTION) continue;
+      yield { count, messages: messages.concat(this.#elementMessages('add', rows)) };
+      [count, messages, rows] = [0, [], []];
+    }
+    yield { count, messages: messages.concat(this.#elementMessages('add', rows)) };
   }
 
   /** Those that can be elements of their sets. */
@@ -271,7 +300,7 @@ export class NftTable implements Table<string, NftElement> {
   async remove(): Promise<void> {
     this.#rows = new Map();
     this.#inPlace = false;
-    const error = await this.#send([newTable(this.#layout), deleteTable(this.#layout)]);
+    const error = await this.#send(this.#removal());
     if (error !== undefined) throw error;
   }
 
@@ -307,12 +336,15 @@ export class NftTable implements Table<string, NftElement> {
     return [...this.#elementMessages('remove', removed), ...this.#elementMessages('add', added)];
   }
 
-  /** The table from nothing: a table that is there is deleted first, and it must be there to be deleted. */
+  /** A table must be there to be deleted. */
+  #removal(): NetlinkMessage[] {
+    return [newTable(this.#layout), deleteTable(this.#layout)];
+  }
+
   #tableMessages(rows: readonly NftElement[], dynamic: readonly NftElement[]): NetlinkMessage[] {
     const { begin, end } = this.#encoded;
     return [
-      newTable(this.#layout),
-      deleteTable(this.#layout),
+      ...this.#removal(),
       ...begin,
       ...this.#elementMessages('add', rows),
       ...this.#elementMessages('add', dynamic),
@@ -320,7 +352,7 @@ export class NftTable implements Table<string, NftElement> {
     ];
   }
 
-  #elementMessages(way: keyof ElementEncoder, elements: Iterable<NftElement>): NetlinkMessage[] {
+  #elementMessages(way: 'add' | 'remove', elements: Iterable<NftElement>): NetlinkMessage[] {
     const bySet = Map.groupBy(elements, (element) => element.set);
     return [...bySet].flatMap(([name, group]) => this.#sets.get(name)?.encoder[way](group) ?? []);
   }

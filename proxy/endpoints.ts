@@ -29,11 +29,6 @@ export function endpointPortKey(family: Family, protocol: Protocol, portName: st
   return `${family} ${protocol} ${portName}`;
 }
 
-/** The identity of an endpoint within one list. */
-export function endpointKey({ ip, port }: Pick<Endpoint, 'ip' | 'port'>): string {
-  return `${ip} ${port}`;
-}
-
 export interface EndpointContext {
   readonly nodeName: string;
   /** The weight of an address. */
@@ -45,10 +40,11 @@ export interface EndpointContext {
 export function endpointsOf(slices: readonly V1EndpointSlice[], context: EndpointContext): EndpointsByPort {
   const lists: Lists = new Map();
   for (const slice of slices) addSlice(lists, slice, context);
-  return new Map(Array.from(lists, ([key, list]) => [key, [...list.values()].sort(byAddress)]));
+  for (const [key, list] of lists) lists.set(key, withoutDuplicates(list.sort(byAddress)));
+  return lists;
 }
 
-type Lists = Map<string, Map<string, EndpointState>>;
+type Lists = Map<string, EndpointState[]>;
 
 function addSlice(lists: Lists, slice: V1EndpointSlice, context: EndpointContext): void {
   const report = reportTo(context.problems, `endpointslice ${slice.metadata?.name ?? ''}`);
@@ -59,9 +55,11 @@ function addSlice(lists: Lists, slice: V1EndpointSlice, context: EndpointContext
     return;
   }
   const place = { ...context, family, report };
-  const hosts = objectsOf(slice.endpoints, 'endpoints', report).flatMap((endpoint, index) => {
-    return (endpoint && hostOf(endpoint, index, place)) ?? [];
-  });
+  const hosts: Host[] = [];
+  for (const [index, endpoint] of objectsOf(slice.endpoints, 'endpoints', report).entries()) {
+    const host = endpoint && hostOf(endpoint, index, place);
+    if (host !== undefined) hosts.push(host);
+  }
   for (const [index, port] of objectsOf(slice.ports, 'ports', report).entries()) {
     const key = port && portKeyOf(port, index, place);
     if (key !== undefined) addPort(lists, key, hosts);
@@ -93,7 +91,8 @@ function hostOf(endpoint: V1Endpoint, index: number, place: Place): Host | undef
     return undefined;
   }
   const local = nodeName !== '' && endpoint.nodeName === nodeName;
-  return { ip, local, weight: weightOf(ip), ...conditionsOf(endpoint, index, place) };
+  const { ready, serving, terminating, hints } = conditionsOf(endpoint, index, place);
+  return { ip, local, weight: weightOf(ip), ready, serving, terminating, hints };
 }
 
 type Conditions = Pick<EndpointState, 'ready' | 'serving' | 'terminating' | 'hints'>;
@@ -139,20 +138,34 @@ function portKeyOf(
   return { key: endpointPortKey(family, known, name), port: number };
 }
 
-function addPort(lists: Lists, { key: listKey, port }: PortKey, hosts: readonly Host[]): void {
-  const list = lists.get(listKey) ?? new Map<string, EndpointState>();
-  lists.set(listKey, list);
-  for (const host of hosts) {
-    const { ip, local, weight, ready, serving, terminating, hints } = host;
-    const key = endpointKey({ ip, port });
-    const there = list.get(key);
-    if (there !== undefined && !outranks(host, there)) continue;
-    list.set(key, { ip, port, local, weight, ready, serving, terminating, hints });
-  }
+function addPort(lists: Lists, { key, port }: PortKey, hosts: readonly Host[]): void {
+  const list = lists.get(key) ?? [];
+  lists.set(key, list);
+  for (const { ip, local, weight, ready, serving, terminating, hints } of hosts)
+    list.push({ ip, port, local, weight, ready, serving, terminating, hints });
 }
 
-/** The same address twice: the one that is not going away wins, then the ready one; then the one seen first. */
-function outranks(a: Host, b: Host): boolean {
+/** Of a sorted list. The one that is not going away wins, then the ready one; then the one seen first. */
+function withoutDuplicates(sorted: EndpointState[]): EndpointState[] {
+  const isRepeated = (endpoint: EndpointState, index: number) => isSame(endpoint, sorted[index - 1]);
+  if (!sorted.some(isRepeated)) return sorted;
+  const left: EndpointState[] = [];
+  for (const endpoint of sorted) {
+    const last = left.at(-1);
+    if (!isSame(endpoint, last)) left.push(endpoint);
+    else if (outranks(endpoint, last)) left[left.length - 1] = endpoint;
+  }
+  return left;
+}
+
+function isSame<Last extends Endpoint | undefined>(
+  endpoint: Endpoint,
+  last: Last,
+): last is NonNullable<Last> {
+  return last !== undefined && endpoint.port === last.port && endpoint.ip === last.ip;
+}
+
+function outranks(a: EndpointState, b: EndpointState): boolean {
   if (a.terminating !== b.terminating) return b.terminating;
   return a.ready && !b.ready;
 }

@@ -30,11 +30,17 @@ export function objectsOf<T extends object>(
   path: string,
   report: Report,
 ): readonly (T | undefined)[] {
-  return itemsOf(list, path, report).map((item, index) => {
-    if (typeof item === 'object' && item !== null) return item as T;
+  const items = itemsOf(list, path, report);
+  if (items.every(isObject)) return items as readonly T[];
+  return items.map((item, index) => {
+    if (isObject(item)) return item as T;
     report(`${path}[${index}]`, `is no object: ${quoted(item)}`);
     return undefined;
   });
+}
+
+function isObject(item: unknown): boolean {
+  return typeof item === 'object' && item !== null;
 }
 
 /** The texts of a list, each in its place; undefined stands for what is none, and is reported. Absent is empty. */

@@ -33,7 +33,7 @@ function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
   return samePlace(a, b) && a.local === b.local && a.weight === b.weight;
 }
 
-function samePlace(a: Pick<Endpoint, 'ip' | 'port'>, b: Pick<Endpoint, 'ip' | 'port'>): boolean {
+export function samePlace(a: Pick<Endpoint, 'ip' | 'port'>, b: Pick<Endpoint, 'ip' | 'port'>): boolean {
   return a.ip === b.ip && a.port === b.port;
 }
 

@@ -57,8 +57,13 @@ function clusterEndpoints(
 
 /** Those that are ready; when there are none, those that are going away but still serve. */
 function usable(all: readonly EndpointState[]): readonly EndpointState[] {
-  const ready = all.filter((endpoint) => endpoint.ready);
+  if (all.every(isReady)) return all;
+  const ready = all.filter(isReady);
   return ready.length > 0 ? ready : all.filter(servesWhileTerminating);
+}
+
+function isReady({ ready }: EndpointState): boolean {
+  return ready;
 }
 
 function servesWhileTerminating(endpoint: EndpointState): boolean {

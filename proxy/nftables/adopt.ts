@@ -1,6 +1,7 @@
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { Frontend, ServicePortView } from '../view.ts';
 import {
+  decodeEndpoint,
   decodeSlot,
   decodeToken,
   decodeValue,
@@ -8,6 +9,7 @@ import {
   type FrontendValue,
   frontendElement,
   kinds,
+  type Place,
 } from './elements.ts';
 import { type KnownPort, noTokens, portKey } from './lists.ts';
 import { sourceGroupName } from './source-groups.ts';
@@ -85,8 +87,8 @@ function isGuarded({ kind }: FrontendValue): boolean {
 }
 
 interface Lists {
-  readonly cluster: (string | undefined)[];
-  readonly local: (string | undefined)[];
+  readonly cluster: (Place | undefined)[];
+  readonly local: (Place | undefined)[];
   readonly tokens: Map<string, number>;
 }
 
@@ -111,7 +113,7 @@ function* listsById(rows: Rows): Generator<void, Map<number, Lists>> {
     const { id, local, slot } = decodeSlot(key);
     const its = listsOf(id);
     const endpoint = set === 'endpoints' ? data : endpoints.get(`${id} ${decodeToken(data).token}`);
-    (local ? its.local : its.cluster)[slot] = endpoint;
+    (local ? its.local : its.cluster)[slot] = endpoint === undefined ? undefined : decodeEndpoint(endpoint);
   }
   return lists;
 }

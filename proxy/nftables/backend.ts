@@ -60,7 +60,9 @@ export class NftablesBackend implements Backend {
 
   async replace(views: Views): Promise<SyncResult> {
     await this.#foreign.mark();
-    return await this.#each((table) => table.replace(views));
+    // All at once: the kernel is at work on one family while the other comes together. All come to their end.
+    const results = await Promise.allSettled(this.#tables.map((table) => table.replace(views)));
+    return sum(results.map(resultOf));
   }
 
   async update(changed: Views): Promise<SyncResult> {
@@ -74,10 +76,7 @@ export class NftablesBackend implements Backend {
   async #each(sync: (table: FamilyTable) => Promise<SyncResult>): Promise<SyncResult> {
     const results: SyncResult[] = [];
     for (const table of this.#tables) results.push(await sync(table));
-    return {
-      writes: results.reduce((sum, { writes }) => sum + writes, 0),
-      failures: results.flatMap(({ failures }) => failures),
-    };
+    return sum(results);
   }
 
   isDisturbed(): Promise<boolean> {
@@ -91,6 +90,18 @@ export class NftablesBackend implements Backend {
   [Symbol.dispose](): void {
     this.#stack[Symbol.dispose]();
   }
+}
+
+function resultOf<T>(result: PromiseSettledResult<T>): T {
+  if (result.status === 'rejected') throw result.reason;
+  return result.value;
+}
+
+function sum(results: readonly SyncResult[]): SyncResult {
+  return {
+    writes: results.reduce((all, { writes }) => all + writes, 0),
+    failures: results.flatMap(({ failures }) => failures),
+  };
 }
 
 function connectionsOf(tables: readonly FamilyTable[]): ConnectionCounts {

@@ -90,7 +90,9 @@ export class FamilyTable {
     this.#isInPlace = true;
     if (note === undefined) {
       this.#plan = FamilyPlan.of(this.family, new Map());
-      return await this.#table.fill(this.#elements(this.#plan.fill(services)));
+      return await this.#table.fill(
+        this.#elements(this.#plan.fill(services, this.#table.packer('endpoints'))),
+      );
     }
     const actual = await this.#table.read();
     const isMissing = actual.delete(LAYOUT_MISSING);
@@ -207,7 +209,9 @@ export class FamilyTable {
     return changes;
   }
 
-  *#elements(ofServices: Iterable<NftElement> = this.#plan.elements()): Generator<NftElement> {
+  *#elements<Element = NftElement>(
+    ofServices: Iterable<NftElement | Element> = this.#plan.elements(),
+  ): Generator<NftElement | Element> {
     yield* layoutElements({ family: this.family, capacity: this.#capacity });
     yield* ofServices;
     yield* this.#nodeElements;

@@ -1,12 +1,17 @@
+import type { ElementPacker } from '../../kernel/netlink/nftables/element-packer.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import type { Protocol } from '../protocol.ts';
+import { samePlace } from '../same-view.ts';
 import type { ServicePortView } from '../view.ts';
 import { affinityTimeout } from './affinity-timeouts.ts';
 import {
   AFFINITY_KIND,
+  endpointData,
   type ListKey,
   LOCAL_KIND,
   listElement,
+  type Place,
+  packSlot,
   slotElement,
   timeoutElement,
   tokenData,
@@ -19,8 +24,8 @@ import { type Tokens, tokensFor } from './tokens.ts';
 
 /** Endpoints of one policy, each in one or several slots. */
 export interface SlotList {
-  /** By slot: the endpoint as the map's data (`endpointData`). Empty: nobody gets connections by this policy. */
-  readonly slots: readonly string[];
+  /** The endpoint of each slot. Empty: nobody gets connections by this policy. */
+  readonly slots: readonly Place[];
   /** What stands for the number of slots in a frontend's value. */
   readonly code: number;
 }
@@ -48,7 +53,7 @@ export interface PortLists {
   readonly cluster: SlotList;
   readonly local: SlotList;
   readonly affinitySeconds: number | undefined;
-  /** Of endpoints in either list; empty without affinity. */
+  /** Of endpoints in either list, by `endpointData`; empty without affinity. */
   readonly tokens: Tokens;
 }
 
@@ -60,12 +65,12 @@ export function portKey({ name, protocol }: Pick<ServicePortView, 'name' | 'prot
 /** What was found in the kernel of a port: keeping to it keeps the elements as they are. */
 export interface KnownPort {
   readonly id: number;
-  readonly cluster: readonly (string | undefined)[];
-  readonly local: readonly (string | undefined)[];
+  readonly cluster: readonly (Place | undefined)[];
+  readonly local: readonly (Place | undefined)[];
   readonly tokens: Tokens;
 }
 
-const noSlots: readonly string[] = [];
+const noSlots: readonly Place[] = [];
 export const noTokens: Tokens = new Map();
 
 /** The endpoint lists of all service ports of one family. An id belongs to a port for as long as it has endpoints. */
@@ -97,8 +102,10 @@ export class EndpointLists {
     const { name, protocol, affinitySeconds } = wanted;
     const cluster = place(known?.cluster ?? noSlots, wanted.cluster);
     const local = place(known?.local ?? noSlots, wanted.local);
-    const endpoints = affinitySeconds === undefined ? undefined : new Set([...cluster.slots, ...local.slots]);
-    const tokens = endpoints === undefined ? noTokens : tokensFor(known?.tokens ?? noTokens, endpoints);
+    const tokens =
+      affinitySeconds === undefined
+        ? noTokens
+        : tokensFor(known?.tokens ?? noTokens, new Set([...cluster.slots, ...local.slots].map(endpointData)));
     const after = { name, protocol, id, cluster, local, affinitySeconds, tokens };
     this.#ports.set(name, after);
     this.#note(before, after);
@@ -138,23 +145,27 @@ export class EndpointLists {
     const are = after === undefined ? noSlots : (local ? after.local : after.cluster).slots;
     for (let slot = 0; slot < Math.max(were.length, are.length); slot += 1) {
       const [left, came] = [were[slot], are[slot]];
-      if (left === came) continue;
+      if (left !== undefined && came !== undefined && samePlace(left, came)) continue;
       this.#journal.replace(
-        before && left !== undefined
-          ? slotElement('endpoints', listKey(before, local), slot, left)
-          : undefined,
-        after && came !== undefined ? slotElement('endpoints', listKey(after, local), slot, came) : undefined,
+        before && left && endpointElement(listKey(before, local), slot, left),
+        after && came && endpointElement(listKey(after, local), slot, came),
       );
     }
   }
 
   *elements(): Generator<NftElement> {
-    for (const port of this.#ports.values()) yield* this.elementsOf(port);
+    for (const port of this.#ports.values()) yield* elementsOf(port);
   }
 
-  /** Those of one port. */
-  elementsOf(port: PortLists): Iterable<NftElement> {
-    return port.affinitySeconds === undefined ? plainElementsOf(port) : elementsOf(port);
+  /** Packs the elements of a port into messages about `endpoints`, and returns those that belong to other maps. */
+  pack(port: PortLists, packer: ElementPacker): Iterable<NftElement> {
+    if (port.affinitySeconds !== undefined) return elementsOf(port);
+    for (const local of [false, true]) {
+      const { slots } = local ? port.local : port.cluster;
+      const key = listKey(port, local);
+      for (let slot = 0; slot < slots.length; slot += 1) packSlot(packer, key, slot, slots[slot] as Place);
+    }
+    return [];
   }
 }
 
@@ -166,8 +177,8 @@ function knownOf({ id, cluster, local, tokens }: PortLists): KnownPort {
   return { id, cluster: cluster.slots, local: local.slots, tokens };
 }
 
-function place(previous: readonly (string | undefined)[], { slots, code, isTable }: WantedList): SlotList {
-  return { slots: isTable ? slots : placeEndpoints(previous, slots), code };
+function place(previous: readonly (Place | undefined)[], { slots, code, isTable }: WantedList): SlotList {
+  return { slots: isTable ? slots : placeEndpoints(previous, slots, placeKey), code };
 }
 
 function plainSlots(port: PortLists | undefined): number {
@@ -180,16 +191,12 @@ function drawnSlots({ slots, code }: SlotList): number {
   return slots.length === code ? code : 0;
 }
 
-/** As a list: most ports are such, and a generator in a generator is slow. */
-function plainElementsOf(port: PortLists): NftElement[] {
-  const elements: NftElement[] = [];
-  for (const local of [false, true]) {
-    const { slots } = local ? port.local : port.cluster;
-    const key = listKey(port, local);
-    for (let slot = 0; slot < slots.length; slot += 1)
-      elements.push(slotElement('endpoints', key, slot, slots[slot] as string));
-  }
-  return elements;
+function placeKey({ ip, port }: Place): string {
+  return `${ip} ${port}`;
+}
+
+function endpointElement(key: ListKey, slot: number, endpoint: Place): NftElement {
+  return slotElement('endpoints', key, slot, endpointData(endpoint));
 }
 
 function* elementsOf(port: PortLists): Generator<NftElement> {
@@ -201,15 +208,15 @@ function* elementsOf(port: PortLists): Generator<NftElement> {
 
 function* listElements(port: PortLists, { slots, code }: SlotList, key: ListKey): Generator<NftElement> {
   if (port.affinitySeconds === undefined) {
-    for (let slot = 0; slot < slots.length; slot += 1)
-      yield slotElement('endpoints', key, slot, slots[slot] as string);
+    for (let slot = 0; slot < slots.length; slot += 1) yield endpointElement(key, slot, slots[slot] as Place);
     return;
   }
   if (slots.length === 0) return;
+  const endpoints = slots.map(endpointData);
   const token = (endpoint: string) => port.tokens.get(endpoint) ?? 0;
-  for (const endpoint of new Set(slots)) yield tokenElement(key, token(endpoint), endpoint);
-  for (let slot = 0; slot < slots.length; slot += 1)
-    yield slotElement('tokens', key, slot, tokenData(port.id, token(slots[slot] as string)));
+  for (const endpoint of new Set(endpoints)) yield tokenElement(key, token(endpoint), endpoint);
+  for (const [slot, endpoint] of endpoints.entries())
+    yield slotElement('tokens', key, slot, tokenData(port.id, token(endpoint)));
   const kind = AFFINITY_KIND + (key.local ? LOCAL_KIND : 0);
   yield listElement(key, { id: port.id, kind, slots: code });
 }

@@ -1,5 +1,6 @@
 import type { Family, Ip } from '../../core/address.ts';
 import type { Change } from '../../core/rows.ts';
+import type { ElementPacker, PackedElements } from '../../kernel/netlink/nftables/element-packer.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import { Slices } from '../../kernel/nftables-slices.ts';
 import type { Views } from '../backend.ts';
@@ -7,7 +8,7 @@ import type { Endpoint, ServicePortView } from '../view.ts';
 import { type KernelState, knownState } from './adopt.ts';
 import { spreadOf } from './balancing.ts';
 import { CountedElements } from './counted.ts';
-import { clusterIpElement, endpointData, hairpinElement, MAX_SLOTS } from './elements.ts';
+import { clusterIpElement, hairpinElement, MAX_SLOTS } from './elements.ts';
 import { type Claim, Frontends, frontendElements, frontendId } from './frontends.ts';
 import { Journal } from './journal.ts';
 import { EndpointLists, type PortLists, portKey, type WantedList } from './lists.ts';
@@ -108,24 +109,29 @@ export class FamilyPlan {
     actual: ReadonlyMap<string, NftElement>,
   ): Generator<void, FamilyPlan> {
     const services = inOrder(views);
-    const ports = services.flatMap(([, its]) => its.filter((port) => port.family === family));
+    const ports = services.flatMap((service) => portsOf(views.get(service) ?? [], family));
     const plan = new FamilyPlan(family, yield* knownState(ports, actual));
-    for (const [service, its] of services) {
-      plan.put(service, its);
+    for (const service of services) {
+      plan.put(service, views.get(service) ?? []);
       yield;
     }
     plan.#journal.isClosed = false;
     return plan;
   }
 
-  /** Puts all services into a plan that has none, and yields the wanted elements of services as they become known. */
-  *fill(views: Views): Generator<NftElement> {
+  /**
+   * Puts all services into a plan that has none, and yields the wanted elements of services as they become known; those
+   * of `endpoints`, which are most, from the packer.
+   */
+  *fill(views: Views, packer: ElementPacker): Generator<NftElement | PackedElements> {
     this.#journal.isClosed = true;
-    for (const [service, ports] of inOrder(views)) {
-      this.put(service, ports);
-      for (const list of this.#services.get(service)?.lists ?? []) yield* this.#lists.elementsOf(list);
+    for (const service of inOrder(views)) {
+      this.put(service, views.get(service) ?? []);
+      for (const list of this.#services.get(service)?.lists ?? []) yield* this.#lists.pack(list, packer);
+      yield* packer.takeFull();
     }
     this.#journal.isClosed = false;
+    yield* packer.takeAll();
     yield* this.#groups.elements();
     yield* this.#frontends.elements();
     yield* this.#hairpins.elements();
@@ -136,7 +142,8 @@ export class FamilyPlan {
   put(service: string, views: readonly ServicePortView[]): void {
     const before = this.#services.get(service) ?? nothing;
     this.problems.delete(service);
-    const ports = views.filter((port) => port.family === this.family);
+    const ports = portsOf(views, this.family);
+    if (ports.length === 0 && before === nothing) return;
     const names = new Set(ports.filter(isServed).map(portKey));
     for (const list of before.lists) if (!names.has(list.name)) this.#lists.drop(list);
     const after = this.#entryOf(service, ports);
@@ -228,8 +235,15 @@ export class FamilyPlan {
   }
 }
 
-function inOrder(views: Views): [string, readonly ServicePortView[]][] {
-  return [...views].sort(([a], [b]) => (a < b ? -1 : 1));
+/** The services' names. */
+function inOrder(views: Views): string[] {
+  return [...views.keys()].sort();
+}
+
+function portsOf(ports: readonly ServicePortView[], family: Family): readonly ServicePortView[] {
+  return ports.every((port) => port.family === family)
+    ? ports
+    : ports.filter((port) => port.family === family);
 }
 
 function wantedList(
@@ -241,7 +255,7 @@ function wantedList(
   if (endpoints.length > MAX_SLOTS)
     problems.push(`${endpoints.length} endpoints: only ${MAX_SLOTS} are used`);
   const { slots, code, isTable } = spreadOf(withinSlots(endpoints), balancing);
-  return { slots: slots.map(endpointData), code, isTable };
+  return { slots, code, isTable };
 }
 
 function withinSlots(endpoints: readonly Endpoint[]): readonly Endpoint[] {

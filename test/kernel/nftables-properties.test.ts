@@ -3,8 +3,10 @@ import fc from 'fast-check';
 import type { NftExpression } from '../../kernel/netlink/nftables/bytecode.ts';
 import { ctKeys, metaKeys } from '../../kernel/netlink/nftables/constants.ts';
 import { decodeElements } from '../../kernel/netlink/nftables/decode-elements.ts';
-import { ELEMENTS_PER_MESSAGE, elementEncoder } from '../../kernel/netlink/nftables/encode-elements.ts';
+import { ELEMENTS_PER_MESSAGE, type ElementPacker } from '../../kernel/netlink/nftables/element-packer.ts';
+import { elementEncoder } from '../../kernel/netlink/nftables/encode-elements.ts';
 import type { NftCtKey, NftMetaKey } from '../../kernel/netlink/nftables/fields.ts';
+import { writeHex } from '../../kernel/netlink/nftables/keys.ts';
 import { decodeRule, newRule } from '../../kernel/netlink/nftables/messages.ts';
 import { entriesOfRange, rangesOfEntries } from '../../kernel/netlink/nftables/ranges.ts';
 import type { NftElement, NftSet, NftVerdict } from '../../kernel/netlink/nftables/spec.ts';
@@ -201,6 +203,42 @@ test('no message has more elements than its length field can say', (t) => {
     key: index.toString(16).padStart(8, '0'),
   }));
   t.is(newElements(small, marks).length, 3);
+});
+
+test('packed elements are those of rows, in as many messages as it takes, each told once', (t) => {
+  const map: NftSet = { name: 'map', key: ['mark'], data: ['ipv6_addr'] };
+  const packer = elementEncoder(table, map).packer() as ElementPacker;
+  const rows = Array.from({ length: 3000 }, (_, index) => ({
+    set: 'map',
+    key: index.toString(16).padStart(8, '0'),
+    data: index.toString(16).padStart(32, '0'),
+  }));
+  const taken = rows.flatMap(({ key, data }) => {
+    const at = packer.add();
+    writeHex(packer.bytes, at, key);
+    writeHex(packer.bytes, at + packer.keyToData, data);
+    return packer.takeFull();
+  });
+  t.is(taken.length, 2);
+  taken.push(...packer.takeAll());
+  t.deepEqual(packer.takeAll(), []);
+  t.is(
+    taken.reduce((sum, { count }) => sum + count, 0),
+    rows.length,
+  );
+  t.deepEqual(
+    taken.map(({ message }) => message),
+    newElements(map, rows),
+  );
+});
+
+test('elements of different lengths are not packed', (t) => {
+  for (const set of [
+    { name: 'verdicts', key: ['mark'], data: 'verdict' },
+    { name: 'ranges', key: ['ipv4_addr'], interval: true },
+    { name: 'clients', key: ['ipv4_addr'], dynamic: true, timeoutMs: 1000 },
+  ] as const)
+    t.is(elementEncoder(table, set).packer(), undefined);
 });
 
 test('a removal names keys only', (t) => {

@@ -54,6 +54,14 @@ export function hexU32(value: number): string {
   return hexByte(value) + hexByte(value >>> 8) + hexByte(value >>> 16) + hexByte(value >>> 24);
 }
 
+/** The same, put into `bytes` from `at` on. */
+export function writeU32(bytes: Uint8Array, at: number, value: number): void {
+  bytes[at] = value;
+  bytes[at + 1] = value >>> 8;
+  bytes[at + 2] = value >>> 16;
+  bytes[at + 3] = value >>> 24;
+}
+
 /** A port: two bytes in network order. */
 export function hexU16be(value: number): string {
   return hexByte(value >>> 8) + hexByte(value);

@@ -74,9 +74,9 @@ test('an endpoint that is wanted several times has as many slots, and keeps thos
   const wanted = fc.array(fc.constantFrom('a', 'b', 'c', 'd'), { maxLength: 12 });
   fc.assert(
     fc.property(wanted, wanted, (before, after) => {
-      const placed = placeEndpoints(before, after);
+      const placed = placeEndpoints(before, after, String);
       t.deepEqual([...placed].sort(), [...after].sort());
-      t.deepEqual(placeEndpoints(placed, [...after].reverse()), placed);
+      t.deepEqual(placeEndpoints(placed, [...after].reverse(), String), placed);
     }),
   );
 });
