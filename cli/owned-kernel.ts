@@ -7,7 +7,7 @@ import { OwnedLinks, OwnedNftTables } from '../kernel/owned.ts';
 import { QdiscTable } from '../kernel/qdisc.ts';
 import { RouteTable } from '../kernel/route.ts';
 import { RuleTable } from '../kernel/rule.ts';
-import { OwnedProxyChains, OwnedSettings } from './owned-proxy.ts';
+import { OwnedProxyChains, OwnedServers, OwnedSettings } from './owned-proxy.ts';
 import type { ProxyRecord } from './proxy-record.ts';
 
 /** Of the routes to one destination a table shows the first; another may come to light when it is gone. */
@@ -43,6 +43,7 @@ export class OwnedRows implements Disposable {
       this.#iptables,
       new OwnedNftTables({ socket: nftSocket }),
       new OwnedProxyChains(record),
+      new OwnedServers(),
     ].map((table) => table as unknown as Table<string, unknown>);
   }
 

@@ -1,5 +1,7 @@
 import { families } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
+import { type VirtualServerRow, VirtualServerTable } from '../kernel/ipvs.ts';
+import { IpvsMissingError, IpvsSocket } from '../kernel/ipvs-socket.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
 import { removal } from '../proxy/iptables/compare.ts';
 import { IptablesPrograms } from '../proxy/iptables/program.ts';
@@ -46,6 +48,34 @@ export class OwnedProxyChains implements Table<string, string> {
       return [];
     } catch (error) {
       return changes.map(({ key, kind }) => ({ key, kind, error: error as Error }));
+    }
+  }
+}
+
+/** Virtual servers of the proxy's mode IPVS, by the mark that they have. */
+export class OwnedServers implements Table<string, VirtualServerRow> {
+  readonly name = 'ipvs-server';
+
+  same(): boolean {
+    return true;
+  }
+
+  async read(): Promise<Map<string, VirtualServerRow>> {
+    return (await this.#with((servers) => servers.read())) ?? new Map();
+  }
+
+  async write(changes: readonly Change<string, VirtualServerRow>[]): Promise<Failure<string>[]> {
+    return (await this.#with((servers) => servers.write(changes))) ?? [];
+  }
+
+  /** Undefined where there is no IPVS: nothing of it can be there. */
+  async #with<T>(use: (servers: VirtualServerTable) => Promise<T>): Promise<T | undefined> {
+    try {
+      using ipvs = await IpvsSocket.open({ load: false });
+      return await use(new VirtualServerTable({ ipvs }));
+    } catch (error) {
+      if (error instanceof IpvsMissingError) return undefined;
+      throw error;
     }
   }
 }

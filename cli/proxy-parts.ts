@@ -12,6 +12,7 @@ import { type HealthFacts, isKeptUp } from '../proxy/health/proxy-health.ts';
 import { healthRoutes, metricsRoutes } from '../proxy/health/routes.ts';
 import { ServiceHealthServers } from '../proxy/health/service-health.ts';
 import { openIptables } from '../proxy/iptables/backend.ts';
+import { openIpvs } from '../proxy/ipvs/backend.ts';
 import { type IptablesRules, ProxyMetrics } from '../proxy/metrics.ts';
 import { openNftables } from '../proxy/nftables/backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../proxy/policy.ts';
@@ -62,6 +63,8 @@ export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOp
     allowExternalIps: config.featureGates.AllowServiceExternalIPs ?? true,
     resetTcp,
     minSyncPeriodMs: minSyncPeriodOf(config, mode),
+    // Nobody tells of changes to virtual servers' destinations: they are looked at as often as kube-proxy does.
+    fullSyncIntervalMs: mode === 'ipvs' ? config.syncPeriodMs : undefined,
     backend,
     observers: [{ passed: (pass) => metrics.passed(pass), failed: () => metrics.failed() }, following],
     log,
@@ -137,14 +140,15 @@ interface OpenedBackend {
 }
 
 function openBackend(mode: Backend['name'], policy: ProxyPolicy, run: ProxyRun): OpenedBackend {
-  const { countConnections = false, log } = run;
+  const { countConnections = false, config, log } = run;
+  const onRefused = (error: Error) => log.warn({ error: error.message }, 'change refused, table rebuilt');
+  if (mode !== 'nftables' && countConnections) log.warn({ mode }, 'this mode does not count connections');
+  if (mode === 'ipvs') return { backend: openIpvs({ policy, settings: config.ipvs, onRefused }) };
   if (mode === 'iptables') {
-    if (countConnections) log.warn('mode iptables does not count connections');
     const backend = openIptables({ policy });
     return { backend, iptablesRules: () => backend.rules() };
   }
   if (!countConnections) return {};
-  const onRefused = (error: Error) => log.warn({ error: error.message }, 'change refused, table rebuilt');
   const backend = openNftables({ policy, onRefused, counters: true });
   return { backend, connections: backend.connections };
 }

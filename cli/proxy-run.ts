@@ -15,6 +15,8 @@ import {
 import type { FlagTexts } from '../proxy/config/flags.ts';
 import { untilFileChanged } from '../proxy/config/watch.ts';
 import { writeConntrackSysctls, writeOomScore } from '../proxy/conntrack-sysctls.ts';
+import { checkIpvs } from '../proxy/ipvs/check.ts';
+import { ipvsSysctls } from '../proxy/ipvs/kernel-settings.ts';
 import type { ServiceProxy } from '../proxy/proxy.ts';
 import { waitForPodCidrs, watchPodCidrs } from './proxy-node-cidrs.ts';
 import { openParts } from './proxy-parts.ts';
@@ -46,6 +48,7 @@ export interface ServeOptions {
 }
 
 const ROUTE_LOCALNET = 'net/ipv4/conf/all/route_localnet';
+const IP_FORWARD = 'net/ipv4/ip_forward';
 
 /** Serves until aborted, which leaves the rules. Rejects when it has to be started again. */
 export async function serveProxy(
@@ -53,7 +56,7 @@ export async function serveProxy(
   { client: given, signal, onStarted }: ServeOptions,
 ): Promise<void> {
   const { config, log } = run;
-  const mode = modeOf(config);
+  const { mode = 'nftables' } = config;
   const fatal = Promise.withResolvers<never>();
   fatal.promise.catch(() => {});
   const stop = new AbortController();
@@ -63,18 +66,14 @@ export async function serveProxy(
   const client = given ?? stack.use(await openClient(config));
   const nodeCidrs = config.detectsNodeCidrs ? await waitForPodCidrs(client, run, ends) : undefined;
   if (ends.aborted) return;
+  if (mode === 'ipvs') await checkIpvs(config.ipvs);
   const policy = nodeCidrs ? { ...config.policy, detectLocal: detectCidrs(nodeCidrs) } : config.policy;
   await recordMode(run, mode);
   const proxy = openParts({ run, client, policy, mode, stack, onFatal: fatal.reject });
   onStarted?.(proxy);
-  void proxy.synced.then(() => removeOthers(mode, log)).catch(() => {});
+  void proxy.synced.then(() => removeOthers(mode, log, ends)).catch(() => {});
   if (nodeCidrs) watchPodCidrs(proxy, nodeCidrs, ends, fatal.reject);
   await Promise.race([untilAborted(ends), fatal.promise, untilReconfigured(run, ends)]);
-}
-
-function modeOf({ mode = 'nftables' }: ProxyConfig): Backend['name'] {
-  if (mode === 'ipvs') throw new Error('mode: "ipvs" is not there yet; nftables and iptables are');
-  return mode;
 }
 
 function untilAborted(signal: AbortSignal): Promise<void> {
@@ -98,9 +97,15 @@ async function recordMode(
   try {
     const record = { ...readProxyRecord(runDir), mode };
     const opensLocalhost = mode === 'iptables' && config.policy.localhostNodePorts;
-    const keys = [...(opensLocalhost ? [ROUTE_LOCALNET] : []), ...(countBytes ? [CONNTRACK_ACCOUNTING] : [])];
-    const before = await new SysctlTable({ keys }).read();
-    const written = new Map([...before.keys()].map((key) => [key, '1']));
+    const settings = new Map([
+      ...(opensLocalhost ? ([[ROUTE_LOCALNET, '1']] as const) : []),
+      ...(countBytes ? ([[CONNTRACK_ACCOUNTING, '1']] as const) : []),
+      ...(mode === 'ipvs' ? ipvsSysctls(config.ipvs) : []),
+    ]);
+    // A node that is one forwards, whatever becomes of the proxy.
+    settings.delete(IP_FORWARD);
+    const before = await new SysctlTable({ keys: [...settings.keys()] }).read();
+    const written = new Map([...settings].filter(([key]) => before.has(key)));
     writeProxyRecord(runDir, withSettings(record, written, before));
   } catch (error) {
     log.warn({ runDir, error: (error as Error).message }, 'not on record for a clean-up');
@@ -130,9 +135,9 @@ export async function preparePrivileged({ config, runDir, log }: ProxyRun): Prom
   }
 }
 
-async function removeOthers(mode: Backend['name'], log: Logger): Promise<void> {
+async function removeOthers(mode: Backend['name'], log: Logger, signal: AbortSignal): Promise<void> {
   try {
-    const removed = await removeOtherModes(mode);
+    const removed = await removeOtherModes(mode, { signal });
     if (removed.length > 0) log.info({ removed }, 'another mode left this, it is gone');
   } catch (error) {
     log.warn({ error: (error as Error).message }, 'what another mode left cannot be removed');

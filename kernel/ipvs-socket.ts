@@ -23,6 +23,8 @@ export interface IpvsOptions {
   /** The network namespace; else that of the process. Not kept. */
   readonly namespaceFd?: Descriptor | undefined;
   readonly lane?: Lane | undefined;
+  /** Whether the kernel's module may be loaded; default true. */
+  readonly load?: boolean | undefined;
 }
 
 /** A way to the kernel's IPVS in one network namespace. */
@@ -35,11 +37,11 @@ export class IpvsSocket implements Disposable {
     this.#family = family;
   }
 
-  /** Loads the kernel's module where that is possible. Throws IpvsMissingError, or KernelError. */
-  static async open({ namespaceFd, lane }: IpvsOptions = {}): Promise<IpvsSocket> {
+  /** Throws IpvsMissingError, or KernelError. */
+  static async open({ namespaceFd, lane, load = true }: IpvsOptions = {}): Promise<IpvsSocket> {
     using stack = new DisposableStack();
     const socket = stack.use(NetlinkSocket.open(NETLINK_GENERIC, { namespaceFd, lane }));
-    const family = await findFamily(socket);
+    const family = await findFamily(socket, load);
     stack.move();
     return new IpvsSocket(socket, family);
   }
@@ -67,14 +69,14 @@ export class IpvsSocket implements Disposable {
   }
 }
 
-async function findFamily(socket: NetlinkSocket): Promise<number> {
+async function findFamily(socket: NetlinkSocket, load: boolean): Promise<number> {
   try {
     return await readFamilyId(socket, IPVS_GENL_NAME);
   } catch (error) {
     if (!isCode(error, 'ENOENT')) throw error;
   }
   // The kernel loads families of generic netlink by itself, but this one's module does not say that it is one.
-  spawnSync('modprobe', ['ip_vs'], { stdio: 'ignore' });
+  if (load) spawnSync('modprobe', ['ip_vs'], { stdio: 'ignore' });
   try {
     return await readFamilyId(socket, IPVS_GENL_NAME);
   } catch (error) {

@@ -277,13 +277,18 @@ function destinationFrom(server: ServerAddress, attributes: Uint8Array): Destina
   return { server, ip, port, weight, connections: activeConnections + inactiveConnections };
 }
 
-/** Keys: tcp, tcpFin, udp; values: seconds. They are the namespace's, so none is ours, and none is ever removed. */
+/**
+ * Keys: tcpSeconds, tcpFinSeconds, udpSeconds. They are the namespace's, so there is no mark of ownership on them: the
+ * table is of the keys it is given, and none is ever removed.
+ */
 export class IpvsTimeoutTable implements Table<string, number> {
   readonly name = 'ipvs-timeout';
   readonly #ipvs: IpvsSocket;
+  readonly #keys: ReadonlySet<string>;
 
-  constructor({ ipvs }: { ipvs: IpvsSocket }) {
+  constructor({ ipvs, keys }: { ipvs: IpvsSocket; keys: Iterable<string> }) {
     this.#ipvs = ipvs;
+    this.#keys = new Set(keys);
   }
 
   same(wanted: number, actual: number): boolean {
@@ -295,7 +300,7 @@ export class IpvsTimeoutTable implements Table<string, number> {
     const [answer] = await this.#ipvs.socket.request(message);
     if (answer === undefined) return new Map();
     const timeouts = decodeIpvsTimeouts(decodeGeneric(answer.payload).attributes);
-    return new Map(Object.entries(timeouts));
+    return new Map(Object.entries(timeouts).filter(([key]) => this.#keys.has(key)));
   }
 
   async write(changes: readonly Change<string, number>[]): Promise<Failure<string>[]> {

@@ -5,6 +5,8 @@ import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { openNftSocket } from '../kernel/nftables.ts';
 import type { Backend } from './backend.ts';
 import { removeIptables } from './iptables/remove.ts';
+import { TABLE as IPVS_TABLE } from './ipvs/layout.ts';
+import { removeIpvs, retireIpvs } from './ipvs/remove.ts';
 import { TABLE } from './nftables/layout.ts';
 
 /**
@@ -13,6 +15,7 @@ import { TABLE } from './nftables/layout.ts';
  */
 const proxyTables: ReadonlyMap<string, string> = new Map([
   [TABLE, 'fairlead layout '],
+  [IPVS_TABLE, 'fairlead layout '],
   ['kube-proxy', 'rules for kube-proxy'],
 ]);
 
@@ -26,20 +29,31 @@ interface CleanupOptions {
 
 /**
  * Takes away what other backends left, ours or kube-proxy's: two sets of rules for one Service would send its
- * connections to endpoints of the past. To be called when the rules of this one are in place.
+ * connections to endpoints of the past. To be called when the rules of this one are in place. Chains of iptables have
+ * one name with both, and are the iptables mode's own to put right. Of IPVS the servers stay that have connections, for
+ * these: then it takes as long as they last, or until `signal`.
  */
 export async function removeOtherModes(
   mode: Backend['name'],
-  options: CleanupOptions = {},
+  { signal, ...options }: CleanupOptions & { readonly signal?: AbortSignal | undefined } = {},
 ): Promise<Removed> {
-  const isNft = mode === 'nftables';
-  const tables = await removeNftables(options, (table) => !isNft || table !== TABLE);
-  return isNft ? [...tables, ...(await removeChains(options))] : tables;
+  const own = ownTables[mode];
+  const tables = await removeNftables(options, (table) => table !== own);
+  const chains = mode === 'iptables' ? [] : await removeChains(options);
+  if (mode === 'ipvs') return [...tables, ...chains];
+  const servers = signal === undefined ? removeIpvs(options) : retireIpvs({ ...options, signal });
+  return [...tables, ...chains, ...(await servers)];
 }
+
+const ownTables: Readonly<Partial<Record<Backend['name'], string>>> = { nftables: TABLE, ipvs: IPVS_TABLE };
 
 /** Takes away everything that any service proxy left. Throws when some of it cannot go, after all the rest has. */
 export async function removeAllModes(options: CleanupOptions = {}): Promise<Removed> {
-  const outcomes = await Promise.allSettled([removeNftables(options, () => true), removeChains(options)]);
+  const outcomes = await Promise.allSettled([
+    removeNftables(options, () => true),
+    removeChains(options),
+    removeIpvs(options),
+  ]);
   const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []));
   if (errors.length > 0) throw new Error(errors.map((error: Error) => error.message).join('; '));
   return outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? outcome.value : []));

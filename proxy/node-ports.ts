@@ -59,6 +59,13 @@ export class LocalAddresses implements Disposable {
     return new Set(this.#addresses.values());
   }
 
+  /** Of all links but this one, and of this one. */
+  split(index: number | undefined): { readonly elsewhere: ReadonlySet<Ip>; readonly there: ReadonlySet<Ip> } {
+    const [elsewhere, there] = [new Set<Ip>(), new Set<Ip>()];
+    for (const [key, ip] of this.#addresses) (key.startsWith(`${index} `) ? there : elsewhere).add(ip);
+    return { elsewhere, there };
+  }
+
   async #readAll(): Promise<void> {
     const payload = encodeAddressDump(AF_UNSPEC);
     const operation = 'RTM_GETADDR';

@@ -140,11 +140,15 @@ function ipvsadmLike({ name }: Space, ...commands: readonly string[][]): boolean
 test('the timeouts that are given are set, and the others stay', async (t) => {
   const opened = await open(t);
   if (opened === undefined) return;
-  const table = new IpvsTimeoutTable({ ipvs: opened.ipvs });
-  const before = await table.read();
-  t.deepEqual([...before.keys()], ['tcpSeconds', 'tcpFinSeconds', 'udpSeconds']);
-  t.deepEqual((await reconcile([layer(table, new Map([['udpSeconds', 7]]))])).failures, []);
-  t.deepEqual(await table.read(), new Map([...before, ['udpSeconds', 7]]));
+  const { ipvs } = opened;
+  const all = new IpvsTimeoutTable({ ipvs, keys: ['tcpSeconds', 'tcpFinSeconds', 'udpSeconds'] });
+  const before = await all.read();
+  t.is(before.size, 3);
+  const some = new IpvsTimeoutTable({ ipvs, keys: ['udpSeconds'] });
+  const wanted = new Map([['udpSeconds', 7]]);
+  t.deepEqual(await reconcile([layer(some, wanted)]), { writes: 1, failures: [] });
+  t.deepEqual(await reconcile([layer(some, wanted)]), { writes: 0, failures: [] });
+  t.deepEqual(await all.read(), new Map([...before, ...wanted]));
 });
 
 test('a scheduler is there, or its absence is said with what to do', async (t) => {

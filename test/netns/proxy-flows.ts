@@ -1,5 +1,11 @@
-import type { Cidr, Family } from '../../core/address.ts';
-import { endpointOf, type FrontendKind, type Source, type TestService } from './proxy-backend-lab.ts';
+import { type Cidr, type Family, singleCidr } from '../../core/address.ts';
+import {
+  endpointOf,
+  type FrontendKind,
+  frontendAddress,
+  type Source,
+  type TestService,
+} from './proxy-backend-lab.ts';
 
 /*
  * Services of every kind, and who is reached at them from where: the masquerade matrix and the cases of kube-proxy's
@@ -18,7 +24,7 @@ export const services: readonly TestService[] = [
   { number: 5, pods: ['three'], view: { externalPolicy: 'Local' } },
   { number: 6, pods: ['three'], view: { internalPolicy: 'Local' } },
   { number: 7, pods: ['one'], view: { sourceRanges: [] } },
-  { number: 8, pods: both, view: (family) => ({ sourceRanges: allowed(family) }) },
+  { number: 8, pods: both, view: (family) => ({ sourceRanges: [...allowed(family), ...ownOf(family, 8)] }) },
   { number: 9, pods: all, view: { affinitySeconds: 600 } },
   { number: 10, pods: ['one'] },
   { number: 11, pods: [], view: { internalPolicy: 'Local', externalPolicy: 'Local', hasAnyEndpoints: true } },
@@ -50,6 +56,11 @@ export const services: readonly TestService[] = [
 export function allowed(family: Family): readonly Cidr[] {
   const of = (text: string) => text as Cidr;
   return family === 4 ? [of('172.30.0.0/24'), of('172.30.0.11/32')] : [of('fd30::/64')];
+}
+
+/** As views have them: a node that is allowed may connect from the load balancer's very address. */
+function ownOf(family: Family, number: number): readonly Cidr[] {
+  return [singleCidr(frontendAddress(family, 'loadBalancerIP', number))];
 }
 
 function ofFamily(cidrs: readonly Cidr[], family: Family): readonly Cidr[] {

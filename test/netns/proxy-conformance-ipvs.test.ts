@@ -1,0 +1,31 @@
+import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
+import { removeAllModes } from '../../proxy/cleanup.ts';
+import { openIpvs } from '../../proxy/ipvs/backend.ts';
+import { conformance } from './proxy-conformance.ts';
+
+/* Runs where there is IPVS: `npm run test:vm -- test/netns/proxy-conformance-ipvs.test.ts`. */
+conformance({
+  name: 'ipvs',
+  open: ({ namespace, policy }) =>
+    openIpvs({ namespaceFd: namespace.fd, policy, settings: { udpTimeoutMs: 1_000 } }),
+  remove: async ({ namespace }) => {
+    await removeAllModes({ namespaceFd: namespace.fd });
+  },
+  missing: async ({ namespace }) => {
+    try {
+      using _ = await IpvsSocket.open({ namespaceFd: namespace.fd });
+      return undefined;
+    } catch (error) {
+      if (error instanceof IpvsMissingError) return error.message;
+      throw error;
+    }
+  },
+  // docs/proxy.md says why.
+  differs: {
+    hasOneListForAll: true,
+    masqueradesNode: true,
+    keepsByFrontend: true,
+    // A template of persistence that still has connections when its time is over gets another minute.
+    forgetsAfterMs: 65_000,
+  },
+});
