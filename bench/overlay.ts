@@ -12,7 +12,7 @@ export async function run(frame: Frame): Promise<void> {
     ['kubernetes', 'vxlan'],
     ['etcd', 'host-gw'],
   ] as const) {
-    await using lab = await Lab.create({ name: `b${randomBytes(3).toString('hex')}`, nodes: 1 });
+    await using lab = await Lab.create({ name: `b${randomBytes(3).toString('hex')}`, nodes: 2 });
     await measureScale(frame, lab, kind, backend);
   }
 }

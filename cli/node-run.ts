@@ -1,3 +1,4 @@
+import { flushCompileCache } from 'node:module';
 import { pino } from 'pino';
 import { addressBits, type Cidr, families, familyOf, prefixLengthOf } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
@@ -15,7 +16,7 @@ import { loadKubeConfig } from '../kube/config.ts';
 import { installConflistWhenReady } from './install.ts';
 import type { NodeOptions } from './node.ts';
 import { daemonPlaces } from './node-places.ts';
-import { NodeProxy } from './node-proxy.ts';
+import type { NodeProxy, NodeProxyOptions } from './node-proxy.ts';
 import { serveStatus, statusSockets } from './node-status.ts';
 import { readOptionFile } from './options.ts';
 import { untilStopped } from './signals.ts';
@@ -57,11 +58,15 @@ export async function runNode(options: NodeOptions): Promise<void> {
   if (directory !== undefined) {
     void installConflistWhenReady({ ready, directory, log: log.child({ part: 'cni' }), signal: stop.signal });
   }
+  void ready.then(
+    () => flushCompileCache(),
+    () => {},
+  );
   const { client } = source;
   const { networks } = source.config;
   const proxy =
     options.proxy && client !== undefined
-      ? stack.use(new NodeProxy({ ...options, networks, client, log: log.child({ part: 'proxy' }) }))
+      ? stack.use(await openProxy({ ...options, networks, client, log: log.child({ part: 'proxy' }) }))
       : undefined;
   const status = () => ({
     name: options.nodeName,
@@ -78,6 +83,12 @@ export async function runNode(options: NodeOptions): Promise<void> {
     stack.use(serveHealth(daemon, options.healthAddress, log.child({ part: 'health' })));
   }
   log.info({ signal: await stopped }, 'stopping; the data plane stays');
+}
+
+/** An agent without a proxy is smaller by its code. */
+async function openProxy(options: NodeProxyOptions): Promise<NodeProxy> {
+  const { NodeProxy } = await import('./node-proxy.ts');
+  return new NodeProxy(options);
 }
 
 /** Where leases come from, and what the cluster's network is. */

@@ -7,7 +7,6 @@ import {
   type NftChain,
   type NftElement,
   type NftSet,
-  nftElementKey,
 } from '../kernel/netlink/nftables/spec.ts';
 import type { Guard } from './backend/backend.ts';
 
@@ -51,9 +50,9 @@ export const guardSets: readonly NftSet[] = [
   ]),
 ];
 
-/** The elements of the sets, by key. Without a port or protocol nothing is dropped. */
-export function guardRows(guard: Guard | undefined): Map<string, NftElement> {
-  if (guard === undefined) return new Map();
+/** The elements of the sets. Without a port or protocol nothing is dropped. */
+export function guardRows(guard: Guard | undefined): NftElement[] {
+  if (guard === undefined) return [];
   const { udpPort, protocols = {}, senders } = guard;
   const rows: NftElement[] = [];
   if (udpPort !== undefined) rows.push({ set: portSet, key: nftKey([thDport], udpPort) });
@@ -62,11 +61,20 @@ export function guardRows(guard: Guard | undefined): Map<string, NftElement> {
     if (protocol === undefined) continue;
     rows.push({ set: protocolSet(family), key: nftKey([metaL4proto], protocol) });
   }
-  rows.push(...senders.map(senderRow));
-  return new Map(rows.map((row) => [nftElementKey(row), row]));
+  for (const sender of senders) rows.push(senderRow(sender));
+  return rows;
 }
 
+/** A cluster's nodes are a limited number, and each plan has nearly the same. */
+const knownSendersMax = 20_000;
+const knownSenders = new Map<Ip, NftElement>();
+
 function senderRow(ip: Ip): NftElement {
+  const known = knownSenders.get(ip);
+  if (known !== undefined) return known;
   const family = familyOf(ip);
-  return { set: peerSet(family), key: nftKey([sources[family]], ip) };
+  const row = { set: peerSet(family), key: nftKey([sources[family]], ip) };
+  if (knownSenders.size === knownSendersMax) knownSenders.clear();
+  knownSenders.set(ip, row);
+  return row;
 }

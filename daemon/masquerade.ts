@@ -25,7 +25,6 @@ import {
   type NftLayout,
   type NftRule,
   type NftSet,
-  nftElementKey,
 } from '../kernel/netlink/nftables/spec.ts';
 import { guardChain, guardSets } from './guard.ts';
 import type { PerFamily } from './lease.ts';
@@ -125,13 +124,12 @@ function forwardRules(family: Family): NftRule[] {
   ];
 }
 
-/** The elements of the sets, by key. */
-export function masqueradeRows(networks: PerFamily<Cidr>, subnets: PerFamily<Cidr>): Map<string, NftElement> {
-  const rows = families.flatMap((family) => [
+/** The elements of the sets. */
+export function masqueradeRows(networks: PerFamily<Cidr>, subnets: PerFamily<Cidr>): NftElement[] {
+  return families.flatMap((family) => [
     ...elementsOf(clusterSet(family), networks[family]),
     ...elementsOf(localSet(family), subnets[family]),
   ]);
-  return new Map(rows.map((row) => [nftElementKey(row), row]));
 }
 
 function elementsOf(set: string, cidr: Cidr | undefined): NftElement[] {

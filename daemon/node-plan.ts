@@ -2,7 +2,7 @@ import { type Cidr, families } from '../core/address.ts';
 import { type AddressRow, addressKey } from '../kernel/address.ts';
 import { type LinkRow, linkKey } from '../kernel/link.ts';
 import { type FdbRow, fdbKey, type NeighborRow, neighborKey } from '../kernel/neighbor.ts';
-import type { NftElement } from '../kernel/netlink/nftables/spec.ts';
+import { type NftElement, nftElementKey } from '../kernel/netlink/nftables/spec.ts';
 import { type OffloadRow, offloadKey } from '../kernel/offload.ts';
 import { type RouteRow, routeKey } from '../kernel/route.ts';
 import type { Backend, BackendFacts } from './backend/backend.ts';
@@ -50,14 +50,29 @@ export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
     neighbors: keyed(rows.neighbors, neighborKey),
     fdb: keyed(rows.fdb, fdbKey),
     routes: keyed(rows.routes, routeKey),
-    nft: new Map([...masqueradeRows(facts.networks, facts.self.subnets), ...guardRows(rows.guard)]),
+    nft: keyed(
+      [...masqueradeRows(facts.networks, facts.self.subnets), ...guardRows(rows.guard)],
+      nftElementKey,
+    ),
     problems: [...sysctls.problems, ...rows.problems],
     peers: rows.peers,
   };
 }
 
-function keyed<V>(rows: readonly V[], keyOf: (row: V) => string): Map<string, V> {
-  return new Map(rows.map((row) => [keyOf(row), row]));
+/** Of rows that are the same objects in many plans. */
+const keys = new WeakMap<object, string>();
+
+function keyed<V extends object>(rows: readonly V[], keyOf: (row: V) => string): Map<string, V> {
+  const byKey = new Map<string, V>();
+  for (const row of rows) {
+    let key = keys.get(row);
+    if (key === undefined) {
+      key = keyOf(row);
+      keys.set(row, key);
+    }
+    byKey.set(key, row);
+  }
+  return byKey;
 }
 
 const forwarding = { 4: 'net/ipv4/ip_forward', 6: 'net/ipv6/conf/all/forwarding' } as const;

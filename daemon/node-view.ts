@@ -29,6 +29,7 @@ export class NodeLeaseView implements LeaseView {
       signal,
       onChange: (name) => this.#read(name),
       onError: (error) => this.#connected(`nodes cannot be watched: ${error.message || String(error)}`),
+      trim: leaseOf,
     });
     this.synced = this.#informer.synced;
   }
@@ -67,6 +68,16 @@ export class NodeLeaseView implements LeaseView {
     this.#connection = problem;
     this.#onChange();
   }
+}
+
+/** Of a Node, whose images alone are several kilobytes, what a lease is read from. */
+function leaseOf({ metadata = {}, spec = {} }: V1Node): V1Node {
+  const { name, uid, resourceVersion, annotations } = metadata;
+  const { podCIDR, podCIDRs } = spec;
+  return {
+    metadata: { name, uid, resourceVersion, annotations },
+    spec: { podCIDR, podCIDRs },
+  } as V1Node;
 }
 
 /** The same client, with a call after everything that it got through. */

@@ -7,7 +7,7 @@ import {
   type BackendRows,
   noRows,
 } from './backend.ts';
-import { isAdjacent, selectPeers } from './peers.ts';
+import { isAdjacent, type Peer, selectPeers } from './peers.ts';
 
 /*
  * The life of one packet, from pod 10.244.1.5 here to pod 10.244.2.7 on the node 192.0.2.2:
@@ -23,15 +23,19 @@ import { isAdjacent, selectPeers } from './peers.ts';
 export const hostGw: BackendKind<BackendConfig & { type: 'host-gw' }> = {
   type: 'host-gw',
   parse: () => ({ type: 'host-gw' }),
-  make: () => ({
-    type: 'host-gw',
-    data: () => ({}),
-    mtuBytes: (underlay) => underlay.mtuBytes,
-    plan: planHostGw,
-  }),
+  make: () => {
+    const known = new WeakMap<Peer, RouteRow>();
+    return {
+      type: 'host-gw',
+      data: () => ({}),
+      mtuBytes: (underlay) => underlay.mtuBytes,
+      plan: (facts) => planHostGw(facts, known),
+    };
+  },
 };
 
-function planHostGw(facts: BackendFacts): BackendRows {
+/** `known`: a peer that has not changed has the same row in every plan. */
+function planHostGw(facts: BackendFacts, known: WeakMap<Peer, RouteRow>): BackendRows {
   const { peers, problems } = selectPeers(facts);
   const { underlay } = facts;
   const routes: RouteRow[] = [];
@@ -50,7 +54,12 @@ function planHostGw(facts: BackendFacts): BackendRows {
       problems.push(`${peer.key}: ${peer.publicIp} is not in the network of ${own} on ${underlay.device}`);
       continue;
     }
-    routes.push({ destination: peer.subnet, gateway: peer.publicIp, device: underlay.device });
+    const before = known.get(peer);
+    const { device } = underlay;
+    const row =
+      before?.device === device ? before : { destination: peer.subnet, gateway: peer.publicIp, device };
+    known.set(peer, row);
+    routes.push(row);
     reached.add(peer.key);
   }
   return { ...noRows, routes, problems: problems.sort(), peers: reached.size };
