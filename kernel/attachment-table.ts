@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { familyOf } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
@@ -7,6 +8,7 @@ import {
   type AttachmentRow,
   attachmentAliasPrefix,
   hostMessages,
+  ipv6MtuMinBytes,
   podIndexUsual,
   podMessages,
   quiesceMessage,
@@ -52,6 +54,8 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   readonly #reaper: LinkReaper;
   readonly #namespaceFd: Descriptor;
   readonly #bridges = new Map<string, number>();
+  /** Not where the kernel was started with ipv6.disable=1. */
+  readonly #kernelHasIpv6 = existsSync('/proc/sys/net/ipv6');
   #index = indexBase;
 
   constructor({ namespaceFd, onReapFailure }: AttachmentTableOptions) {
@@ -147,9 +151,10 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
       const master = known ?? (await this.#masterOf(row));
       if (master === undefined) return missingBridge(row);
       const host = this.#index++;
-      const inside = podMessages(pod, podIndex);
+      const ground = { master, host, pod: podIndex, hasIpv6: this.#hasIpv6(row) };
+      const inside = podMessages(pod, ground);
       const steps: Steps = [
-        { messages: hostMessages(row, pod, { master, host, pod: podIndex }) },
+        { messages: hostMessages(row, pod, ground) },
         ...(inside.length === 0 ? [] : [{ namespaceFd, messages: inside }]),
       ];
       const refused = await (isPlain(row)
@@ -248,6 +253,10 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     };
     const [error] = await this.#socket.submit([message]);
     return isMissing(error) ? undefined : error;
+  }
+
+  #hasIpv6({ mtuBytes = ipv6MtuMinBytes }: AttachmentRow): boolean {
+    return this.#kernelHasIpv6 && mtuBytes >= ipv6MtuMinBytes;
   }
 
   #knownMaster({ bridge }: AttachmentRow): number | undefined {

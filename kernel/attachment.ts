@@ -10,7 +10,7 @@ import {
 import type { Reply } from '../native/index.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from './netlink/message.ts';
 import { encodeAddress, IFA_F_NODAD } from './netlink/route/address.ts';
-import { encodeLink, encodeVethPair, IFF_UP } from './netlink/route/link.ts';
+import { encodeLink, encodeVethPair, IFF_UP, IN6_ADDR_GEN_MODE_NONE } from './netlink/route/link.ts';
 import { encodeNeighbor, NUD_PERMANENT } from './netlink/route/neighbor.ts';
 import {
   encodeRoute,
@@ -75,6 +75,8 @@ export interface AttachmentPod {
   readonly isRouted?: boolean | undefined;
   /** The interface stays down; then there are neither addresses nor routes. */
   readonly isDown?: boolean | undefined;
+  /** Nobody speaks IPv6 there: the kernel makes no link-local address, which every other port would hear of. */
+  readonly isIpv4Only?: boolean | undefined;
   /** IPv6 addresses are looked for on the link before they are used (RFC 4862 §5.4): one to two seconds. */
   readonly detectsDuplicates?: boolean | undefined;
 }
@@ -109,13 +111,18 @@ export const aliasBytesMax = 254;
 /** Where eth0 usually stands in a new namespace, right after lo. */
 export const podIndexUsual = 2;
 
-/** Numbers that the kernel must not be asked for first: they are part of the messages. */
-export interface AttachmentIndexes {
+/** What the kernel must not be asked for first: it is part of the messages. Numbers are those of interfaces. */
+export interface AttachmentGround {
   /** Of the bridge; 0 = none. */
   readonly master: number;
   readonly host: number;
   readonly pod: number;
+  /** Whether the kernel has IPv6 on the pair; where it has not, messages about it are refused. */
+  readonly hasIpv6: boolean;
 }
+
+/** The kernel has no IPv6 on links with less (IPV6_MIN_MTU; RFC 8200 §5). */
+export const ipv6MtuMinBytes = 1280;
 
 /**
  * What makes a row, from the node's side: the pair (both ends born where they belong), and the mark, which the
@@ -124,36 +131,38 @@ export interface AttachmentIndexes {
 export function hostMessages(
   row: AttachmentRow,
   pod: AttachmentPod,
-  indexes: AttachmentIndexes,
+  ground: AttachmentGround,
 ): NetlinkMessage[] {
-  const { hostName: name, mtuBytes, alias } = row;
+  const { hostName: name, mtuBytes } = row;
   const { ifname, mac, hostMac, namespaceFd = -1 } = pod;
   return [
     encodeVethPair({
-      host: { name, index: indexes.host, mac: hostMac, mtuBytes, masterIndex: indexes.master || undefined },
-      peer: { name: ifname, index: indexes.pod, mac, mtuBytes, namespaceFd },
+      host: { name, index: ground.host, mac: hostMac, mtuBytes, masterIndex: ground.master || undefined },
+      peer: { name: ifname, index: ground.pod, mac, mtuBytes, namespaceFd },
     }),
-    markMessage(name, indexes.host, alias, row),
-    ...hostEndMessages(row, indexes.host),
+    markMessage(row, ground),
+    ...hostEndMessages(row, ground.host),
   ];
 }
 
-/** A port's flags can only be changed on a link that is there: they go with the alias. */
-function markMessage(
-  name: string,
-  index: number,
-  alias: string,
-  { hairpin = false, isolated = false }: Pick<AttachmentRow, 'hairpin' | 'isolated'>,
-): NetlinkMessage {
+/**
+ * A port's flags can only be changed on a link that is there: they go with the alias. A port needs no address, and gets
+ * none when it is told so before its other end goes up.
+ */
+function markMessage(row: AttachmentRow, { host: index, master, hasIpv6 }: AttachmentGround): NetlinkMessage {
+  const { hostName, alias, hairpin = false, isolated = false } = row;
   const isPlain = !hairpin && !isolated;
   const bridgePort = { hairpin, isolated: isolated || undefined };
+  const link = { index, alias, ...(master !== 0 && hasIpv6 && noLinkLocal) };
   return {
     type: isPlain ? RTM_SETLINK : RTM_NEWLINK,
     flags: 0,
-    payload: encodeLink({ index, alias, ...(isPlain ? {} : { portKind: 'bridge', bridgePort }) }),
-    operation: `RTM_SETLINK ${name} alias`,
+    payload: encodeLink({ ...link, ...(isPlain ? {} : { portKind: 'bridge', bridgePort }) }),
+    operation: `RTM_SETLINK ${hostName} alias`,
   };
 }
+
+const noLinkLocal = { ipv6AddressGeneration: IN6_ADDR_GEN_MODE_NONE };
 
 function hostEndMessages({ host }: AttachmentRow, index: number): NetlinkMessage[] {
   if (host === undefined) return [];
@@ -188,12 +197,16 @@ export function updateMessages(row: AttachmentRow, index: number, master: number
  * What makes a row inside the container's namespace, once the pair is there. One datagram, in this order. The
  * namespace's `lo` is the runtime's matter, by the plugin `loopback` or by itself.
  */
-export function podMessages(pod: AttachmentPod, podIndex: number): NetlinkMessage[] {
+export function podMessages(
+  pod: AttachmentPod,
+  { pod: podIndex, hasIpv6 }: Pick<AttachmentGround, 'pod' | 'hasIpv6'>,
+): NetlinkMessage[] {
   if (pod.isDown) return [];
   // Duplicate detection would keep an IPv6 address from working for a second; the address is ours alone.
   const addressFlags = (pod.detectsDuplicates ? 0 : IFA_F_NODAD) | (pod.isRouted ? IFA_F_NOPREFIXROUTE : 0);
   const flags = NLM_F_CREATE | NLM_F_EXCL;
   return [
+    ...(pod.isIpv4Only && hasIpv6 ? [quietMessage(pod.ifname, podIndex)] : []),
     upMessage(pod.ifname, podIndex),
     ...pod.addresses.map((address) => addressMessage(address, podIndex, { flags, addressFlags })),
     ...(pod.neighbors ?? []).map((neighbor) => neighborMessage(neighbor, podIndex)),
@@ -206,6 +219,12 @@ const IFLA_INET_CONF = 1;
 const IPV4_DEVCONF_ARP_NOTIFY = 22;
 /** Only the addresses themselves: no route to their subnet. */
 const IFA_F_NOPREFIXROUTE = 0x200;
+
+/** Before the interface is up, or it is too late. */
+function quietMessage(name: string, index: number): NetlinkMessage {
+  const payload = encodeLink({ index, ...noLinkLocal });
+  return { type: RTM_SETLINK, flags: 0, payload, operation: `RTM_SETLINK ${name} addrgenmode` };
+}
 
 /** With arp_notify: who changes the interface's MAC later (type tuning) has its neighbours told. */
 function upMessage(name: string, index: number): NetlinkMessage {

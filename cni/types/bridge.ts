@@ -251,10 +251,16 @@ function planPair(
       hostMac: macs.host,
       addresses,
       routes: planRoutes(routes, ips),
+      ...(config.isGateway && isIpv4Only(addresses) && { isIpv4Only: true }),
       ...(config.isDown && { isDown: true }),
       ...(config.detectsDuplicates && { detectsDuplicates: true }),
     },
   };
+}
+
+/** Without any address, or without us as its gateway, a pod may find addresses by itself (SLAAC). */
+function isIpv4Only(addresses: readonly HostCidr[]): boolean {
+  return addresses.length > 0 && addresses.every((address) => familyOf(address) === 4);
 }
 
 function planPortRows(

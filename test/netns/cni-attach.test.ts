@@ -109,6 +109,36 @@ test('a container in which IPv6 was switched off gets its IPv6 address all the s
   t.regex(await execIn(pod.netns, 'ip', '-6', 'route'), /default via fd55::1/);
 });
 
+test('where nobody speaks IPv6 no link-local address is made, and no other pod hears of it', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const addressesOf = async (namespace: string, device: string) => {
+    const [link] = JSON.parse(await execIn(namespace, 'ip', '-json', '-6', 'addr', 'show', device));
+    return (link?.addr_info ?? []).map(({ scope }: { scope: string }) => scope);
+  };
+  const subnets = (...all: string[]) => ({
+    type: 'host-local',
+    ranges: all.map((subnet) => [{ subnet }]),
+  });
+  const of = async (name: string, options: object) => {
+    const config = { cniVersion: '1.1.0', type: 'bridge', name, bridge: name, ...options };
+    return await attach(t, node, config);
+  };
+  const v4 = await of('v4', { isGateway: true, ipam: subnets('10.71.0.0/24') });
+  t.deepEqual(await addressesOf(v4.netns, 'eth0'), []);
+  const dual = await of('dual', { isGateway: true, ipam: subnets('10.72.0.0/24', 'fd72::/64') });
+  t.deepEqual((await addressesOf(dual.netns, 'eth0')).toSorted(), ['global', 'link']);
+  // Whose gateway is elsewhere may get an IPv6 address from there, whatever we gave it.
+  const elsewhere = await of('elsewhere', { ipam: subnets('10.73.0.0/24') });
+  t.deepEqual(await addressesOf(elsewhere.netns, 'eth0'), ['link']);
+  // Below IPv6's smallest MTU the kernel has none on the link, and nothing to switch off.
+  const small = await of('small', { isGateway: true, mtu: 1279, ipam: subnets('10.74.0.0/24') });
+  t.deepEqual(await addressesOf(small.netns, 'eth0'), []);
+  const ports = (await node.links()).filter((name) => /^fl[0-9a-f]/.test(name));
+  t.is(ports.length, 4);
+  for (const port of ports) t.deepEqual(await addressesOf(node.namespace, port), [], port);
+});
+
 test('a container with other links, whose numbers are in the way, is attached', async (t) => {
   const node = CniNode.open(t);
   await node.start();
