@@ -125,7 +125,7 @@ class Machine {
   }
 
   async until(check: () => boolean): Promise<void> {
-    for (const end = performance.now() + 20_000; !check(); ) {
+    for (const end = performance.now() + 60_000; !check(); ) {
       if (performance.now() > end) throw new Error('it does not come');
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -263,7 +263,7 @@ test('the conflist comes when the node is ready, not before, and stays when the 
     addr replace 2001:db8::7/64 dev up0 nodad
     route add default via 2001:db8::1`);
   await machine.until(() => existsSync(machine.conflist));
-  t.is((await machine.fairlead('install', '--timeout', '20')).code, 0);
+  t.is((await machine.fairlead('install', '--timeout', '60')).code, 0);
   await machine.stop('SIGTERM');
   t.true(existsSync(machine.conflist));
 });

@@ -44,7 +44,7 @@ async function startUp(name: string, text: string): Promise<ChildProcess> {
 }
 
 async function isGone(name: string): Promise<boolean> {
-  for (let tries = 0; tries < 500; tries += 1) {
+  for (let tries = 0; tries < 3_000; tries += 1) {
     if (namespacesOf(`fl-${name}-`).length === 0 && !existsSync(directoryOf(name))) return true;
     await sleep(20);
   }

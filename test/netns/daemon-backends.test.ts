@@ -11,7 +11,7 @@ const urlOf = (ip: string) => `http://${ip.includes(':') ? `[${ip}]` : ip}:8080/
 
 /** A bridge that was made just now drops IPv6 packets until its own address has been checked for duplicates. */
 async function answers(from: Pod, to: string): Promise<void> {
-  await until(`${from.name} gets ${to}`, async () => (await from.workload.get(urlOf(to), 1000)).ok);
+  await until(`${from.name} gets ${to}`, async () => (await from.workload.get(urlOf(to), 5_000)).ok);
 }
 
 for (const [families, network] of Object.entries(networks)) {

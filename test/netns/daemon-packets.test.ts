@@ -36,7 +36,7 @@ test.serial('the largest packet of a pod crosses the tunnel in one piece', async
   const machines = agents.map(({ machine }) => machine.namespace);
   for (const [place, headers] of [28, 48].entries()) {
     const host = b.ips[place] ?? '';
-    await until(`${host} answers`, async () => (await a.workload.get(urlOf(host), 1000)).ok);
+    await until(`${host} answers`, async () => (await a.workload.get(urlOf(host), 5_000)).ok);
     const all = [a.namespace, ...machines, b.namespace];
     const before = all.map(cut);
     datagram(a, host, mtuBytes - headers);
@@ -59,13 +59,13 @@ for (const backend of ['vxlan', 'host-gw']) {
       for (const place of [0, 1] as const) {
         await until(
           'the outside answers',
-          async () => (await a.workload.get(urlOf(OUTSIDE_ADDRESSES[place]), 1000)).ok,
+          async () => (await a.workload.get(urlOf(OUTSIDE_ADDRESSES[place]), 5_000)).ok,
         );
         const left = await a.workload.get(urlOf(OUTSIDE_ADDRESSES[place]));
         t.is(left.ok && left.answer?.peer, first.machine.addresses[place], 'pod to outside');
 
         const remote = b.ips[place] ?? '';
-        await until('the other pod answers', async () => (await host.get(urlOf(remote), 1000)).ok);
+        await until('the other pod answers', async () => (await host.get(urlOf(remote), 5_000)).ok);
         const crossed = await a.workload.get(urlOf(remote));
         t.is(crossed.ok && crossed.answer?.peer, a.ips[place], 'pod to pod');
         const fromNode = await host.get(urlOf(remote));

@@ -57,7 +57,7 @@ test.serial(
     );
     const a = await nodes.pod(0, 'a');
     await until('the new pod reaches the other node', async () => {
-      return (await a.workload.get(`http://${b.ips[0]}:8080/`, 1000)).ok;
+      return (await a.workload.get(`http://${b.ips[0]}:8080/`, 5_000)).ok;
     });
     const status = await again.status();
     t.false(status.synced);
@@ -140,7 +140,7 @@ test.serial('another backend after a restart leaves nothing of the first one, an
   t.is(agent.run('ip', 'link', 'show', 'type', 'vxlan'), '');
   t.regex(agent.run('ip', 'route'), /10\.244\.\d+\.0\/24 via 172\.30\.0\.12 dev eth0 proto 88/);
   for (const url of [`http://${b.ips[0]}:8080/`, `http://[${b.ips[1]}]:8080/`]) {
-    await until(`${url} answers`, async () => (await a.workload.get(url, 1000)).ok);
+    await until(`${url} answers`, async () => (await a.workload.get(url, 5_000)).ok);
   }
 });
 

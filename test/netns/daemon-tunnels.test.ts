@@ -42,7 +42,7 @@ for (const [families, network] of Object.entries(networks)) {
         const [agent] = await nodes.startAll(2, config({ Type: backend, ...options }, network));
         const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
         for (const [place, host] of b.ips.entries()) {
-          await until(`a gets ${host}`, async () => (await a.workload.get(urlOf(host), 1000)).ok);
+          await until(`a gets ${host}`, async () => (await a.workload.get(urlOf(host), 5_000)).ok);
           const got = await a.workload.get(urlOf(host));
           t.deepEqual(got.ok && got.answer, { name: 'b', peer: a.ips[place] ?? '' });
           const bulk = await a.workload.send(host, 8081, 1_000_000);

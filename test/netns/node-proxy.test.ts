@@ -12,7 +12,7 @@ const run = promisify(execFile);
 
 async function proxyOf(cluster: Cluster, holds: (report: ProxyReport) => boolean): Promise<ProxyReport> {
   const [node] = cluster.lab.nodes;
-  for (const end = performance.now() + 15_000; ; await sleep(50)) {
+  for (const end = performance.now() + 60_000; ; await sleep(50)) {
     const report = node && (await cluster.status(node))?.proxy;
     if (report !== undefined && holds(report)) return report;
     if (performance.now() > end) throw new Error(`it does not come: ${JSON.stringify(report)}`);

@@ -99,7 +99,7 @@ export class Running {
 
   async until(condition: () => boolean): Promise<void> {
     for (let tries = 0; !condition(); tries += 1) {
-      if (tries > 1_000 || this.#hasEnded) throw new Error(`it did not come to pass: ${this.said}`);
+      if (tries > 3_000 || this.#hasEnded) throw new Error(`it did not come to pass: ${this.said}`);
       await sleep(20);
     }
   }

@@ -192,8 +192,8 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
     const { nodePort } = await lab.serve('far', { number: 12, nodePort: 30_012, pods: ['three'] });
     const outside = lab.from('outside');
     const target = place(at(lab.node.addresses), nodePort);
-    const seen = verified(t, 0, at(lab.outside.addresses), target, '--wait', '10');
-    for (let tries = 0; tries < 100 && (await ours()).length === 0; tries += 1) await sleep(50);
+    const seen = verified(t, 0, at(lab.outside.addresses), target, '--wait', '60');
+    for (let tries = 0; tries < 600 && (await ours()).length === 0; tries += 1) await sleep(50);
     t.true((await outside.get(`http://${target}/`)).ok);
     const result = await seen;
     t.like(result.trace, {
@@ -208,7 +208,7 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
 async function waiting(t: ExecutionContext): Promise<ChildProcess> {
   const child = spawn(NSENTER, command(['203.0.113.77', '10.96.0.11:80', '--verify', '--wait', '60']));
   t.teardown(() => child.kill('SIGKILL'));
-  for (let tries = 0; tries < 100 && (await ours()).length === 0; tries += 1) await sleep(50);
+  for (let tries = 0; tries < 600 && (await ours()).length === 0; tries += 1) await sleep(50);
   t.is((await ours()).length, 1);
   return child;
 }
@@ -221,7 +221,7 @@ test.serial(
       const ended = new Promise<number | null>((resolve) => child.on('exit', resolve));
       child.kill(signal);
       t.is(await ended, signal === 'SIGINT' ? 1 : null);
-      for (let tries = 0; tries < 40 && (await ours()).length > 0; tries += 1) await sleep(25);
+      for (let tries = 0; tries < 600 && (await ours()).length > 0; tries += 1) await sleep(50);
       t.deepEqual(await ours(), []);
     }
   },
