@@ -12,7 +12,7 @@ import {
 } from './clients/runtime-host.ts';
 import { assertConnected, assertNoTrace, openStage, type Stage, url } from './clients/stage.ts';
 
-const START_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 60_000;
 
 async function openContainerd(
   t: ExecutionContext,

@@ -6,7 +6,7 @@ import { packImage, WEB_SERVER } from './root-filesystem.ts';
 import type { RuntimeHost } from './runtime-host.ts';
 
 const SANDBOX_IMAGE = 'localhost/web:1';
-const START_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 60_000;
 const POLL_MS = 50;
 
 /** Kubernetes' own namespace in containerd, where the CRI plugin looks for images. */

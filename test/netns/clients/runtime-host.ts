@@ -12,7 +12,7 @@ import { makeRootFilesystem } from './root-filesystem.ts';
 
 const PROGRAM = fileURLToPath(new URL('./runtime-host.sh', import.meta.url));
 const SHIM = fileURLToPath(new URL('../../../.cache/native/fairlead-cni', import.meta.url));
-const COMMAND_TIMEOUT_MS = 20_000;
+const COMMAND_TIMEOUT_MS = 100_000;
 
 /** A network of the runtime: the name of its file in /etc/cni/net.d, and its plugins. */
 export interface Conflist {

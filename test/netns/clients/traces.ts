@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Cluster } from '../../../cli/cluster/cluster.ts';
 import type { RuntimeHost } from './runtime-host.ts';
 
-const SETTLE_TIMEOUT_MS = 5000;
+const SETTLE_TIMEOUT_MS = 60_000;
 const SETTLE_POLL_MS = 100;
 
 /** How a machine differs from how it was, one line each: `link 7: veth0`. */
