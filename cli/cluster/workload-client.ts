@@ -6,6 +6,9 @@ import type { Command, LoadReport, Outcome } from './workload.ts';
 
 const PROGRAM = fileURLToPath(new URL('./workload.ts', import.meta.url));
 
+/** An answer that must come: on a busy machine it may take long. */
+const ANSWER_TIMEOUT_MS = 20_000;
+
 /** Arguments that run a program inside a named network namespace, as that very process. */
 export function inNamespace(namespace: string, command: readonly string[]): [string, string[]] {
   return ['nsenter', [`--net=/run/netns/${namespace}`, '--', ...command]];
@@ -45,16 +48,16 @@ export class Workload implements AsyncDisposable {
     if (!outcome.ok) throw new Error(`${name} cannot serve on port ${port}: ${outcome.error}`);
   }
 
-  get(url: string, timeoutMs = 2000): Promise<Outcome> {
+  get(url: string, timeoutMs = ANSWER_TIMEOUT_MS): Promise<Outcome> {
     return this.#ask({ op: 'get', url, timeoutMs });
   }
 
-  datagram(host: string, port: number, timeoutMs = 2000): Promise<Outcome> {
+  datagram(host: string, port: number, timeoutMs = ANSWER_TIMEOUT_MS): Promise<Outcome> {
     return this.#ask({ op: 'datagram', host, port, timeoutMs });
   }
 
   /** Echoes `bytes` through the TCP echo port. */
-  send(host: string, port: number, bytes: number, timeoutMs = 5000): Promise<Outcome> {
+  send(host: string, port: number, bytes: number, timeoutMs = ANSWER_TIMEOUT_MS): Promise<Outcome> {
     return this.#ask({ op: 'send', host, port, bytes, timeoutMs });
   }
 

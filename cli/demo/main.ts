@@ -8,7 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { familyOf, type Ip } from '../../core/address.ts';
 import { KubeClient } from '../../kube/client.ts';
 import { PODS, SERVICES, type V1Service } from '../../kube/types.ts';
-import { type AttachedPod, type Backend, Cluster } from '../cluster/cluster.ts';
+import type { Backend } from '../cluster/backends.ts';
+import { type AttachedPod, Cluster } from '../cluster/cluster.ts';
 import { directoryOf } from '../cluster/lab.ts';
 import { OUTSIDE_ADDRESSES } from '../cluster/topology.ts';
 import type { Workload } from '../cluster/workload-client.ts';
@@ -19,6 +20,8 @@ import { HTTP_PORT, podObject, readyStatus, serviceObject } from './objects.ts';
 const NODE_PORT = 30080;
 const SELF_NODE_PORT = 30081;
 /** Shorter than the wait before a lost first packet is sent again, so that none may be lost. */
+/** What is lost is asked for anew. */
+const ASK_TIMEOUT_MS = 2_000;
 const HAIRPIN_TIMEOUT_MS = 700;
 const CONVERGE_MS = 3000;
 const FULL_SIZE_BYTES = 1_000_000;
@@ -83,12 +86,12 @@ class Demo {
       };
       await this.report.expect(
         `${what}, IPv${family}, TCP`,
-        () => from.app.get(url(ip, HTTP_PORT)),
+        () => from.app.get(url(ip, HTTP_PORT), ASK_TIMEOUT_MS),
         expected,
       );
       await this.report.expect(
         `${what}, IPv${family}, UDP`,
-        () => from.app.datagram(ip, HTTP_PORT),
+        () => from.app.datagram(ip, HTTP_PORT, ASK_TIMEOUT_MS),
         expected,
       );
       await this.report.expect(`${what}, IPv${family}, 1 MB there and back`, () =>
@@ -115,18 +118,26 @@ class Demo {
         const expected = { servers, patienceMs: CONVERGE_MS };
         await this.report.expect(
           `${pod.name} → ClusterIP, IPv${family}`,
-          () => pod.app.get(url(ip, 80)),
+          () => pod.app.get(url(ip, 80), ASK_TIMEOUT_MS),
           expected,
         );
       }
-      await this.report.expect(`${far.name} → ClusterIP, IPv${family}, UDP`, () => far.app.datagram(ip, 80), {
-        servers,
-      });
+      await this.report.expect(
+        `${far.name} → ClusterIP, IPv${family}, UDP`,
+        () => far.app.datagram(ip, 80, ASK_TIMEOUT_MS),
+        {
+          servers,
+        },
+      );
       for (const node of this.cluster.lab.nodes) {
         const address = node.addresses[family === 4 ? 0 : 1];
         const what = `outside → NodePort on ${node.name}, IPv${family}`;
         const expected = { servers, seenFrom: this.nodeSources(family), patienceMs: CONVERGE_MS };
-        await this.report.expect(what, () => this.outside.get(url(address, NODE_PORT)), expected);
+        await this.report.expect(
+          what,
+          () => this.outside.get(url(address, NODE_PORT), ASK_TIMEOUT_MS),
+          expected,
+        );
       }
     }
   }
@@ -176,7 +187,7 @@ class Demo {
       for (const [index, target] of OUTSIDE_ADDRESSES.entries()) {
         const seenFrom = [pod.node.addresses[index] ?? ''];
         const what = `${pod.name} → ${target}`;
-        await this.report.expect(what, () => pod.app.get(url(target, HTTP_PORT)), {
+        await this.report.expect(what, () => pod.app.get(url(target, HTTP_PORT), ASK_TIMEOUT_MS), {
           servers: ['outside'],
           seenFrom,
         });
