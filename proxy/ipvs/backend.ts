@@ -199,33 +199,32 @@ export class IpvsBackend implements Backend {
     }
   }
 
-  #watchDraining(): void {
-    if (this.#plan.draining.size === 0 || this.#timer !== undefined || this.#stop.signal.aborted) return;
-    const look = () => {
-      const startMs = performance.now();
+  #watchDraining(pauseMs = this.#lookIntervalMs): void {
+    const { draining } = this.#plan;
+    if (draining.size === 0 || this.#timer !== undefined || this.#stop.signal.aborted) return;
+    const firstEndMs = Math.min(...Array.from(draining.values(), ({ untilMs }) => untilMs));
+    const waitMs = Math.max(this.#lookIntervalMs, Math.min(pauseMs, firstEndMs - performance.now()));
+    this.#timer = setTimeout(() => {
       void this.#alone(() => this.#lookAtDraining()).then(
-        () => this.#againAfter(performance.now() - startMs),
+        (tookMs) => this.#watchDrainingAgain(tookMs),
         () => {
           this.#isSuspect = true;
-          this.#againAfter(0);
+          this.#watchDrainingAgain(0);
         },
       );
-    };
-    this.#timer = setTimeout(look, this.#lookIntervalMs).unref();
+    }, waitMs).unref();
   }
 
-  #againAfter(tookMs: number): void {
-    const pauseMs = Math.max(0, tookMs * LOOK_SHARE - this.#lookIntervalMs);
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      this.#watchDraining();
-    }, pauseMs).unref();
+  #watchDrainingAgain(tookMs: number): void {
+    this.#timer = undefined;
+    this.#watchDraining(tookMs * LOOK_SHARE);
   }
 
-  /** Endpoints that have no connection any more, or have had their time, go. */
-  async #lookAtDraining(): Promise<void> {
+  /** Endpoints that have no connection any more, or have had their time, go. How long it took. */
+  async #lookAtDraining(): Promise<number> {
     const plan = this.#plan;
-    if (this.#kernel === undefined) return;
+    const startMs = performance.now();
+    if (this.#kernel === undefined) return 0;
     const there = await this.#kernel.destinations.readOf(plan.drainingServers());
     const nowMs = performance.now();
     for (const [key, { untilMs }] of plan.draining) {
@@ -234,6 +233,7 @@ export class IpvsBackend implements Backend {
     }
     const { failures } = await this.#write();
     if (failures.length > 0) this.#isSuspect = true;
+    return performance.now() - startMs;
   }
 
   /** Rules and addresses by the kernel's own word; servers by looking, for IPVS tells nobody. */

@@ -167,8 +167,11 @@ export class IpvsPlan {
     const destination = { ...row, weight: 0 };
     rows.destinations.set(key, destination);
     rows.servers.set(serverKey(server), server);
-    const refused = refusedElement(server, held);
-    rows.elements[familyOf(server.ip)].set(nftElementKey(refused), refused);
+    // Where others serve on, connections to node ports are theirs.
+    if (held || !this.servers.has(serverKey(server))) {
+      const refused = refusedElement(server, held);
+      rows.elements[familyOf(server.ip)].set(nftElementKey(refused), refused);
+    }
     if (held && !this.#context.foreignIps.has(server.ip)) rows.addresses.set(server.ip, server.ip);
     this.#draining.set(key, { destination, untilMs: this.#options.now() + this.#options.drainMs, rows });
     this.#replace(drainOwner(key), noRows(), rows);
