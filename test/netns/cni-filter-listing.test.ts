@@ -55,8 +55,8 @@ test('the thousandth pod costs hardly more than the first', async (t) => {
     t.deepEqual(await table.write(changes), []);
     timesMs.push(performance.now() - begin);
   }
-  const median = (part: readonly number[]) => part.toSorted((a, b) => a - b)[part.length >> 1] ?? 0;
-  const [first, last] = [median(timesMs.slice(0, 100)), median(timesMs.slice(-100))];
+  // The quickest: the others tell what else the machine did.
+  const [first, last] = [Math.min(...timesMs.slice(0, 100)), Math.min(...timesMs.slice(-100))];
   t.log(`first hundred ${first.toFixed(3)} ms, last hundred ${last.toFixed(3)} ms`);
-  t.true(last < 2, `${last} ms`);
+  t.true(last < 3 * first + 1, `${first} ms, then ${last} ms`);
 });

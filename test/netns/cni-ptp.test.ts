@@ -142,8 +142,8 @@ test('three hundred pods: each is reached, and the last costs no more than three
     pods.push(pod);
     times.push(pod.writeMs);
   }
-  const median = (part: readonly number[]) => part.toSorted((a, b) => a - b)[part.length >> 1] ?? 0;
-  const [first, last] = [median(times.slice(0, 50)), median(times.slice(-50))];
+  // The quickest: the others tell what else the machine did.
+  const [first, last] = [Math.min(...times.slice(0, 50)), Math.min(...times.slice(-50))];
   t.log(`first ${first.toFixed(3)} ms, last ${last.toFixed(3)} ms`);
   t.true(last < first * 3, `${first} ${last}`);
   const end = pods.at(-1);

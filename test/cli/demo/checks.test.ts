@@ -9,13 +9,13 @@ test('a check that fails at once is tried again without starving the loop', asyn
     tries += 1;
     return { ok: false, ms: 0, error: 'ECONNREFUSED' } as const;
   };
-  const checking = report.expect('a server', refused, { patienceMs: 200 });
+  const checking = report.expect('a server', refused, { patienceMs: 2_000 });
   const startMs = performance.now();
   await sleep(1);
-  t.true(performance.now() - startMs < 150, 'a timer runs meanwhile');
+  t.true(performance.now() - startMs < 1_500, 'a timer runs meanwhile');
   await checking;
   t.is(report.failed, 1);
-  t.true(tries > 1 && tries < 20);
+  t.true(tries > 1 && tries < 200);
 });
 
 test('a check passes only when the right server saw the right caller', async (t) => {
