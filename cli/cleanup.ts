@@ -2,7 +2,9 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { LockedError, lockDirectory } from '../cni/lock.ts';
+import { readSettingsRecord, settingsRecordName } from '../daemon/settings-record.ts';
 import { DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR } from './install.ts';
+import { daemonPlaces } from './node-places.ts';
 import { askStatus, statusSockets } from './node-status.ts';
 import { outputOption } from './options.ts';
 import {
@@ -13,7 +15,7 @@ import {
   removeIfEmpty,
 } from './owned-files.ts';
 import { type Left, OwnedRows } from './owned-kernel.ts';
-import { readProxyRecord } from './proxy-record.ts';
+import { type ProxyRecord, readProxyRecord } from './proxy-record.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
 interface CleanupOptions extends FilePlaces {
@@ -43,8 +45,8 @@ export function cleanupCommand(): Command {
       'after',
       '\nRemoved are: links whose alias begins with "fairlead", routes and rules of protocol 88, our qdiscs, tables of' +
         '\nnftables and chains of iptables, 05-fairlead.conflist, our plugins (those they replaced come back), and the' +
-        "\nagent's files. Pods lose their network. The service proxy's settings of connection tracking go back to what" +
-        '\nthey were; others, such as net.ipv4.ip_forward, stay as they are.',
+        "\nagent's files. Pods lose their network. Settings of the kernel (sysctl) go back to what they were, except" +
+        '\nthose that somebody else has changed since.',
     )
     .action(run);
 }
@@ -54,7 +56,7 @@ async function run(options: CleanupOptions): Promise<void> {
   if (!dryRun && !force) await refuseBesideAgent(runDir);
   using lock = new DisposableStack();
   if (!dryRun && !force && existsSync(join(runDir, 'cni'))) lock.use(lockOrRefuse(join(runDir, 'cni')));
-  using rows = new OwnedRows(readProxyRecord(runDir));
+  using rows = new OwnedRows(readRecords(runDir));
   const configuration = ownedConfiguration(options);
   const inKernel = await rows.list();
   const files = ownedFiles(options);
@@ -63,12 +65,19 @@ async function run(options: CleanupOptions): Promise<void> {
     failed.push(...removeFiles(configuration));
     failed.push(...(await rows.remove((table, count) => say(`removed from ${table}: ${count}`))));
     failed.push(...removeFiles(files));
-    removeIfEmpty(runDir);
+    for (const directory of new Set([runDir, daemonPlaces(runDir).keptDir])) removeIfEmpty(directory);
   }
   const paths = [...configuration, ...files].map(({ path }) => path);
   const removed = { ...Object.fromEntries(inKernel), file: paths };
   print({ dryRun, removed: withoutFailed(removed, failed), failed }, output);
   if (failed.length > 0) throw new Error(`${failed.length} things could not be removed`);
+}
+
+/** What agent and proxy wrote down of what their rows do not tell. */
+function readRecords(runDir: string): ProxyRecord {
+  const { mode, sysctls } = readProxyRecord(runDir);
+  const ofAgent = readSettingsRecord(join(daemonPlaces(runDir).stateDir, settingsRecordName));
+  return { mode, sysctls: { ...ofAgent, ...sysctls } };
 }
 
 /** An agent, or a service proxy, that works would make its rows again. */

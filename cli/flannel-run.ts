@@ -20,7 +20,7 @@ export async function runFlannel(words: readonly string[]): Promise<void> {
     return;
   }
   const log = pino({ level: flannelLogLevel(options.verbosity), base: {} });
-  for (const warning of flannelWarnings(options)) log.warn({ warning }, 'options');
+  for (const warning of options.warnings) log.warn({ warning }, 'options');
   const stop = new AbortController();
   const stopped = untilStopped();
   void stopped.then((signal) => stop.abort(new Error(`stopped by ${signal}`)));
@@ -41,11 +41,11 @@ async function serve(options: FlannelOptions, log: Logger, signal: AbortSignal):
   const source = stack.use(await openFlannelSource(options, home));
   const { nodeName: name, store, config, configSource } = source;
   if (config.ignored.length > 0) log.warn({ keys: config.ignored }, 'keys of the network without effect');
-  const { underlay, subnetFile, masquerade, randomPorts, forwardRules } = options;
+  const { underlay, subnetFile, masquerade, randomPorts, forwardRules, blackholeRoute } = options;
   const daemon = stack.use(
     await startDaemon({
       ...{ nodeName: name, store, config, configSource },
-      ...{ underlay, subnetFile, masquerade, randomPorts, forwardRules },
+      ...{ underlay, subnetFile, masquerade, randomPorts, forwardRules, blackholeRoute },
       ...daemonPlaces(runDir),
       log,
       signal,
@@ -80,11 +80,6 @@ export function ownName(name: string): string {
 export function flannelLogLevel(verbosity: number): string {
   if (verbosity >= 6) return 'trace';
   return verbosity >= 3 ? 'debug' : 'info';
-}
-
-/** What was asked for and is not done, one sentence each. */
-export function flannelWarnings({ warnings, blackholeRoute }: FlannelOptions): string[] {
-  return [...warnings, ...(blackholeRoute ? ['--ip-blackhole-route has no effect'] : [])];
 }
 
 /** Units of flanneld's are of the type "notify": without the word systemd would end us. */

@@ -1,6 +1,7 @@
 import { lstatSync, readdirSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { ownConflist, ownPlugins, removePlugin } from '../cni/install.ts';
+import { daemonPlaces } from './node-places.ts';
 
 /** A file or directory of ours. */
 export interface OwnedFile {
@@ -16,7 +17,10 @@ export interface FilePlaces {
 }
 
 /** The agent's own, in its runtime directory; whatever else lies there stays. */
-const agentFiles = /^((cni|node|proxy)\.sock|lease\.json(\.\d+\.new)?|proxy\.json(\.new)?|cni-queue)$/;
+const agentFiles =
+  /^((cni|node|proxy)\.sock|(lease|settings)\.json(\.\d+\.new)?|proxy\.json(\.new)?|cni-queue)$/;
+/** In the directory of what outlives a reboot. An operator's own file, named by WIREGUARD_KEY_FILE, is not ours. */
+const keptFiles = /^wireguard\.key(\.\d+)?$/;
 /** Without this file a directory `cni` is somebody else's. */
 const journal = 'leases.journal';
 
@@ -37,8 +41,12 @@ export function ownedFiles({ runDir, cniBinDir, subnetFile }: FilePlaces): Owned
       (name) => agentFiles.test(name) || (name === 'cni' && namesIn(join(runDir, name)).includes(journal)),
     )
     .map((name) => whole(join(runDir, name)));
+  const { keptDir } = daemonPlaces(runDir);
+  const kept = namesIn(keptDir)
+    .filter((name) => keptFiles.test(name))
+    .map((name) => whole(join(keptDir, name)));
   const isSubnetFile = subnetFile !== undefined && lstatSync(subnetFile, { throwIfNoEntry: false })?.isFile();
-  return [...plugins, ...(isSubnetFile ? [whole(subnetFile)] : []), ...state];
+  return [...plugins, ...(isSubnetFile ? [whole(subnetFile)] : []), ...state, ...kept];
 }
 
 /** If nothing else is in it. */

@@ -1,9 +1,9 @@
-import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import type { NodeNetwork } from '../cni/server.ts';
 import { type Cidr, families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
+import type { TunnelPackets } from './backend/backend.ts';
 import type { NetworkConfig } from './config.ts';
 import { configObstacles } from './config-change.ts';
 import { followConfig, followKernel, poll } from './follow.ts';
@@ -12,15 +12,15 @@ import { advance } from './known-rows.ts';
 import type { Lease, LeaseAttributes, LeaseView, PerFamily } from './lease.ts';
 import { type Dirt, Loop, type Outcome } from './loop.ts';
 import { masqueradeLayout } from './masquerade.ts';
+import { NodeFiles } from './node-files.ts';
 import { type NodePlan, planNode } from './node-plan.ts';
 import type { DaemonOptions, DaemonTiming } from './options.ts';
 import { OwnLease } from './own-lease.ts';
 import { PassCounts } from './pass-counts.ts';
 import { Problems } from './problems.ts';
 import { announcedIps, type Setup, setUp, wishedSelector } from './setup.ts';
-import { type NodeState, readNodeState, renderNodeState, writeIfOther } from './state-file.ts';
+import type { NodeState } from './state-file.ts';
 import { type DaemonStatus, renderStatus } from './status.ts';
-import { readSubnetEnv, renderSubnetEnv } from './subnet-env.ts';
 import { NodeTables } from './tables.ts';
 import { selectUnderlay, type Underlay, type UnderlayFacts, type UnderlaySelector } from './underlay.ts';
 import { readUnderlayFacts } from './underlay-facts.ts';
@@ -60,7 +60,7 @@ export class NodeAgent implements Disposable {
   readonly #problems: Problems<
     'config' | 'store' | 'lease' | 'underlay' | 'plan' | 'kernel' | 'nftables' | 'daemon'
   >;
-  readonly #stateFile: string;
+  readonly #files: NodeFiles;
   readonly #markReady = Promise.withResolvers<void>();
   #view: LeaseView | undefined;
   #synced = false;
@@ -82,7 +82,7 @@ export class NodeAgent implements Disposable {
   readonly #counts = new PassCounts();
 
   constructor(options: DaemonOptions, signal: AbortSignal) {
-    const { config, log, cni, namespaceFd, randomPorts: random = true, masquerade = true } = options;
+    const { config, log, namespaceFd, randomPorts: random = true, masquerade = true } = options;
     const { forwardRules: forward = true } = options;
     this.#options = options;
     this.#signal = signal;
@@ -105,7 +105,7 @@ export class NodeAgent implements Disposable {
     this.#own = new OwnLease({
       store: options.store,
       signal,
-      previous: () => this.#remembered?.subnets ?? readSubnetEnv(options.subnetFile),
+      previous: () => this.#remembered?.subnets ?? this.#files.readSubnets(),
       onGranted: (setup: Setup) => {
         this.#granted = setup;
         this.#loop.kick('leases', 0);
@@ -115,7 +115,7 @@ export class NodeAgent implements Disposable {
         this.#problems.log();
       },
     });
-    this.#stateFile = join(options.stateDir ?? cni.stateDir, 'lease.json');
+    this.#files = new NodeFiles(options);
     this.ready = this.#markReady.promise;
     this.ready.catch(() => {});
     this.#remember();
@@ -138,6 +138,11 @@ export class NodeAgent implements Disposable {
     this.#options.store.useNetworks?.(config.networks);
     this.#options.log.info({ backend: config.backend.type }, 'configuration changed');
     this.#loop.kick('config', 0);
+  }
+
+  /** Of the backend's own pump, where it has one. */
+  tunnelPackets(): TunnelPackets | undefined {
+    return this.#tables.tunnelPackets();
   }
 
   status(): DaemonStatus {
@@ -206,13 +211,9 @@ export class NodeAgent implements Disposable {
 
   /** What an earlier run wrote down lets pods start before the store answers. */
   #remember(): void {
-    const { nodeName, log } = this.#options;
-    const state = readNodeState(this.#stateFile, nodeName, this.#setup.networks);
+    const { log } = this.#options;
+    const state = this.#files.readState(this.#setup.networks);
     if (state === undefined) return;
-    if (state === 'foreign') {
-      log.warn({ file: this.#stateFile }, 'last known lease ignored: not of this node in this network');
-      return;
-    }
     this.#remembered = state;
     this.#offer(state.subnets, state.mtuBytes);
     log.info({ lease: state.key }, 'last known lease is used until the store answers');
@@ -273,6 +274,7 @@ export class NodeAgent implements Disposable {
     const sysctls = await this.#tables.readSysctls(underlay.device);
     this.#world = { selector, facts, underlay, sysctls };
     const layers = this.#planFrom(self, this.#world);
+    this.#files.recordSettings(this.#plan?.sysctls ?? new Map(), sysctls);
     const report = await reconcile(layers);
     await this.#count(report, dirt);
     this.#problems.set('kernel', report.failures.map(textOf));
@@ -340,9 +342,9 @@ export class NodeAgent implements Disposable {
 
   #planFrom(self: Lease, { facts, underlay, sysctls }: World): Plan {
     const leases = this.#view?.leases() ?? new Map<string, Lease>();
-    const { nodeName } = this.#options;
+    const { nodeName, blackholeRoute: blackhole } = this.#options;
     const { networks, backend } = this.#setup;
-    const plan = planNode({ nodeName, self, leases, networks, underlay, sysctls }, backend);
+    const plan = planNode({ nodeName, self, leases, networks, underlay, sysctls, blackhole }, backend);
     this.#plan = plan;
     this.#problems.set('plan', plan.problems);
     this.#interest = kernelInterest(facts, underlay.device, plan);
@@ -358,14 +360,10 @@ export class NodeAgent implements Disposable {
     }
   }
 
-  #publish({ key, subnets }: Lease, underlay: Underlay): void {
-    const { nodeName, subnetFile } = this.#options;
+  #publish(lease: Lease, underlay: Underlay): void {
     const mtuBytes = this.#setup.backend.mtuBytes(underlay);
-    this.#offer(subnets, mtuBytes);
-    writeIfOther(this.#stateFile, renderNodeState({ nodeName, key, subnets, mtuBytes }));
-    if (subnetFile === undefined) return;
-    const [networks, masquerade] = [this.#setup.networks, this.#masquerade];
-    writeIfOther(subnetFile, renderSubnetEnv({ networks, subnets, mtuBytes, masquerade }));
+    this.#offer(lease.subnets, mtuBytes);
+    this.#files.write(lease, this.#setup.networks, mtuBytes);
   }
 
   /** The CNI server wants the same object as long as nothing has changed. */

@@ -1,6 +1,7 @@
 import { type NodeNetwork, startCniServer } from '../cni/server.ts';
 import type { Cidr } from '../core/address.ts';
 import { NodeAgent } from './agent.ts';
+import type { TunnelPackets } from './backend/backend.ts';
 import type { DaemonOptions } from './options.ts';
 import type { DaemonStatus } from './status.ts';
 import { podAddresses } from './subnets.ts';
@@ -14,6 +15,8 @@ export interface Daemon extends AsyncDisposable {
   status(): DaemonStatus;
   /** How many more pods' addresses there are in each of the node's subnets. */
   freeAddresses(): ReadonlyMap<Cidr, number>;
+  /** What the backend's own pump counts (udp); undefined where the kernel alone carries packets. */
+  tunnelPackets(): TunnelPackets | undefined;
   /** Fulfilled when every row of the plan has been in the kernel; rejected when stopped before. */
   readonly ready: Promise<void>;
 }
@@ -45,6 +48,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       new Map(
         (network()?.subnets ?? []).map((subnet) => [subnet, podAddresses(subnet) - cni.addressesIn(subnet)]),
       ),
+    tunnelPackets: () => agent.tunnelPackets(),
     ready: agent.ready,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };

@@ -51,7 +51,9 @@ const counters: typeof gauges = {
 };
 
 /** A registry that asks the daemon at each scrape. */
-export function openNodeMetrics(daemon: Pick<Daemon, 'status' | 'freeAddresses'>): Registry {
+export function openNodeMetrics(
+  daemon: Pick<Daemon, 'status' | 'freeAddresses' | 'tunnelPackets'>,
+): Registry {
   const registry = new Registry();
   const registers = [registry];
   for (const [name, [help, value]] of Object.entries(gauges)) {
@@ -73,6 +75,16 @@ export function openNodeMetrics(daemon: Pick<Daemon, 'status' | 'freeAddresses'>
     collect: () => {
       free.reset();
       for (const [subnet, count] of daemon.freeAddresses()) free.set({ subnet }, count);
+    },
+  });
+  const packets = new Counter({
+    name: 'fairlead_node_tunnel_packets_total',
+    help: 'Packets that went through this process (backend udp): carried, or dropped by why',
+    labelNames: ['what'],
+    registers,
+    collect: () => {
+      packets.reset();
+      for (const [what, count] of Object.entries(daemon.tunnelPackets() ?? {})) packets.inc({ what }, count);
     },
   });
   return registry;

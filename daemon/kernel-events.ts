@@ -2,7 +2,7 @@ import { anyCidr, familyOf, type Mac } from '../core/address.ts';
 import { fdbKey, neighborKey } from '../kernel/neighbor.ts';
 import type { NetlinkMessage } from '../kernel/netlink/message.ts';
 import { decodeFdb, decodeNeighbor, NUD_PERMANENT } from '../kernel/netlink/route/neighbor.ts';
-import { decodeRoute } from '../kernel/netlink/route/route.ts';
+import { decodeRoute, RTN_BLACKHOLE } from '../kernel/netlink/route/route.ts';
 import {
   AF_BRIDGE,
   FAIRLEAD_PROTOCOL,
@@ -140,11 +140,12 @@ function concernsRoute(
   { devices, plan: { routes } }: KernelInterest,
 ): boolean {
   const route = decodeRoute(payload);
-  const { destination, table, protocol, index, gateway } = route;
+  const { destination, table, protocol, index, gateway, type: routeType } = route;
   if (destination === anyCidr(familyOf(destination))) return true;
-  const wanted = routes.get(routeKey({ destination, table, device: '' }));
+  const wanted = routes.get(routeKey({ destination, table }));
   if (wanted === undefined) return protocol === FAIRLEAD_PROTOCOL && type === RTM_NEWROUTE;
   if (type === RTM_DELROUTE || protocol !== FAIRLEAD_PROTOCOL) return true;
+  if (wanted.blackhole) return routeType !== RTN_BLACKHOLE;
   return wanted.gateway !== gateway || wanted.device !== devices.get(index ?? 0);
 }
 

@@ -20,6 +20,8 @@ export interface NodeFacts {
   readonly underlay: Underlay;
   /** The sysctls of {@link sysctlKeys} that this kernel has. */
   readonly sysctls: ReadonlyMap<string, string>;
+  /** Packets to this node's pod addresses that nobody has end here, and do not follow the default route. */
+  readonly blackhole?: boolean | undefined;
 }
 
 /** Wanted rows of every table of the daemon, and what the backend plans its own tables from. */
@@ -49,7 +51,7 @@ export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
     addresses: keyed(rows.addresses, addressKey),
     neighbors: keyed(rows.neighbors, neighborKey),
     fdb: keyed(rows.fdb, fdbKey),
-    routes: keyed(rows.routes, routeKey),
+    routes: keyed([...rows.routes, ...blackholes(facts)], routeKey),
     nft: keyed(
       [...masqueradeRows(facts.networks, facts.self.subnets), ...guardRows(rows.guard)],
       nftElementKey,
@@ -57,6 +59,12 @@ export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
     problems: [...sysctls.problems, ...rows.problems],
     peers: rows.peers,
   };
+}
+
+function blackholes({ self, blackhole }: NodeFacts): RouteRow[] {
+  if (!blackhole) return [];
+  const subnets = families.flatMap((family) => self.subnets[family] ?? []);
+  return subnets.map((destination) => ({ destination, device: '', blackhole: true }));
 }
 
 /** Of rows that are the same objects in many plans. */

@@ -27,6 +27,8 @@ export interface DaemonOptions {
   readonly masquerade?: boolean | undefined;
   /** By default true: what is forwarded from and to pods is accepted. */
   readonly forwardRules?: boolean | undefined;
+  /** By default false: packets to this node's pod addresses that nobody has end here. */
+  readonly blackholeRoute?: boolean | undefined;
   /** By default true: masqueraded connections get random ports. */
   readonly randomPorts?: boolean | undefined;
   /** The node's network namespace; else that of the process. */

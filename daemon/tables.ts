@@ -10,7 +10,13 @@ import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
 import { OffloadTable } from '../kernel/offload.ts';
 import { RouteTable } from '../kernel/route.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
-import { type Backend, backendAlias, isBackendDevice, type OpenBackend } from './backend/backend.ts';
+import {
+  type Backend,
+  backendAlias,
+  isBackendDevice,
+  type OpenBackend,
+  type TunnelPackets,
+} from './backend/backend.ts';
 import { type NodePlan, sysctlKeys } from './node-plan.ts';
 
 const MAIN_TABLE = 254;
@@ -81,11 +87,16 @@ export class NodeTables implements Disposable {
       layer(
         scoped(
           new RouteTable({ socket }),
-          (row) => (row.table ?? MAIN_TABLE) === MAIN_TABLE && !isOwn(row.destination),
+          ({ table = MAIN_TABLE, destination, blackhole }) =>
+            table === MAIN_TABLE && (blackhole === true || !isOwn(destination)),
         ),
         plan.routes,
       ),
     ];
+  }
+
+  tunnelPackets(): TunnelPackets | undefined {
+    return this.#backend?.packets?.();
   }
 
   nftLayers(plan: NodePlan): Plan {

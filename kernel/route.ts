@@ -14,6 +14,7 @@ import {
   RT_SCOPE_UNIVERSE,
   RT_TABLE_MAIN,
   RTM_F_CLONED,
+  RTN_BLACKHOLE,
   RTN_UNICAST,
   RTN_UNSPEC,
   RTNH_F_ONLINK,
@@ -28,7 +29,10 @@ export { FAIRLEAD_PROTOCOL } from './netlink/route/rtnetlink.ts';
 export interface RouteRow {
   readonly destination: Cidr;
   readonly gateway?: Ip | undefined;
+  /** Empty for a blackhole. */
   readonly device: string;
+  /** Packets that no other route to the destination takes end here; it stands behind all others. */
+  readonly blackhole?: boolean | undefined;
   /** The gateway is on the link although no address of the link says so. */
   readonly onlink?: boolean | undefined;
   /** Ends of an outer IPv6 header, where the device is an ip6tnl. */
@@ -41,7 +45,10 @@ export interface RouteRow {
   readonly table?: number | undefined;
 }
 
-export function routeKey(row: RouteRow): string {
+/** Of blackholes: the kernel prefers lower ones, and its own routes have none, or 256 (IPv6). */
+const BLACKHOLE_PRIORITY = 65_535;
+
+export function routeKey(row: Pick<RouteRow, 'destination' | 'table'>): string {
   return `${row.table ?? RT_TABLE_MAIN} ${row.destination}`;
 }
 
@@ -58,6 +65,7 @@ export class RouteTable implements Table<string, RouteRow> {
     return (
       wanted.gateway === actual.gateway &&
       wanted.device === actual.device &&
+      (wanted.blackhole ?? false) === (actual.blackhole ?? false) &&
       (wanted.onlink ?? false) === (actual.onlink ?? false) &&
       wanted.source === actual.source &&
       wanted.encapsulation?.destination === actual.encapsulation?.destination &&
@@ -86,7 +94,9 @@ export class RouteTable implements Table<string, RouteRow> {
   }
 
   async write(changes: readonly Change<string, RouteRow>[]): Promise<Failure<string>[]> {
-    const devices = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted.device]));
+    const devices = changes.flatMap((change) =>
+      change.kind === 'delete' || change.wanted.blackhole ? [] : [change.wanted.device],
+    );
     const links = await LinkIndex.lookUp(this.#socket, devices);
     return writeRows(this, this.#socket, changes, (change) => encodeChange(change, links));
   }
@@ -95,7 +105,7 @@ export class RouteTable implements Table<string, RouteRow> {
 function isOurs(route: Route): boolean {
   return (
     route.protocol === FAIRLEAD_PROTOCOL &&
-    route.type === RTN_UNICAST &&
+    (route.type === RTN_UNICAST || route.type === RTN_BLACKHOLE) &&
     ((route.flags ?? 0) & RTM_F_CLONED) === 0
   );
 }
@@ -107,6 +117,11 @@ function scopeOf({ scope, gateway, destination }: RouteRow): 'universe' | 'link'
 
 /** A route with several next hops is none that we made: its row has no device and equals no wanted one. */
 function rowFrom(route: Route, links: LinkIndex): RouteRow {
+  // IPv6 puts them on lo.
+  if (route.type === RTN_BLACKHOLE) {
+    const { destination, table } = route;
+    return { destination, device: '', blackhole: true, table };
+  }
   return {
     destination: route.destination,
     gateway: route.gateway,
@@ -122,7 +137,10 @@ function rowFrom(route: Route, links: LinkIndex): RouteRow {
 function encodeChange(change: Change<string, RouteRow>, links: LinkIndex): NetlinkMessage | KernelError {
   if (change.kind === 'delete') return deleteMessage(change.actual);
   const row = change.wanted;
+  // Replacing leaves no moment without a route; making refuses to replace what somebody else made.
+  const flags = NLM_F_CREATE | (change.kind === 'update' ? NLM_F_REPLACE : NLM_F_EXCL);
   const operation = `RTM_NEWROUTE ${row.destination}`;
+  if (row.blackhole) return { type: RTM_NEWROUTE, flags, payload: encodeBlackhole(row), operation };
   const link = links.find(row.device, operation);
   if (link instanceof KernelError) return link;
   const payload = encodeRoute({
@@ -137,9 +155,14 @@ function encodeChange(change: Change<string, RouteRow>, links: LinkIndex): Netli
     scope: scopeOf(row) === 'link' ? RT_SCOPE_LINK : RT_SCOPE_UNIVERSE,
     type: RTN_UNICAST,
   });
-  // Replacing leaves no moment without a route; making refuses to replace what somebody else made.
-  const flags = NLM_F_CREATE | (change.kind === 'update' ? NLM_F_REPLACE : NLM_F_EXCL);
   return { type: RTM_NEWROUTE, flags, payload, operation };
+}
+
+function encodeBlackhole({ destination, table = RT_TABLE_MAIN }: RouteRow): Uint8Array {
+  return encodeRoute({
+    ...{ destination, table, priority: BLACKHOLE_PRIORITY },
+    ...{ protocol: FAIRLEAD_PROTOCOL, scope: RT_SCOPE_UNIVERSE, type: RTN_BLACKHOLE },
+  });
 }
 
 /** The protocol is part of what is matched, so that a route of somebody else is never removed. */

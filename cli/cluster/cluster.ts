@@ -7,12 +7,10 @@ import { fileURLToPath } from 'node:url';
 import { type Ip, ipOf, parseHostCidr } from '../../core/address.ts';
 import type { NodeStatus } from '../node-status.ts';
 import { askStatus, statusSockets } from '../node-status.ts';
+import type { Backend } from './backends.ts';
 import { Lab } from './lab.ts';
 import type { Machine } from './topology.ts';
 import { inNamespace } from './workload-client.ts';
-
-export type Backend = 'vxlan' | 'host-gw';
-export const BACKENDS = ['vxlan', 'host-gw'] as const satisfies readonly Backend[];
 
 const CLI = fileURLToPath(new URL('../main.ts', import.meta.url));
 const SHIM = fileURLToPath(new URL('../../.cache/native/fairlead-cni', import.meta.url));

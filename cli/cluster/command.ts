@@ -3,7 +3,8 @@ import { Command, Option } from 'commander';
 import { askStatus } from '../node-status.ts';
 import { outputOption, wholeNumber } from '../options.ts';
 import { untilStopped } from '../signals.ts';
-import { BACKENDS, type Backend, Cluster, clusterPaths } from './cluster.ts';
+import { BACKENDS, type Backend, backendProblem } from './backends.ts';
+import { Cluster, clusterPaths } from './cluster.ts';
 import { CLUSTERS_DIRECTORY, directoryOf, removeLab } from './lab.ts';
 import { MAX_NODES, planTopology } from './topology.ts';
 
@@ -47,6 +48,8 @@ async function up({ name, nodes, backend, output }: ClusterRecord & { output: st
   if (existsSync(recordPath(name))) {
     throw new Error(`cluster ${name} is up already; remove it with: fairlead cluster down --name ${name}`);
   }
+  const problem = await backendProblem(backend);
+  if (problem !== undefined) throw new Error(problem);
   await removeLab(name); // what an interrupted start may have left
   const interrupt = new AbortController();
   void untilStopped().then(() => interrupt.abort(new Error('interrupted; nothing was left behind')));

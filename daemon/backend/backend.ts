@@ -113,4 +113,11 @@ export interface BackendPlace {
 export interface OpenBackend extends Disposable {
   /** Wanted rows of these tables: they are made after links and addresses, and before the ways over them. */
   layers(facts: BackendFacts): Plan;
+  /** Only where packets go through this process. Undefined while they do not. */
+  packets?(): TunnelPackets | undefined;
 }
+
+/** What a backend's own pump counts, since it began: all that it carried, and what it dropped by why. */
+export type TunnelPackets = Readonly<
+  Record<'sent' | 'received' | 'no_route' | 'bad_sender' | 'malformed' | 'lost', number>
+>;

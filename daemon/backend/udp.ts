@@ -87,6 +87,12 @@ function openUdp(config: UdpConfig, place: BackendPlace): OpenBackend {
       const { port } = config;
       return [layer(table.between({ device, locals, port }), planTunnel(config, facts))];
     },
+    packets() {
+      const state = table.state();
+      if (state === undefined) return undefined;
+      const { sent, received, noRoute, badSender, malformed, lost } = state;
+      return { sent, received, no_route: noRoute, bad_sender: badSender, malformed, lost };
+    },
     [Symbol.dispose]: () => table[Symbol.dispose](),
   };
 }

@@ -15,6 +15,7 @@ export interface AgentArguments {
   readonly config: string;
   readonly directory: string;
   readonly ttlSeconds?: number;
+  readonly blackholeRoute?: boolean;
   /** A file whose changes are followed; it begins as `config`. */
   readonly configFile?: string;
 }
@@ -26,6 +27,7 @@ const {
   directory,
   ttlSeconds,
   configFile,
+  blackholeRoute,
 } = JSON.parse(process.argv[2] ?? '') as AgentArguments;
 const write = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const logged = (level: string) => (fields: object, message: string) =>
@@ -48,6 +50,7 @@ const store = new EtcdLeaseStore({
     configSource: configFile === undefined ? undefined : fileConfigSource(configFile, { pollMs: 50 }),
     cni: { socketPath: `${directory}/cni.sock`, stateDir: `${directory}/state` },
     subnetFile: `${directory}/subnet.env`,
+    blackholeRoute,
     log: { info: logged('info'), warn: logged('warn'), error: logged('error') },
     signal: stop.signal,
     // What others break is found by what the kernel tells, however long tests wait for it.

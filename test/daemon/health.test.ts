@@ -54,7 +54,12 @@ test('a node is ready from the first complete pass on, and as long as the last o
 
 test('metrics are those of the moment', async (t) => {
   let now = status;
-  const metrics = openNodeMetrics({ status: () => now, freeAddresses: () => new Map([[subnet, 251]]) });
+  const packets = { sent: 7, received: 8, no_route: 0, bad_sender: 3, malformed: 0, lost: 1 };
+  const metrics = openNodeMetrics({
+    status: () => now,
+    freeAddresses: () => new Map([[subnet, 251]]),
+    tunnelPackets: () => packets,
+  });
   const values = async () => (await metrics.metrics()).split('\n').filter((line) => /^\w/.test(line));
   t.deepEqual(await values(), [
     'fairlead_node_ready 1',
@@ -68,6 +73,9 @@ test('metrics are those of the moment', async (t) => {
     'fairlead_node_rows_written_total 12',
     'fairlead_node_rows_repaired_total 3',
     'fairlead_node_free_addresses{subnet="10.244.1.0/24"} 251',
+    ...Object.entries(packets).map(
+      ([what, count]) => `fairlead_node_tunnel_packets_total{what="${what}"} ${count}`,
+    ),
   ]);
   now = { ...status, repaired: 5, unreachable: 0 };
   const later = await values();

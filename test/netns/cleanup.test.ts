@@ -37,8 +37,9 @@ class Machine {
       addr add 2001:db8::7/64 dev up0 nodad
       route add 2001:db8:1::/48 via 2001:db8::1
       route add default via 2001:db8::1`);
-    t.teardown(() => this.stop('SIGKILL'));
+    // In the other direction: an agent that still runs would write to it.
     t.teardown(() => rmSync(this.directory, { recursive: true, force: true }));
+    t.teardown(() => this.stop('SIGKILL'));
   }
 
   path(...parts: string[]): string {
@@ -218,6 +219,25 @@ test('cleanup leaves the node as it was before Fairlead, with all that is of oth
   t.is(machine.state(), before);
   t.deepEqual(readdirSync(machine.directory, { recursive: true }).toSorted(), files);
   t.like(await machine.fairlead('cleanup'), { code: 0, stdout: 'nothing of Fairlead is here\n' });
+});
+
+test('settings go back to what they were, except those that somebody changed since; keys are removed', async (t) => {
+  const machine = new Machine(t);
+  const sysctl = (...words: string[]) => machine.run('/usr/sbin/sysctl', '-q', ...words).trim();
+  const [v4, v6] = ['net.ipv4.ip_forward', 'net.ipv6.conf.all.forwarding'] as const;
+  for (const key of [v4, v6]) sysctl('-w', `${key}=0`);
+  await machine.start(...subnets);
+  await machine.until(() => sysctl('-n', v4) === '1' && sysctl('-n', v6) === '1');
+  await machine.stop('SIGKILL');
+  await machine.start(...subnets);
+  await machine.stop('SIGKILL');
+  writeFileSync(machine.path('run', 'wireguard.key'), 'a key\n');
+  sysctl('-w', `${v6}=2`);
+  const dry = await machine.fairlead('cleanup', '--dry-run');
+  t.regex(dry.stdout, /would remove sysctl net\/ipv4\/ip_forward\n/);
+  t.is((await machine.fairlead('cleanup')).code, 0);
+  t.deepEqual([sysctl('-n', v4), sysctl('-n', v6)], ['0', '2']);
+  t.false(existsSync(machine.path('run')));
 });
 
 test('what others have in the runtime directory stays', async (t) => {

@@ -6,7 +6,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
-import { BACKENDS, type Cluster } from '../../cli/cluster/cluster.ts';
+import { BACKENDS, backendProblem } from '../../cli/cluster/backends.ts';
+import type { Cluster } from '../../cli/cluster/cluster.ts';
 import type { Workload } from '../../cli/cluster/workload-client.ts';
 import { familyOf } from '../../core/address.ts';
 import { type AttachedPod, OUTSIDE_ADDRESSES, openCluster } from './lab.ts';
@@ -46,6 +47,11 @@ async function assertAllReachAll(t: ExecutionContext, pods: readonly RunningPod[
 
 for (const backend of BACKENDS) {
   test(`pods reach each other over ${backend}, on one node and across nodes, over both families`, async (t) => {
+    const problem = await backendProblem(backend);
+    if (problem !== undefined) {
+      t.log(`left out: ${problem}`);
+      return t.pass();
+    }
     const cluster = await openCluster(t, { nodes: 2, backend });
     const pods = [
       await startPod(cluster, 0, 'a'),
@@ -69,7 +75,10 @@ for (const backend of BACKENDS) {
     }
   });
 
+  // The others' devices are the kernel's; packets of udp go through the agent.
+  if (backend === 'udp') continue;
   test(`an agent killed with -9 over ${backend} breaks no flow, and its restart writes nothing`, async (t) => {
+    if ((await backendProblem(backend)) !== undefined) return t.pass();
     const cluster = await openCluster(t, { nodes: 2, backend });
     const [a, b] = [await startPod(cluster, 0, 'a'), await startPod(cluster, 1, 'b')];
     const held = await Promise.all(

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import type { ExecutionContext } from 'ava';
-import { type Backend, Cluster } from '../../cli/cluster/cluster.ts';
+import type { Backend } from '../../cli/cluster/backends.ts';
+import { Cluster } from '../../cli/cluster/cluster.ts';
 import { Lab } from '../../cli/cluster/lab.ts';
 
 export type { AttachedPod } from '../../cli/cluster/cluster.ts';

@@ -29,6 +29,8 @@ const LWTUNNEL_IP6_SRC = 3;
 export const RT_TABLE_MAIN = 254;
 export const RTN_UNSPEC = 0;
 export const RTN_UNICAST = 1;
+/** Packets end here without a word. */
+export const RTN_BLACKHOLE = 6;
 export const RT_SCOPE_UNIVERSE = 0;
 export const RT_SCOPE_LINK = 253;
 /** In a deletion: whatever the scope is. */

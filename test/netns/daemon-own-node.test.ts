@@ -1,0 +1,69 @@
+import test from 'ava';
+import { until } from '../daemon/etcd-server.ts';
+import { type Agent, inside, Nodes } from './daemon-nodes.ts';
+
+// What the agent makes of its own node: its interface, its subnet, its settings.
+
+const config = (type: string) =>
+  JSON.stringify({
+    ...{ Network: '10.244.0.0/16', EnableIPv6: true, IPv6Network: 'fd00:10:244::/48' },
+    Backend: { Type: type },
+  });
+
+test.serial(
+  'another MTU of the interface is that of the tunnel and of new pods, less the headers',
+  async (t) => {
+    const nodes = await Nodes.open(t, 1);
+    const [agent] = (await nodes.startAll(1, config('vxlan'))) as [Agent];
+    const mtus = () => /mtu \d+/g[Symbol.match](agent.run('ip', 'link', 'show', 'type', 'vxlan'));
+    t.deepEqual(mtus(), ['mtu 1450', 'mtu 1430']);
+    agent.run('ip', 'link', 'set', 'eth0', 'mtu', '1400');
+    await until('the tunnel follows', () => JSON.stringify(mtus()) === '["mtu 1350","mtu 1330"]', 5_000);
+    await until('subnet.env follows', () => agent.file('subnet.env').includes('FLANNEL_MTU=1330'), 5_000);
+    const pod = await nodes.pod(0, 'a');
+    t.regex(inside(pod.namespace, 'ip', 'link', 'show', 'eth0'), /mtu 1330/);
+    agent.run('ip', 'link', 'set', 'eth0', 'mtu', '1500');
+    await until('and back', () => agent.file('subnet.env').includes('FLANNEL_MTU=1430'), 5_000);
+  },
+);
+
+test.serial('another address of the node is announced, and is where its tunnel begins', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const [agent, peer] = (await nodes.startAll(2, config('vxlan'))) as [Agent, Agent];
+  const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+  const held = await a.workload.hold(b.ips[0] ?? '', 8081, 10);
+  t.true(held.ok);
+  const { lease } = await agent.status();
+  agent.run('sysctl', '-qw', 'net.ipv4.conf.eth0.promote_secondaries=1');
+  agent.run('ip', 'addr', 'add', '172.30.0.99/24', 'dev', 'eth0');
+  agent.run('ip', 'addr', 'del', '172.30.0.11/24', 'dev', 'eth0');
+  const entries = () => peer.run('bridge', 'fdb', 'show', 'dev', 'fl.1');
+  await until('the peer sends there', () => entries().includes('dst 172.30.0.99'));
+  t.false(entries().includes('172.30.0.11'));
+  t.regex(agent.run('ip', '-d', 'link', 'show', 'fl.1'), /local 172\.30\.0\.99/);
+  t.is((await agent.status()).lease, lease, 'the subnet stays');
+  const got = () => a.workload.get(`http://${b.ips[0]}:8080/`, 1000);
+  await until('packets cross', async () => (await got()).ok);
+  const { failures } = await a.workload.report();
+  t.deepEqual(failures, [], 'the open connection goes on');
+});
+
+test.serial('packets to addresses that no pod has end in the blackhole, where one is wished', async (t) => {
+  const nodes = await Nodes.open(t, 1);
+  // No bridge of pods with a route of its own to the subnet: as where another plugin has a route for each pod.
+  const agent = nodes.start(0, config('alloc'), { blackholeRoute: true });
+  const { subnets } = await agent.ready();
+  const [v4 = '', v6 = ''] = subnets;
+  const shown = () => [agent.run('ip', 'route'), agent.run('ip', '-6', 'route')].join('\n');
+  t.true(shown().includes(`blackhole ${v4} proto 88 metric 65535`));
+  t.true(shown().includes(`blackhole ${v6} dev lo proto 88 metric 65535`));
+  agent.run('ip', 'route', 'del', 'blackhole', v4);
+  await until('it is back', () => shown().includes(`blackhole ${v4}`), 5_000);
+
+  await nodes.pod(0, 'a');
+  t.regex(agent.run('ip', 'route', 'get', v4.replace('.0/24', '.77')), /dev cni0/, 'pods have their way');
+  await agent.end('SIGTERM');
+  const without = nodes.start(0, config('alloc'));
+  await without.ready();
+  t.false(shown().includes('blackhole'), 'gone with the wish');
+});
