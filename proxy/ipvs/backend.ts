@@ -53,6 +53,7 @@ export class IpvsBackend implements Backend {
   readonly #options: IpvsOptions;
   readonly #settings: IpvsSettings;
   readonly #plan: IpvsPlan;
+  readonly #families = supportedFamilies();
   readonly #stop = new AbortController();
   readonly #lookIntervalMs: number;
   #kernel: IpvsKernel | undefined;
@@ -72,6 +73,7 @@ export class IpvsBackend implements Backend {
     this.#lookIntervalMs = options.lookIntervalMs ?? LOOK_INTERVAL_MS;
     const { drainMs = DRAIN_MS } = options;
     this.#plan = new IpvsPlan({
+      families: this.#families,
       scheduler: this.#settings.scheduler,
       drainMs,
       now: () => performance.now(),
@@ -128,7 +130,7 @@ export class IpvsBackend implements Backend {
     const { namespaceFd, onRefused, policy } = this.#options;
     const { masqueradeAll, masqueradeBit, detectLocal } = policy;
     const layouts: Partial<Record<Family, NftLayout>> = {};
-    for (const family of supportedFamilies()) {
+    for (const family of this.#families) {
       const detector = podDetector(family, detectLocal);
       layouts[family] = ipvsLayout({ family, detector, masqueradeAll, masqueradeBit });
     }
@@ -181,7 +183,10 @@ export class IpvsBackend implements Backend {
 
   #nodePortIps(family: Family, local: ReadonlySet<Ip>): readonly Ip[] {
     const wanted = this.#facts.nodePortIps[family];
-    if (wanted !== 'all') return wanted;
+    const held = this.#held;
+    // Who lists the node's addresses may have found those of services, which are the node's because of us.
+    const isService = (ip: Ip) => !local.has(ip) && (held.has(ip) || this.#plan.addresses.has(ip));
+    if (wanted !== 'all') return wanted.filter((ip) => !isService(ip));
     return [...local].filter((ip) => ip.includes(':') === (family === 6) && isForNodePorts(ip)).sort();
   }
 

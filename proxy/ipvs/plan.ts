@@ -16,6 +16,8 @@ import { schedulingProblem } from './schedulers.ts';
 import { WantedRows } from './wanted-rows.ts';
 
 export interface PlanOptions {
+  /** Default: both. */
+  readonly families?: readonly Family[] | undefined;
   readonly scheduler: string;
   /** For how long at most a TCP destination that is no longer wanted keeps its connections. */
   readonly drainMs: number;
@@ -63,6 +65,7 @@ export class IpvsPlan {
   /** What cannot be done as wanted, by service. */
   readonly problems = new Map<string, string>();
   readonly #options: PlanOptions;
+  readonly #families: readonly Family[];
   readonly #services = new Map<string, Entry>();
   readonly #draining = new Map<string, Draining & { readonly rows: Rows }>();
   #nodeRows = noRows();
@@ -70,6 +73,7 @@ export class IpvsPlan {
 
   constructor(options: PlanOptions) {
     this.#options = options;
+    this.#families = options.families ?? families;
     const { scheduler } = options;
     this.#context = {
       scheduler,
@@ -91,6 +95,7 @@ export class IpvsPlan {
     const rows = noRows();
     this.problems.delete(service);
     for (const port of ports) {
+      if (!this.#families.includes(port.family)) continue;
       addPort(rows, port, this.#context);
       const problem = schedulingProblem(port, this.#context);
       if (problem !== undefined) this.problems.set(service, problem);

@@ -24,7 +24,7 @@ const command = new Command('npm run test:vm --')
     "Runs test files in a virtual machine with Debian's kernel. Without a file: a list of its own.",
   )
   .argument('[files...]', 'the test files to run, or benches')
-  .option('--minutes <n>', 'no further file is begun after this time', Number, 8)
+  .option('--minutes <n>', 'no further file is begun after this time', Number, 15)
   .action(main);
 await command.parseAsync();
 

@@ -26,6 +26,11 @@ export interface Results {
  */
 export const SUITES: readonly Suite[] = [
   { file: 'test/netns/nftables-packets.test.ts', limitSeconds: 120 },
+  { file: 'test/netns/kernel-ipvs.test.ts', limitSeconds: 120 },
+  { file: 'test/netns/proxy-ipvs.test.ts', limitSeconds: 400 },
+  // Without the one that waits for minutes.
+  { file: 'test/netns/proxy-conformance-ipvs.test.ts', limitSeconds: 500, match: '!*is forgotten when*' },
+  { file: 'test/netns/proxy-command-ipvs.test.ts', limitSeconds: 300 },
   { file: 'test/netns/kernel-link.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-bridge-vlan.test.ts', limitSeconds: 120 },
   { file: 'test/netns/cni-vlan.test.ts', limitSeconds: 150 },
@@ -37,7 +42,6 @@ export const SUITES: readonly Suite[] = [
     match: 'pods on two nodes*with IPv4 and IPv6',
   },
   { file: 'test/netns/nftables-table.test.ts', limitSeconds: 150 },
-  { file: 'test/netns/kernel-ipvs.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-qdisc.test.ts', limitSeconds: 200 },
   // The one left out counts bytes that are echoed within 20 ms.
   { file: 'test/netns/proxy-packets.test.ts', limitSeconds: 240, match: '!an open connection outlives*' },

@@ -178,6 +178,13 @@ test('weights that differ ask for a scheduler that looks at them, Maglev for its
   ]);
 });
 
+test('a node without IPv6 has no rows of it', (t) => {
+  const plan = new IpvsPlan({ scheduler: 'rr', drainMs: 0, now: () => 0, families: [4] });
+  const frontends = [{ kind: 'clusterIP', ip: ip('fd00:10:96::1'), port: 80 }] as const;
+  plan.put('default/web', [portOf(['fd00:10:244::5'], { family: 6, frontends })]);
+  t.deepEqual(text(plan.drain()), []);
+});
+
 test('policies are elements: how connections are marked, and what becomes of them', (t) => {
   const sets = (changes: Partial<ServicePortView>, endpoints: readonly string[] = ['10.244.1.5']) => {
     const { plan } = openPlan();
