@@ -3,7 +3,7 @@ import https from 'node:https';
 import { linesOf } from '../kube/lines.ts';
 import { StoreError } from './lease.ts';
 
-const requestTimeoutMs = 5_000;
+const defaultRequestTimeoutMs = 5_000;
 const tcpKeepaliveMs = 10_000;
 /** etcd says something on an idle watch at least every ten minutes (progress_notify). */
 const watchSilenceMs = 15 * 60_000;
@@ -17,6 +17,8 @@ export interface EtcdOptions {
   readonly key?: string;
   readonly username?: string;
   readonly password?: string;
+  /** After so long without an answer an endpoint is as one that cannot be reached. Default: 5 s. */
+  readonly requestTimeoutMs?: number;
 }
 
 export interface EtcdEntry {
@@ -136,7 +138,7 @@ export class EtcdClient implements Disposable {
     signal: AbortSignal,
     read: (answer: http.IncomingMessage) => T | Promise<T>,
   ): Promise<T> {
-    const { endpoints } = this.#options;
+    const { endpoints, requestTimeoutMs = defaultRequestTimeoutMs } = this.#options;
     const failures: string[] = [];
     const first = this.#endpoint;
     for (let tried = 0; tried < endpoints.length; tried += 1) {
@@ -214,14 +216,18 @@ export class EtcdClient implements Disposable {
     throw new Error(refusalOf(await readAll(answer), answer.statusCode));
   }
 
-  /** Connections from an address that this machine has no longer answer nothing, one as little as the other. */
+  /**
+   * Connections from an address that this machine has no longer answer nothing, one as little as the other. Those that
+   * an answer is awaited on are left: their requests have a deadline each.
+   */
   #closeIdle(): void {
-    this.#agents.http.destroy();
-    this.#agents.https.destroy();
+    for (const agent of Object.values(this.#agents)) {
+      for (const socket of Object.values(agent.freeSockets).flat()) socket?.destroy();
+    }
   }
 
   [Symbol.dispose](): void {
-    this.#closeIdle();
+    for (const agent of Object.values(this.#agents)) agent.destroy();
   }
 }
 
