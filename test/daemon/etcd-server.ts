@@ -1,12 +1,14 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 
 const startTimeoutMs = 60_000;
+const CTL_ENVIRONMENT = { ...process.env, ETCDCTL_API: '3' };
 
 export interface EtcdServerOptions {
   readonly host?: string;
@@ -77,15 +79,15 @@ export class EtcdServer implements AsyncDisposable {
     ];
     this.#process = spawn(command, rest, { stdio: ['ignore', 'ignore', 'inherit'] });
     const deadline = Date.now() + startTimeoutMs;
-    while (!this.#answers(clientFlags)) {
+    while (!(await this.#answers(clientFlags))) {
       if (Date.now() > deadline || this.#process.exitCode !== null) throw new Error('etcd did not start');
       await sleep(50);
     }
   }
 
-  #answers(clientFlags: readonly string[]): boolean {
+  async #answers(clientFlags: readonly string[]): Promise<boolean> {
     try {
-      this.ctl(...clientFlags, 'endpoint', 'health', '--command-timeout=5s');
+      await this.ctlAsync(...clientFlags, 'endpoint', 'health', '--command-timeout=5s');
       return true;
     } catch {
       return false;
@@ -112,6 +114,21 @@ export class EtcdServer implements AsyncDisposable {
 
   /** etcdctl, the reference client. */
   ctl(...args: string[]): string {
+    const [command, rest] = this.#ctlCommand(args);
+    return execFileSync(command, rest, {
+      encoding: 'utf8',
+      env: CTL_ENVIRONMENT,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    }).trimEnd();
+  }
+
+  /** The same without holding up this process, where clients in it are what is tested. */
+  async ctlAsync(...args: string[]): Promise<string> {
+    const [command, rest] = this.#ctlCommand(args);
+    return (await promisify(execFile)(command, rest, { env: CTL_ENVIRONMENT })).stdout.trimEnd();
+  }
+
+  #ctlCommand(args: readonly string[]): [string, string[]] {
     const [command = '', ...rest] = [
       ...this.#inside,
       'etcdctl',
@@ -121,12 +138,7 @@ export class EtcdServer implements AsyncDisposable {
       ...this.#clientFlags,
       ...args,
     ];
-    const env = { ...process.env, ETCDCTL_API: '3' };
-    return execFileSync(command, rest, {
-      encoding: 'utf8',
-      env,
-      stdio: ['ignore', 'pipe', 'pipe'],
-    }).trimEnd();
+    return [command, rest];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -24,7 +24,7 @@ let lastRoot = 0;
 /** Each test has a prefix of its own in the one etcd. */
 function setUp(config = v4Config, options: Partial<EtcdStoreOptions> = {}) {
   const root = `/test${++lastRoot}${prefix}`;
-  const client = new EtcdClient({ endpoints: [server.endpoint] });
+  const client = new EtcdClient({ endpoints: [server.endpoint], requestTimeoutMs: 60_000 });
   const abort = new AbortController();
   const { networks } = parseNetworkConfig(config);
   const store = (more: Partial<EtcdStoreOptions> = {}) =>
@@ -53,7 +53,7 @@ test('key and value are those that flannel writes', async (t) => {
   const lease = await etcd.store().acquire(attributes('192.0.2.1'), { signal: etcd.signal });
   t.is(lease.key, '10.5.1.0-24');
   t.is(
-    server.ctl('get', '--prefix', `${etcd.root}/subnets/`),
+    await server.ctlAsync('get', '--prefix', `${etcd.root}/subnets/`),
     `${etcd.root}/subnets/10.5.1.0-24\n` +
       '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}',
   );
@@ -65,7 +65,11 @@ test('a dual-stack lease has both subnets in its key', async (t) => {
   const lease = await store.acquire(attributes('192.0.2.1', '02:00:00:00:00:01', '2001:db8::1'), etcd);
   t.is(lease.key, '10.5.1.0-24&fc00:5:0:1::-64');
   t.deepEqual(lease.subnets as unknown, { 4: '10.5.1.0/24', 6: 'fc00:5:0:1::/64' });
-  t.true(server.ctl('get', '--prefix', `${etcd.root}/subnets/`).includes('"PublicIPv6":"2001:db8::1"'));
+  t.true(
+    (await server.ctlAsync('get', '--prefix', `${etcd.root}/subnets/`)).includes(
+      '"PublicIPv6":"2001:db8::1"',
+    ),
+  );
 });
 
 test('a lease lives as long as flannel says, and a second acquire neither moves nor rewrites it', async (t) => {
@@ -114,31 +118,39 @@ test('a changed address or tunnel end is written to the same key', async (t) => 
     .store()
     .acquire(attributes('192.0.2.78'), { ...etcd, previous: first.subnets });
   t.is(restarted.key, first.key, 'the tunnel end tells that the lease is ours');
-  t.is(server.ctl('get', '--prefix', '--keys-only', `${etcd.root}/subnets/`).trim().split('\n').length, 1);
+  t.is(
+    (await server.ctlAsync('get', '--prefix', '--keys-only', `${etcd.root}/subnets/`)).trim().split('\n')
+      .length,
+    1,
+  );
 });
 
 test('the previous subnet is asked for first', async (t) => {
   using etcd = setUp();
   const first = await etcd.store().acquire(attributes('192.0.2.1'), etcd);
-  server.ctl('del', `${etcd.root}/subnets/${first.key}`);
+  await server.ctlAsync('del', `${etcd.root}/subnets/${first.key}`);
   const again = await etcd.store().acquire(attributes('192.0.2.1'), { ...etcd, previous: first.subnets });
   t.is(again.key, first.key);
 });
 
 test('a lease of the wrong size is given up for one that fits', async (t) => {
   using etcd = setUp();
-  server.ctl('put', `${etcd.root}/subnets/10.5.4.0-22`, '{"PublicIP":"192.0.2.1","BackendType":"vxlan"}');
+  await server.ctlAsync(
+    'put',
+    `${etcd.root}/subnets/10.5.4.0-22`,
+    '{"PublicIP":"192.0.2.1","BackendType":"vxlan"}',
+  );
   const lease = await etcd.store({ random: () => 0 }).acquire(attributes('192.0.2.1'), etcd);
   t.is(lease.key, '10.5.1.0-24');
   t.is(
-    server.ctl('get', '--prefix', '--keys-only', `${etcd.root}/subnets/`).trim(),
+    (await server.ctlAsync('get', '--prefix', '--keys-only', `${etcd.root}/subnets/`)).trim(),
     `${etcd.root}/subnets/10.5.1.0-24`,
   );
 });
 
 test('a reservation is used by the node with its address and stays a reservation', async (t) => {
   using etcd = setUp();
-  server.ctl('put', `${etcd.root}/subnets/10.5.34.0-24`, '{"PublicIP":"192.0.2.1"}');
+  await server.ctlAsync('put', `${etcd.root}/subnets/10.5.34.0-24`, '{"PublicIP":"192.0.2.1"}');
   const lease = await etcd.store().acquire(attributes('192.0.2.1'), etcd);
   t.is(lease.key, '10.5.34.0-24');
   const [entry] = (await etcd.client.range(`${etcd.root}/subnets/`, etcd.signal)).entries;
@@ -161,7 +173,7 @@ test('a watch tells of new, changed and deleted leases', async (t) => {
   t.deepEqual(view.leases().get(lease.key)?.publicIps as unknown, { 4: '192.0.2.1' });
   await peer.acquire(attributes('192.0.2.2'), etcd);
   await until('the change is seen', () => view.leases().get(lease.key)?.publicIps[4] === '192.0.2.2');
-  server.ctl('del', `${etcd.root}/subnets/${lease.key}`);
+  await server.ctlAsync('del', `${etcd.root}/subnets/${lease.key}`);
   await until('the end is seen', () => view.leases().size === 0);
   t.true(changes >= 4);
 });
@@ -183,9 +195,9 @@ test('a lease that nobody renews ends, and one that is held does not', async (t)
 
 test('what cannot be read is reported, keeps its subnet and harms nothing else', async (t) => {
   using etcd = setUp(v4Config, { random: () => 0 });
-  server.ctl('put', `${etcd.root}/subnets/10.5.1.0-24`, 'no json');
-  server.ctl('put', `${etcd.root}/subnets/zebra`, '{}');
-  server.ctl('put', `${etcd.root}/subnets/10.5.3.0-24`, '{"PublicIP":"here"}');
+  await server.ctlAsync('put', `${etcd.root}/subnets/10.5.1.0-24`, 'no json');
+  await server.ctlAsync('put', `${etcd.root}/subnets/zebra`, '{}');
+  await server.ctlAsync('put', `${etcd.root}/subnets/10.5.3.0-24`, '{"PublicIP":"here"}');
   const view = etcd.store().watch({ onChange: () => {}, signal: etcd.signal });
   const lease = await etcd.store().acquire(attributes('192.0.2.1'), etcd);
   t.is(lease.key, '10.5.2.0-24');
@@ -202,7 +214,7 @@ test('the network configuration is read from its key', async (t) => {
   await t.throwsAsync(readEtcdNetworkConfig(etcd.client, etcd.root, etcd.signal), {
     message: `etcd: the key ${etcd.root}/config does not exist`,
   });
-  server.ctl('put', `${etcd.root}/config`, v4Config);
+  await server.ctlAsync('put', `${etcd.root}/config`, v4Config);
   t.deepEqual(await readEtcdNetworkConfig(etcd.client, etcd.root, etcd.signal), parseNetworkConfig(v4Config));
 });
 
@@ -210,7 +222,10 @@ test('a watch outlives a restart and a compaction, and finds what vanished meanw
   await using other = await EtcdServer.start();
   const abort = new AbortController();
   t.teardown(() => abort.abort());
-  using client = new EtcdClient({ endpoints: ['http://127.0.0.1:1', other.endpoint] });
+  using client = new EtcdClient({
+    endpoints: ['http://127.0.0.1:1', other.endpoint],
+    requestTimeoutMs: 60_000,
+  });
   const { networks } = parseNetworkConfig(v4Config);
   const store = () => new EtcdLeaseStore({ client, networks });
   const view = store().watch({ onChange: () => {}, signal: abort.signal });
@@ -226,9 +241,9 @@ test('a watch outlives a restart and a compaction, and finds what vanished meanw
   await t.throwsAsync(late, { instanceOf: StoreError });
 
   await other.run();
-  other.ctl('del', `${prefix}/subnets/${first.key}`);
-  const revision = /"revision":(\d+)/.exec(other.ctl('get', 'x', '-w', 'json'))?.[1] ?? '';
-  other.ctl('compact', revision);
+  await other.ctlAsync('del', `${prefix}/subnets/${first.key}`);
+  const revision = /"revision":(\d+)/.exec(await other.ctlAsync('get', 'x', '-w', 'json'))?.[1] ?? '';
+  await other.ctlAsync('compact', revision);
   await until('the deletion is found', () => !view.leases().has(first.key));
   t.deepEqual([...view.leases().keys()], [second.key]);
   await until('all is well again', () => view.problems().length === 0);

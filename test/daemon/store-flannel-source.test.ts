@@ -66,7 +66,7 @@ test('with etcd, a network that is not there yet is waited for, and its changes 
   const opening = open([`--etcd-endpoints=${etcd.endpoint}`, '--etcd-prefix=/net']);
   await until('the wait is told', () => told.length === 1);
   t.deepEqual(told, ['etcd: the key /net/config does not exist']);
-  etcd.ctl('put', '/net/config', '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}');
+  await etcd.ctlAsync('put', '/net/config', '{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}');
   using source = await opening;
   t.is(source.nodeName, 'host');
   t.is(source.config.backend.type, 'vxlan');
@@ -78,8 +78,8 @@ test('with etcd, a network that is not there yet is waited for, and its changes 
       await etcd.stop();
       await etcd.run();
     }
-    etcd.ctl('put', '/net/config', `{"Network":"10.${5 + texts.length}.0.0/16"}`);
-    etcd.ctl('put', '/net/config2', 'x');
+    await etcd.ctlAsync('put', '/net/config', `{"Network":"10.${5 + texts.length}.0.0/16"}`);
+    await etcd.ctlAsync('put', '/net/config2', 'x');
   }
   t.deepEqual(texts.slice(1), ['{"Network":"10.6.0.0/16"}', '{"Network":"10.7.0.0/16"}']);
 });
