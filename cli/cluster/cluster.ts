@@ -15,9 +15,9 @@ import { inNamespace } from './workload-client.ts';
 const CLI = fileURLToPath(new URL('../main.ts', import.meta.url));
 const SHIM = fileURLToPath(new URL('../../.cache/native/fairlead-cni', import.meta.url));
 const API_PORT = 6443;
-const READY_TIMEOUT_MS = 30_000;
+const READY_TIMEOUT_MS = 120_000;
 const READY_POLL_MS = 50;
-const CNI_TIMEOUT_MS = 30_000;
+const CNI_TIMEOUT_MS = 60_000;
 /** Agents that start at the same time: more would only make each other late. */
 const STARTS_AT_ONCE = 2 * availableParallelism();
 
