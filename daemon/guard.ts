@@ -1,5 +1,5 @@
-import { families, familyOf, type Ip } from '../core/address.ts';
-import { drop, inSet, match, notInSet, rule } from '../kernel/netlink/nftables/expressions.ts';
+import { type Family, families, familyOf, type Ip } from '../core/address.ts';
+import { accept, drop, inSet, match, rule } from '../kernel/netlink/nftables/expressions.ts';
 import { ip6Saddr, ipSaddr, metaL4proto, metaNfproto, thDport } from '../kernel/netlink/nftables/fields.ts';
 import { nftKey } from '../kernel/netlink/nftables/keys.ts';
 import {
@@ -11,8 +11,8 @@ import {
 import type { Guard } from './backend/backend.ts';
 
 /*
- * The life of one encapsulated packet that arrives here: before anybody takes it, its port or protocol is looked up,
- * and its sender among the peers. A stranger's goes no further: whoever can send to a VXLAN port is else in the same
+ * The life of one encapsulated packet that arrives here: before anybody takes it, its sender is looked up among the
+ * peers, and only of others the port or protocol. A stranger's goes no further: whoever can send to a VXLAN port is else in the same
  * layer-2 network as all pods.
  *
  * The chain knows no address and no port, as those of the masquerade: they are elements of sets. It only drops, so
@@ -29,18 +29,25 @@ const peerSet = (family: 4 | 6) => `peers${family}`;
 export const guardChain: NftChain = {
   name: 'tunnels',
   hook: { type: 'filter', hook: 'input', priority: hookPriorities.raw },
-  rules: families.flatMap((family) => {
-    const toTunnel = [
+  rules: [
+    // First what is most: with one look-up a node's packets are through. Other chains have their say all the same.
+    ...families.map((family) =>
+      rule('from nodes of the cluster', only(family), inSet([sources[family]], peerSet(family)), accept()),
+    ),
+    rule(
+      'tunnels of strangers',
       [...match(metaL4proto, '==', IPPROTO_UDP), ...inSet([thDport], portSet)],
-      inSet([metaL4proto], protocolSet(family)),
-    ];
-    const fromStranger = [
-      ...match(metaNfproto, '==', NFPROTO[family]),
-      ...notInSet([sources[family]], peerSet(family)),
-    ];
-    return toTunnel.map((isTunnel) => rule('tunnels of strangers', isTunnel, fromStranger, drop()));
-  }),
+      drop(),
+    ),
+    ...families.map((family) =>
+      rule('tunnels of strangers', only(family), inSet([metaL4proto], protocolSet(family)), drop()),
+    ),
+  ],
 };
+
+function only(family: Family) {
+  return match(metaNfproto, '==', NFPROTO[family]);
+}
 
 export const guardSets: readonly NftSet[] = [
   { name: portSet, key: [thDport], comment: 'UDP ports of tunnels' },

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
 import readline from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Machine } from '../../cli/cluster/topology.ts';
 import { inNamespace } from '../../cli/cluster/workload-client.ts';
@@ -86,5 +87,15 @@ export class BenchAgent extends Command {
     const status = await askStatus(`${this.runDir}/${statusSockets.node}`);
     if (status?.daemon === undefined) throw new Error(`the agent of ${this.machine.name} does not answer`);
     return status.daemon as DaemonStatus;
+  }
+
+  async until(holds: (status: DaemonStatus) => boolean): Promise<void> {
+    const deadlineMs = performance.now() + timeoutMs;
+    for (;;) {
+      const status = await this.status().catch(() => undefined);
+      if (status !== undefined && holds(status)) return;
+      if (performance.now() > deadlineMs) throw new Error(`${this.machine.name}: ${JSON.stringify(status)}`);
+      await sleep(20);
+    }
   }
 }

@@ -1,6 +1,7 @@
 /**
  * A node agent as a process of its own, for tests that start it inside a network namespace and kill it. Its
- * argument is JSON. It writes one line of JSON for each line of its log, and its status for each line it reads.
+ * argument is JSON. It writes one line of JSON for each line of its log, and its status for each line it reads;
+ * told "clock 60", it believes that it is a minute later.
  */
 import readline from 'node:readline';
 import { parseNetworkConfig } from '../../daemon/config.ts';
@@ -35,6 +36,12 @@ const logged = (level: string) => (fields: object, message: string) =>
 const stop = new AbortController();
 process.once('SIGTERM', () => stop.abort(new Error('SIGTERM')));
 
+/** The clock on the wall jumps by so much, for this process alone. */
+function setClock(jumpSeconds: number): void {
+  const now = Date.now;
+  Date.now = () => now() + jumpSeconds * 1000;
+}
+
 const config = parseNetworkConfig(text);
 using client = new EtcdClient({ endpoints: [endpoint] });
 const store = new EtcdLeaseStore({
@@ -57,7 +64,11 @@ const store = new EtcdLeaseStore({
     timing: { resyncMs: 600_000, retryMs: 50, retryMostMs: 500 },
   });
   const commands = readline.createInterface({ input: process.stdin });
-  commands.on('line', () => write({ status: daemon.status() }));
+  commands.on('line', (line) => {
+    const [, jumpSeconds] = /^clock (\S+)$/.exec(line) ?? [];
+    if (jumpSeconds === undefined) write({ status: daemon.status() });
+    else setClock(Number(jumpSeconds));
+  });
   commands.on('close', () => stop.abort(new Error('stdin ended')));
   await new Promise((resolve) => stop.signal.addEventListener('abort', resolve));
   commands.close();

@@ -159,6 +159,11 @@ export class Agent {
     return answer.promise;
   }
 
+  /** Tells it something that is not answered. */
+  say(line: string): void {
+    this.#child.stdin?.write(`${line}\n`);
+  }
+
   async until(
     what: string,
     holds: (status: DaemonStatus) => boolean,
