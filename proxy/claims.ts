@@ -43,30 +43,42 @@ export function frontendsByKey(ports: readonly ServicePortView[]): Map<string, F
   return found;
 }
 
-/** Who claims which frontend: mostly one service each, which is kept as its name alone. */
+/** Who claims which frontend: nearly always one service each. */
 export class Claims {
-  readonly #services = new Map<string, string | readonly string[]>();
+  /** The first that claimed it. */
+  readonly #services = new Map<string, string>();
+  /** All that do, of frontends that several claim. */
+  readonly #rivals = new Map<string, readonly string[]>();
+
+  /** Some frontend is claimed by several services. */
+  get areContested(): boolean {
+    return this.#rivals.size > 0;
+  }
 
   /** All services that claim a frontend, when there are several. */
   rivals(key: string): readonly string[] {
-    const services = this.#services.get(key);
-    return typeof services === 'object' ? services : [];
+    return this.#rivals.get(key) ?? nobody;
   }
 
   add(key: string, service: string): void {
-    const before = this.#services.get(key);
-    this.#services.set(key, before === undefined ? service : [...listOf(before), service]);
+    const first = this.#services.get(key);
+    if (first === undefined) this.#services.set(key, service);
+    else if (first !== service) this.#rivals.set(key, [...(this.#rivals.get(key) ?? [first]), service]);
   }
 
   delete(key: string, service: string): void {
-    const left = listOf(this.#services.get(key)).filter((each) => each !== service);
+    const left = this.#claimantsOf(key).filter((each) => each !== service);
     const [only] = left;
     if (only === undefined) this.#services.delete(key);
-    else this.#services.set(key, left.length === 1 ? only : left);
+    else this.#services.set(key, only);
+    if (left.length > 1) this.#rivals.set(key, left);
+    else this.#rivals.delete(key);
+  }
+
+  #claimantsOf(key: string): readonly string[] {
+    const first = this.#services.get(key);
+    return this.#rivals.get(key) ?? (first === undefined ? nobody : [first]);
   }
 }
 
-function listOf(services: string | readonly string[] | undefined): readonly string[] {
-  if (services === undefined) return [];
-  return typeof services === 'string' ? [services] : services;
-}
+const nobody: readonly string[] = [];

@@ -56,7 +56,9 @@ function addSlice(lists: Lists, slice: V1EndpointSlice, context: EndpointContext
   }
   const place = { ...context, family, report };
   const hosts: Host[] = [];
-  for (const [index, endpoint] of objectsOf(slice.endpoints, 'endpoints', report).entries()) {
+  const endpoints = objectsOf(slice.endpoints, 'endpoints', report);
+  for (let index = 0; index < endpoints.length; index += 1) {
+    const endpoint = endpoints[index];
     const host = endpoint && hostOf(endpoint, index, place);
     if (host !== undefined) hosts.push(host);
   }

@@ -200,9 +200,9 @@ export class ProxyLoop implements ServiceProxy {
 
   /** Before the services: a node port that is open leads somewhere a moment later, not the other way round. */
   async #syncNode(): Promise<SyncResult> {
+    if (!this.#isNodeDirty) return { writes: 0, failures: [] };
     const facts = this.#sources.nodeFacts();
     this.#isNodeDirty = false;
-    if (sameFacts(this.#facts, facts)) return { writes: 0, failures: [] };
     this.#facts = facts;
     return await this.#backend.updateNode(facts);
   }

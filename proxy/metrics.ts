@@ -1,8 +1,8 @@
-import { isDeepStrictEqual } from 'node:util';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Family } from '../core/address.ts';
 import type { Backend, Views } from './backend.ts';
 import type { ServiceCounters } from './counters.ts';
+import { sameService } from './same-view.ts';
 import type { Endpoint, ServicePortView } from './view.ts';
 
 /*
@@ -161,11 +161,14 @@ export class ProxyMetrics {
           this.#programming.observe({ ip_family }, (nowMs - atMs) / 1000);
       }
     }
+    let [services, endpoints] = [0, 0];
     for (const { before, after } of changed.values()) {
       const [isService, isEndpoints] = changesOf(before, after);
-      if (isService) this.#serviceChanges.inc();
-      if (isEndpoints) this.#endpointChanges.inc();
+      services += isService ? 1 : 0;
+      endpoints += isEndpoints ? 1 : 0;
     }
+    this.#serviceChanges.inc(services);
+    this.#endpointChanges.inc(endpoints);
   }
 
   /** One pass that failed. */
@@ -302,12 +305,7 @@ function rest(name: string): string {
 function changesOf(before: Ports, after: Ports): readonly [boolean, boolean] {
   if (before.length === 0 || after.length !== before.length) return [true, true];
   const pairs = after.map((port, index) => [before[index] ?? port, port] as const);
-  return [pairs.some(([a, b]) => !isSameService(a, b)), pairs.some(([a, b]) => !hasSameEndpoints(a, b))];
-}
-
-function isSameService(a: ServicePortView, b: ServicePortView): boolean {
-  const without = { clusterEndpoints: [], localEndpoints: [], servingEndpoints: [], hasAnyEndpoints: true };
-  return isDeepStrictEqual({ ...a, ...without }, { ...b, ...without });
+  return [pairs.some(([a, b]) => !sameService(a, b)), pairs.some(([a, b]) => !hasSameEndpoints(a, b))];
 }
 
 const noEndpoints: readonly Pick<Endpoint, 'ip' | 'port'>[] = [];

@@ -6,20 +6,29 @@ export function samePorts(a: readonly ServicePortView[], b: readonly ServicePort
 }
 
 function samePort(a: ServicePortView, b: ServicePortView): boolean {
+  return sameService(a, b) && a.hasAnyEndpoints === b.hasAnyEndpoints && sameEndpoints(a, b);
+}
+
+/** Whether two ports are the same but for their endpoints. */
+export function sameService(a: ServicePortView, b: ServicePortView): boolean {
   return (
     a.name === b.name &&
     a.family === b.family &&
     a.protocol === b.protocol &&
     a.internalPolicy === b.internalPolicy &&
     a.externalPolicy === b.externalPolicy &&
-    a.hasAnyEndpoints === b.hasAnyEndpoints &&
     a.affinitySeconds === b.affinitySeconds &&
     a.balancing === b.balancing &&
     a.healthCheckPort === b.healthCheckPort &&
     sameList(a.frontends, b.frontends, sameFrontend) &&
+    sameList(a.sourceRanges, b.sourceRanges, Object.is)
+  );
+}
+
+function sameEndpoints(a: ServicePortView, b: ServicePortView): boolean {
+  return (
     sameList(a.clusterEndpoints, b.clusterEndpoints, sameEndpoint) &&
     sameList(a.localEndpoints, b.localEndpoints, sameEndpoint) &&
-    sameList(a.sourceRanges, b.sourceRanges, Object.is) &&
     sameList(a.servingEndpoints, b.servingEndpoints, samePlace)
   );
 }

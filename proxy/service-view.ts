@@ -34,11 +34,11 @@ export function serviceView(
   const spec = parseServiceSpec(service, report);
   if (spec === undefined) return { ports: [], problems };
   const weights = weightsOf(service, report);
-  const weightOf = (ip: Ip) => weights.get(ip) ?? 1;
+  const weightOf = weights.size === 0 ? () => 1 : (ip: Ip) => weights.get(ip) ?? 1;
   const endpoints = endpointsOf(slices, { nodeName: node.nodeName, weightOf, problems });
   reportUnknownWeights(weights, endpoints, report);
   const context = { spec, endpoints, node, report, balancing: balancingOf(service, report) };
-  const ports = families.flatMap((family) => portViews(family, context));
+  const ports = portViews(4, context).concat(portViews(6, context));
   return { ports, healthCheck: healthCheckOf(spec, endpoints), problems };
 }
 
@@ -116,7 +116,7 @@ function isServing({ ready, serving }: EndpointState): boolean {
 /** An address that a Service has in several ways is one frontend, by the way that says most about who may come. */
 function frontendsOf({ port, nodePort }: PortSpec, context: FamilyContext): Frontend[] {
   const { clusterIp, externalIps, loadBalancerIps } = context;
-  const kinds = new Map<Ip, 'clusterIP' | 'externalIP' | 'loadBalancerIP'>();
+  const kinds = new Map<Ip, 'externalIP' | 'loadBalancerIP'>();
   for (const ip of externalIps) kinds.set(ip, 'externalIP');
   for (const ip of loadBalancerIps) kinds.set(ip, 'loadBalancerIP');
   kinds.delete(clusterIp);

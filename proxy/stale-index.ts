@@ -28,6 +28,8 @@ export type Suspects = ReadonlyMap<string, Suspect>;
 
 type Serving = ReadonlySet<string>;
 
+const noPorts: readonly ServicePortView[] = [];
+
 /** Which endpoints serve behind which frontend, and which frontends changed. Pure. */
 export class StaleIndex {
   readonly #protocols: ReadonlySet<Protocol>;
@@ -62,10 +64,12 @@ export class StaleIndex {
   /** These services are not as they were; those that are gone have no ports. */
   update(changed: Views): void {
     for (const [service, views] of changed) {
-      const before = this.#portsOf.get(service) ?? [];
+      const before = this.#portsOf.get(service) ?? noPorts;
       const after = views.filter(({ protocol, servingEndpoints }) => {
-        return this.#protocols.has(protocol) && servingEndpoints !== undefined;
+        return servingEndpoints !== undefined && this.#protocols.has(protocol);
       });
+      // Most Services have no port whose flows can be stale.
+      if (before.length === 0 && after.length === 0) continue;
       if (after.length === 0) this.#portsOf.delete(service);
       else this.#portsOf.set(service, after);
       this.#replace(before, after);

@@ -108,19 +108,20 @@ export class ServiceViews {
     const before = frontendsByKey(this.#alone.get(service)?.ports ?? noPorts);
     const view = this.#viewOf(service);
     const after = frontendsByKey(view.ports);
-    const affect = (key: string) => {
-      for (const rival of this.#claims.rivals(key)) affected.add(rival);
-    };
     for (const key of before.keys()) {
-      affect(key);
+      this.#affectRivals(key, affected);
       if (!after.has(key)) this.#claims.delete(key, service);
     }
     for (const key of after.keys()) {
       if (!before.has(key)) this.#claims.add(key, service);
-      affect(key);
+      this.#affectRivals(key, affected);
     }
     setOrDelete(this.#alone, service, view === nothing ? undefined : view);
     setOrDelete(this.healthChecks, service, view.healthCheck);
+  }
+
+  #affectRivals(key: string, affected: Set<string>): void {
+    if (this.#claims.areContested) for (const rival of this.#claims.rivals(key)) affected.add(rival);
   }
 
   /** An object that no API server would let pass must not stop all the others: its service stays as it was. */
@@ -141,23 +142,27 @@ export class ServiceViews {
   /** What is left of a service's ports when others have had what is theirs; what is missing becomes its problems. */
   #settle(service: string): readonly ServicePortView[] {
     const { ports, problems } = this.#alone.get(service) ?? nothing;
+    if (!this.#isContested(ports)) {
+      setOrDelete(this.problems, service, problems.length > 0 ? problems : undefined);
+      return ports;
+    }
     const lost: Problem[] = [];
     const isOwn = (port: ServicePortView, frontend: Frontend) => {
       const owner = this.#ownerOf(frontendKey(port, frontend), service);
       if (owner !== service) lost.push(lossOf(port, frontend, owner));
       return owner === service;
     };
-    const isContested = ports.some((port) =>
-      port.frontends.some((frontend) => this.#isContested(port, frontend)),
-    );
-    const left = isContested ? ports.flatMap((port) => withFrontends(port, isOwn)) : ports;
+    const left = ports.flatMap((port) => withFrontends(port, isOwn));
     const all = lost.length > 0 ? [...problems, ...lost] : problems;
     setOrDelete(this.problems, service, all.length > 0 ? all : undefined);
     return left;
   }
 
-  #isContested(port: ServicePortView, frontend: Frontend): boolean {
-    return this.#claims.rivals(frontendKey(port, frontend)).length > 0;
+  #isContested(ports: readonly ServicePortView[]): boolean {
+    if (!this.#claims.areContested) return false;
+    return ports.some((port) =>
+      port.frontends.some((frontend) => this.#claims.rivals(frontendKey(port, frontend)).length > 0),
+    );
   }
 
   #ownerOf(key: string, service: string): string {

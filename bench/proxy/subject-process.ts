@@ -44,6 +44,12 @@ export interface Memory {
 const program = fileURLToPath(new URL('./subject.ts', import.meta.url));
 const launcher = fileURLToPath(new URL('../../fairlead', import.meta.url));
 
+/** Fairlead's own translated code is kept from one start to the next, as by its launcher. */
+const usualEnvironment = {
+  NODE_COMPILE_CACHE: fileURLToPath(new URL('../../.cache/compiled', import.meta.url)),
+  ...process.env,
+};
+
 /** The options that Fairlead is started with. */
 function usualNodeArgs(): string[] {
   const given = /^exec "\$node" (.*)"\$root/m.exec(readFileSync(launcher, 'utf8'))?.[1];
@@ -72,7 +78,8 @@ export class SubjectProcess implements AsyncDisposable {
     nodeArgs: readonly string[] = [],
   ): Promise<SubjectProcess & { readonly started: Started }> {
     const [command, args] = space.command([process.execPath, ...usualNodeArgs(), ...nodeArgs, program]);
-    const child = spawn(command, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    const stdio = ['ignore', 'inherit', 'inherit', 'ipc'] as const;
+    const child = spawn(command, args, { env: usualEnvironment, stdio: [...stdio] });
     const subject = new SubjectProcess(child);
     try {
       return Object.assign(subject, { started: await subject.#ask<Started>({ ask: 'start', services }) });

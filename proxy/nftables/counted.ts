@@ -12,16 +12,16 @@ export class CountedElements<Key> {
     this.#elementOf = elementOf;
   }
 
-  /** Exchanges what one service wants for what it wants now. */
-  replace(before: ReadonlySet<Key>, after: ReadonlySet<Key>): void {
-    for (const key of after) if (!before.has(key)) this.#add(key);
-    for (const key of before) if (!after.has(key)) this.#remove(key);
+  /** Exchanges what one service wants for what it wants now, each once. */
+  replace(before: readonly Key[], after: readonly Key[]): void {
+    for (const key of after) if (!before.includes(key)) this.#add(key);
+    for (const key of before) if (!after.includes(key)) this.#remove(key);
   }
 
   #add(key: Key): void {
     const count = this.#services.get(key) ?? 0;
     this.#services.set(key, count + 1);
-    if (count === 0) this.#journal.replace(undefined, this.#elementOf(key));
+    if (count === 0 && !this.#journal.isClosed) this.#journal.replace(undefined, this.#elementOf(key));
   }
 
   #remove(key: Key): void {

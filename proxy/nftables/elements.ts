@@ -1,13 +1,6 @@
 import { type Cidr, familyOf, type Ip, ipFromBytes, ipToBytes } from '../../core/address.ts';
 import type { ElementPacker } from '../../kernel/netlink/nftables/element-packer.ts';
-import {
-  bytesOfHex,
-  hexOf,
-  hexU16be,
-  hexU32,
-  nftRange,
-  writeU32,
-} from '../../kernel/netlink/nftables/keys.ts';
+import { bytesOfHex, hexU32, nftRange, writeU32 } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftElement, NftVerdict } from '../../kernel/netlink/nftables/spec.ts';
 import { type Protocol, protocolNumbers } from '../protocol.ts';
 import type { Endpoint, Frontend } from '../view.ts';
@@ -83,8 +76,9 @@ export function frontendElement(
 }
 
 function frontendKey(frontend: Frontend, protocol: Protocol): string {
-  const ip = frontend.kind === 'nodePort' ? '' : ipHex(frontend.ip);
-  return `${ip}${protocolHex[protocol]}${hexU16be(frontend.port)}0000`;
+  const end = frontend.kind === 'nodePort' ? 0 : writeIp(scratch, 0, frontend.ip);
+  writeU32(scratch, end, protocolNumbers[protocol]);
+  return scratchHex(writePort(scratch, end + 4, frontend.port));
 }
 
 export function encodeValue({ id, kind, slots }: FrontendValue): string {
@@ -110,7 +104,7 @@ export function slotElement(
   slot: number,
   data: string,
 ): NftElement {
-  return { set, key: hexOf(scratch.subarray(0, writeSlotKey(scratch, 0, list, slot))), data };
+  return { set, key: scratchHex(writeSlotKey(scratch, 0, list, slot)), data };
 }
 
 /** The same of `endpoints`, for a plan of everything. */
@@ -182,17 +176,21 @@ export type Place = Pick<Endpoint, 'ip' | 'port'>;
 
 /** An endpoint as data of the map `endpoints`. */
 export function endpointData(endpoint: Place): string {
-  return hexOf(scratch.subarray(0, writeEndpoint(scratch, 0, endpoint)));
+  return scratchHex(writeEndpoint(scratch, 0, endpoint));
 }
 
 /** Where the data end. */
 function writeEndpoint(bytes: Uint8Array, at: number, { ip, port }: Place): number {
-  const end = writeIp(bytes, at, ip);
-  bytes[end] = port >>> 8;
-  bytes[end + 1] = port;
-  bytes[end + 2] = 0;
-  bytes[end + 3] = 0;
-  return end + 4;
+  return writePort(bytes, writeIp(bytes, at, ip), port);
+}
+
+/** Where it ends, filled up. */
+function writePort(bytes: Uint8Array, at: number, port: number): number {
+  bytes[at] = port >>> 8;
+  bytes[at + 1] = port;
+  bytes[at + 2] = 0;
+  bytes[at + 3] = 0;
+  return at + 4;
 }
 
 export function decodeEndpoint(data: string): Place {
@@ -242,10 +240,15 @@ const protocolHex: Readonly<Record<Protocol, string>> = {
 };
 
 /** Longer than any key or data is. */
-const scratch = new Uint8Array(64);
+const scratch = Buffer.alloc(64);
+
+/** What was written to the beginning of it, as one flat text: put together of pieces, it would be kept in pieces. */
+function scratchHex(end: number): string {
+  return scratch.toString('hex', 0, end);
+}
 
 function ipHex(ip: Ip): string {
-  return hexOf(scratch.subarray(0, writeIp(scratch, 0, ip)));
+  return scratchHex(writeIp(scratch, 0, ip));
 }
 
 /** Where the address ends. Of IPv4 without an object: much of the work of a plan of everything is this. */

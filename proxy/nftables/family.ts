@@ -224,6 +224,7 @@ export class FamilyTable {
     let writes = 0;
     const failures: SyncResult['failures'][number][] = [];
     for (const changes of transactions) {
+      if (changes.length === 0) continue;
       const result = await applyChanges([{ layer: layer(this.#table, new Map()), changes }]);
       writes += result.writes;
       failures.push(...result.failures);

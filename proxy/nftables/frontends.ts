@@ -42,12 +42,11 @@ export function frontendElements(
     frontendElement(set, frontend, port.protocol, value);
   const isRefused = lists === undefined && !isDropped(port);
   const value = isRefused ? undefined : frontendValue(port, frontend, lists);
-  const elements = isRefused ? [element('refused')] : [];
-  if (group === undefined) elements.push(...(value === undefined ? [] : [element('all', value)]));
-  else {
-    elements.push(element('all', { id: group, kind: kinds.guarded, slots: 0 }));
-    if (value !== undefined) elements.push(element('guarded', value));
-  }
+  const guard =
+    group === undefined ? undefined : element('all', { id: group, kind: kinds.guarded, slots: 0 });
+  const own =
+    value === undefined ? element('refused') : element(guard === undefined ? 'all' : 'guarded', value);
+  const elements = guard === undefined ? [own] : isRefused ? [own, guard] : [guard, own];
   if (isInsideToo(port, frontend) && lists !== undefined && lists.cluster.slots.length > 0)
     elements.push(element('inside', listValue(lists, false, kinds.external)));
   return elements;
@@ -88,7 +87,10 @@ function listValue(lists: PortLists, local: boolean, kind: number): FrontendValu
  * service: the one whose name sorts first has it, the other one gets it afterwards.
  */
 export class Frontends {
-  readonly #claims = new Map<string, readonly Claim[]>();
+  /** Who has each frontend. */
+  readonly #claims = new Map<string, Claim>();
+  /** All who claim it, sorted, of frontends that several claim. */
+  readonly #contested = new Map<string, readonly Claim[]>();
   readonly #journal: Journal;
 
   constructor(journal: Journal) {
@@ -97,30 +99,39 @@ export class Frontends {
 
   /** Replaces what `owner` claims of this frontend. */
   claim(claim: Claim): void {
-    const others = this.#others(claim.id, claim.owner);
-    const all =
-      others.length === 0 ? [claim] : [...others, claim].sort((a, b) => (a.owner < b.owner ? -1 : 1));
-    this.#replace(claim.id, all);
+    const before = this.#claims.get(claim.id);
+    if (before === undefined || (before.owner === claim.owner && !this.#contested.has(claim.id))) {
+      this.#claims.set(claim.id, claim);
+      if (!this.#journal.isClosed) this.#journal.exchange(before?.elements ?? [], claim.elements);
+    } else {
+      const all = [...this.#others(claim), claim].sort((a, b) => (a.owner < b.owner ? -1 : 1));
+      this.#replace(claim.id, all);
+    }
   }
 
   release(claim: Claim): void {
-    this.#replace(claim.id, this.#others(claim.id, claim.owner));
+    this.#replace(claim.id, this.#others(claim));
   }
 
-  #others(id: string, owner: string): readonly Claim[] {
-    return (this.#claims.get(id) ?? []).filter((claim) => claim.owner !== owner);
+  /** What others claim of the frontend. */
+  #others({ id, owner }: Claim): readonly Claim[] {
+    const holder = this.#claims.get(id);
+    const all = this.#contested.get(id) ?? (holder === undefined ? [] : [holder]);
+    return all.filter((claim) => claim.owner !== owner);
   }
 
   #replace(id: string, claims: readonly Claim[]): void {
-    const before = this.#claims.get(id)?.[0];
+    const before = this.#claims.get(id);
     const [after] = claims;
     if (after === undefined) this.#claims.delete(id);
-    else this.#claims.set(id, claims);
+    else this.#claims.set(id, after);
+    if (claims.length > 1) this.#contested.set(id, claims);
+    else this.#contested.delete(id);
     if (before !== after) this.#journal.exchange(before?.elements ?? [], after?.elements ?? []);
   }
 
   *elements(): Generator<NftElement> {
-    for (const [claim] of this.#claims.values()) if (claim !== undefined) yield* claim.elements;
+    for (const { elements } of this.#claims.values()) yield* elements;
   }
 
   get size(): number {

@@ -71,6 +71,7 @@ export interface KnownPort {
 }
 
 const noSlots: readonly Place[] = [];
+const noList: SlotList = { slots: noSlots, code: 0 };
 export const noTokens: Tokens = new Map();
 
 /** The endpoint lists of all service ports of one family. An id belongs to a port for as long as it has endpoints. */
@@ -178,6 +179,7 @@ function knownOf({ id, cluster, local, tokens }: PortLists): KnownPort {
 }
 
 function place(previous: readonly (Place | undefined)[], { slots, code, isTable }: WantedList): SlotList {
+  if (slots.length === 0) return noList;
   return { slots: isTable ? slots : placeEndpoints(previous, slots, placeKey), code };
 }
 

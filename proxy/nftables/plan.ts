@@ -30,14 +30,15 @@ import { SourceGroups, sourceGroupName } from './source-groups.ts';
 /** The elements that one service stands for. */
 interface Entry {
   readonly lists: readonly PortLists[];
-  readonly claims: ReadonlyMap<string, Claim>;
-  readonly localIps: ReadonlySet<Ip>;
-  readonly clusterIps: ReadonlySet<Ip>;
+  /** Of each frontend one. */
+  readonly claims: readonly Claim[];
+  readonly localIps: readonly Ip[];
+  readonly clusterIps: readonly Ip[];
   readonly groups: readonly string[];
 }
 
-const noIps: ReadonlySet<Ip> = new Set();
-const nothing: Entry = { lists: [], claims: new Map(), localIps: noIps, clusterIps: noIps, groups: [] };
+const noIps: readonly Ip[] = [];
+const nothing: Entry = { lists: [], claims: [], localIps: noIps, clusterIps: noIps, groups: [] };
 
 /** How much a plan holds, for which the layout must have room. */
 export interface PlanSize {
@@ -144,8 +145,7 @@ export class FamilyPlan {
     this.problems.delete(service);
     const ports = portsOf(views, this.family);
     if (ports.length === 0 && before === nothing) return;
-    const names = new Set(ports.filter(isServed).map(portKey));
-    for (const list of before.lists) if (!names.has(list.name)) this.#lists.drop(list);
+    if (before.lists.length > 0) this.#dropLists(before.lists, ports);
     const after = this.#entryOf(service, ports);
     this.#claim(before, after);
     for (const name of before.groups) this.#groups.leave(name);
@@ -155,13 +155,20 @@ export class FamilyPlan {
     else this.#services.set(service, after);
   }
 
+  /** Those of ports that are not served any more. */
+  #dropLists(lists: readonly PortLists[], ports: readonly ServicePortView[]): void {
+    const names = new Set(ports.filter(isServed).map(portKey));
+    for (const list of lists) if (!names.has(list.name)) this.#lists.drop(list);
+  }
+
   #entryOf(service: string, ports: readonly ServicePortView[]): Entry {
-    const lists: PortLists[] = [];
+    // Exactly as long as they are: what is pushed to has room for more, ten thousand times.
+    let lists: readonly PortLists[] = [];
     const claims = new Map<string, Claim>();
     const groups: string[] = [];
     for (const port of ports) {
       const its = isServed(port) ? this.#listsOf(service, port) : undefined;
-      if (its !== undefined) lists.push(its);
+      if (its !== undefined) lists = [...lists, its];
       const group = this.#groupOf(service, port, groups);
       for (const frontend of port.frontends) {
         const guard = frontend.kind === 'loadBalancerIP' ? group : undefined;
@@ -171,7 +178,13 @@ export class FamilyPlan {
         if (guard !== undefined || !claims.has(id)) claims.set(id, { owner: service, id, elements });
       }
     }
-    return { lists, claims, localIps: localIpsOf(ports), clusterIps: clusterIpsOf(ports), groups };
+    return {
+      lists,
+      claims: [...claims.values()],
+      localIps: localIpsOf(ports),
+      clusterIps: clusterIpsOf(ports),
+      groups,
+    };
   }
 
   #listsOf(service: string, port: ServicePortView): PortLists | undefined {
@@ -204,9 +217,15 @@ export class FamilyPlan {
   }
 
   #claim(before: Entry, after: Entry): void {
-    for (const [id, claim] of before.claims) if (!after.claims.has(id)) this.#frontends.release(claim);
-    for (const [id, claim] of after.claims) {
-      const old = before.claims.get(id);
+    if (before.claims.length === 0) {
+      for (const claim of after.claims) this.#frontends.claim(claim);
+      return;
+    }
+    const ids = new Set(after.claims.map(({ id }) => id));
+    for (const claim of before.claims) if (!ids.has(claim.id)) this.#frontends.release(claim);
+    const were = new Map(before.claims.map((claim) => [claim.id, claim]));
+    for (const claim of after.claims) {
+      const old = were.get(claim.id);
       if (old === undefined || !sameElements(old, claim)) this.#frontends.claim(claim);
     }
   }
@@ -262,22 +281,22 @@ function withinSlots(endpoints: readonly Endpoint[]): readonly Endpoint[] {
   return endpoints.length > MAX_SLOTS ? endpoints.slice(0, MAX_SLOTS) : endpoints;
 }
 
-function localIpsOf(ports: readonly ServicePortView[]): ReadonlySet<Ip> {
+function localIpsOf(ports: readonly ServicePortView[]): readonly Ip[] {
   let ips: Set<Ip> | undefined;
   for (const { clusterEndpoints, localEndpoints } of ports) {
     for (const list of [clusterEndpoints, localEndpoints]) {
       for (const { ip, local } of list) if (local) ips = (ips ?? new Set()).add(ip);
     }
   }
-  return ips ?? noIps;
+  return ips === undefined ? noIps : [...ips];
 }
 
-function clusterIpsOf(ports: readonly ServicePortView[]): ReadonlySet<Ip> {
+function clusterIpsOf(ports: readonly ServicePortView[]): readonly Ip[] {
   const ips = new Set<Ip>();
   for (const { frontends } of ports) {
     for (const frontend of frontends) if (frontend.kind === 'clusterIP') ips.add(frontend.ip);
   }
-  return ips;
+  return [...ips];
 }
 
 function isServed(port: ServicePortView): boolean {

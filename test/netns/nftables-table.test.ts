@@ -6,7 +6,7 @@ import { layer } from '../../core/rows.ts';
 import type { KernelError } from '../../kernel/errors.ts';
 import { drop, inSet, rule, setMetaFromMap, vmap } from '../../kernel/netlink/nftables/expressions.ts';
 import { ipDaddr, ipSaddr, masked, metaMark } from '../../kernel/netlink/nftables/fields.ts';
-import { hexU32, nftKey, nftRange } from '../../kernel/netlink/nftables/keys.ts';
+import { hexU32, nftKey, nftRange, writeHex } from '../../kernel/netlink/nftables/keys.ts';
 import {
   hookPriorities,
   type NftElement,
@@ -254,6 +254,27 @@ test('a table that is filled in several transactions is the one that is made in 
   t.is(nft('list ruleset').replaceAll(elements, ''), listing.replaceAll(elements, ''));
   t.is((await table.read()).size, 25_002);
   t.is(table.timesMade, 2);
+});
+
+test('a table is filled with elements that were put straight into messages, as with rows', async (t) => {
+  const { socket } = openNftSpace(t);
+  const table = new NftTable({ socket, layout: largeLayout, rows: largeRows });
+  const packer = table.packer('marks');
+  const rows: NftElement[] = [];
+  for (const row of largeRows()) {
+    if (row.set !== 'marks') rows.push(row);
+    else {
+      const at = packer.add();
+      writeHex(packer.bytes, at, row.key);
+      writeHex(packer.bytes, at + packer.keyToData, String(row.data));
+    }
+  }
+  t.deepEqual(await table.fill([...rows, ...packer.takeAll()]), { writes: 25_002, failures: [] });
+  t.deepEqual(sorted(await table.read()), sorted(byKey(...largeRows())));
+  for (const name of ['ways', 'nowhere'])
+    t.throws(() => table.packer(name), {
+      message: `nftables ip fairlead-large: there is no set "${name}" of plain elements`,
+    });
 });
 
 test('whoever is killed while a table is filled leaves nothing in force, and the next one makes it anew', async (t) => {
