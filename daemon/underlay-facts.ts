@@ -1,6 +1,7 @@
 import { families, familyOf, hostCidr, type Ip } from '../core/address.ts';
 import { KernelError } from '../kernel/errors.ts';
 import { LinkIndex } from '../kernel/linkindex.ts';
+import type { NetlinkMessage } from '../kernel/netlink/message.ts';
 import { decodeAddress, encodeAddressDump } from '../kernel/netlink/route/address.ts';
 import {
   decodeRoute,
@@ -53,12 +54,26 @@ async function readAddresses(socket: NetlinkSocket, links: LinkIndex): Promise<A
   });
 }
 
+/** In struct rtmsg: of thousands of routes to peers no more is read. */
+const PREFIX_LENGTH_AT = 1;
+
+/** The kernel makes a family's table with its first route. */
+async function readTable(socket: NetlinkSocket, dump: NetlinkMessage): Promise<NetlinkMessage[]> {
+  try {
+    return await socket.dump(dump);
+  } catch (error) {
+    if (error instanceof KernelError && error.code === 'ENOENT') return [];
+    throw error;
+  }
+}
+
 async function readDefaultRoutes(socket: NetlinkSocket, links: LinkIndex) {
   const found = families.map(async (family) => {
     const payload = encodeRouteDump(family, { table: RT_TABLE_MAIN });
     const operation = `RTM_GETROUTE default IPv${family}`;
-    const messages = await socket.dump({ type: RTM_GETROUTE, flags: 0, payload, operation });
-    const routes = messages.map((message) => decodeRoute(message.payload)).filter(isDefault);
+    const messages = await readTable(socket, { type: RTM_GETROUTE, flags: 0, payload, operation });
+    const short = messages.filter((message) => message.payload[PREFIX_LENGTH_AT] === 0);
+    const routes = short.map((message) => decodeRoute(message.payload)).filter(isDefault);
     const [best] = routes.sort((a, b) => (a.priority ?? 0) - (b.priority ?? 0));
     return [family, links.at(best?.index ?? best?.nextHops?.[0]?.index)?.name] as const;
   });

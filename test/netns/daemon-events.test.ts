@@ -83,6 +83,35 @@ test.serial('a peer that changes its MAC, its address or its subnet leaves nothi
   t.true((await agent.status()).writes - writes <= 24, 'rows of others are not touched');
 });
 
+test.serial(
+  'a node that joins or leaves is its own rows, written without a look at all others',
+  async (t) => {
+    const peers = Array.from({ length: 60 }, (_, n) => ({
+      ...{ subnet: `10.244.${100 + n}.0-24`, publicIp: `172.30.1.${n}` },
+      mac: `02:00:00:00:03:${n.toString(16).padStart(2, '0')}`,
+    }));
+    const { nodes, agent } = await setUp(t, peers);
+    await agent.until('all of them', (status) => status.peers === 60);
+    await sleep(1_000); // what the first pass itself made the kernel say
+    const quiet = await agent.status();
+    await put(nodes, second);
+    const joined = await agent.until('one more', (status) => status.peers === 61);
+    t.is(joined.writes - quiet.writes, 4, 'neighbour, forwarding entry, route and sender');
+    await sleep(1_000);
+    const after = await agent.status();
+    t.deepEqual(
+      [after.writes, after.passes],
+      [joined.writes, joined.passes],
+      'what it wrote is no news to it',
+    );
+    t.is(joined.passes - quiet.passes, 1);
+    await nodes.etcd.ctl('del', prefix + second.subnet);
+    const left = await agent.until('one less', (status) => status.peers === 60);
+    t.is(left.writes - joined.writes, 4);
+    t.false(agent.kernel().includes('10.244.200.'));
+  },
+);
+
 test.serial('another backend in the configuration: old rows go and new ones come in one pass', async (t) => {
   const direct = { subnet: '10.244.202.0-24', publicIp: '172.30.0.202', type: 'host-gw' };
   const { nodes, agent, configFile } = await setUp(t, [second, direct]);

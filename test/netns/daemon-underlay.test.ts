@@ -28,3 +28,12 @@ test('the kernel tells which interface leads to an address, and from which of it
   const facts = await readUnderlayFacts(space.socket, { canReach });
   t.like(selectUnderlay(facts, [4], { canReach }), { device: 'two', addresses: { 4: '10.0.1.7/24' } });
 });
+
+test('a node without any address has no default route, and says so without an error', async (t) => {
+  const space = openSpace(t);
+  const facts = await readUnderlayFacts(space.socket);
+  t.deepEqual(facts.defaultRoutes, {});
+  t.deepEqual(selectUnderlay(facts, [4]), {
+    problem: 'there is no IPv4 default route to tell the interface; name one',
+  });
+});
