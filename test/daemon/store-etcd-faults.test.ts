@@ -150,6 +150,29 @@ test('what changed while we were away and was compacted is found: new, gone, ren
   await until('no problem is left', () => view.problems().length === 0);
 });
 
+test('a deletion that history was compacted at while we were away is found soon', async (t) => {
+  const { etcd, client, store, watch, signal } = await setUp(t);
+  const real = client.watch.bind(client);
+  let isAway = false;
+  client.watch = async function* (...args) {
+    if (isAway) throw new StoreError('away');
+    yield* real(...args);
+  };
+  const view = watch();
+  const { key } = await store().acquire(attributes('192.0.2.1'), { signal });
+  await until('the lease is seen', () => view.leases().has(key));
+  isAway = true;
+  await etcd.stop();
+  await until('the loss is told', () => view.problems().length === 1);
+  await etcd.run();
+  await etcd.ctlAsync('del', prefix + key);
+  await compactNow(etcd);
+  isAway = false;
+  await until('the deletion is found', () => view.leases().size === 0, 30_000);
+  await until('no problem is left', () => view.problems().length === 0);
+  t.false(view.leases().has(key));
+});
+
 test('entries that the watch never told of are found by the count', async (t) => {
   const { etcd, client, watch, signal } = await setUp(t);
   const real = client.watch.bind(client);
