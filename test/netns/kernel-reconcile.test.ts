@@ -234,7 +234,7 @@ function routesShown({ show }: Space): number {
 }
 
 test('any state of the kernel becomes any other, and the next pass writes nothing', async (t) => {
-  t.timeout(120_000);
+  t.timeout(300_000);
   const rowOfStates = fc.array(state, { minLength: 6, maxLength: 8 });
   await fc.assert(
     fc.asyncProperty(rowOfStates, async (states) => {
