@@ -31,8 +31,11 @@ export function frontendKey({ family, protocol }: ServicePortView, frontend: Fro
     : `${frontend.ip} ${protocol} ${frontend.port}`;
 }
 
+const nothing: ReadonlyMap<string, Frontend> = new Map();
+
 /** The frontends of these ports, by key; the first port that has one counts. */
-export function frontendsByKey(ports: readonly ServicePortView[]): Map<string, Frontend> {
+export function frontendsByKey(ports: readonly ServicePortView[]): ReadonlyMap<string, Frontend> {
+  if (ports.length === 0) return nothing;
   const found = new Map<string, Frontend>();
   for (const port of ports) {
     for (const frontend of port.frontends) {

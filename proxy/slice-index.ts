@@ -27,7 +27,8 @@ export class SliceIndex {
 
   /** The keys of a service's slices, sorted. */
   slicesOf(service: string): readonly string[] {
-    return [...(this.#slices.get(service) ?? [])].sort();
+    const slices = [...(this.#slices.get(service) ?? [])];
+    return slices.length > 1 ? slices.sort() : slices;
   }
 
   /** From now on this slice belongs to this service, or to none. The service that it belonged to. */
