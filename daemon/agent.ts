@@ -3,6 +3,7 @@ import type { NodeNetwork } from '../cni/server.ts';
 import { type Cidr, families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
+import { LinkIndex } from '../kernel/linkindex.ts';
 import type { TunnelPackets } from './backend/backend.ts';
 import type { NetworkConfig } from './config.ts';
 import { configObstacles } from './config-change.ts';
@@ -266,14 +267,15 @@ export class NodeAgent implements Disposable {
   async #bringInLine(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
     this.#inKernel = undefined;
     const selector = this.#selector();
-    const facts = await readUnderlayFacts(this.#tables.socket, selector);
+    const links = await LinkIndex.read(this.#tables.socket);
+    const facts = await readUnderlayFacts(this.#tables.socket, selector, links);
     const underlay = this.#selectUnderlay(facts, selector);
     const self = underlay && this.#lease(underlay);
     // Not one row is written before all leases are known: a restart takes nothing down.
     if (underlay === undefined || self === undefined || !this.#synced) return 'again';
     const sysctls = await this.#tables.readSysctls(underlay.device);
     this.#world = { selector, facts, underlay, sysctls };
-    const layers = this.#planFrom(self, this.#world);
+    const layers = this.#planFrom(self, this.#world, links);
     this.#files.recordSettings(this.#plan?.sysctls ?? new Map(), sysctls);
     const report = await reconcile(layers);
     await this.#count(report, dirt);
@@ -303,10 +305,8 @@ export class NodeAgent implements Disposable {
     const underlay = selectUnderlay(facts, wanted, selector);
     const failed = 'problem' in underlay;
     this.#problems.set('underlay', failed ? [underlay.problem] : []);
-    if (failed) {
-      this.#interest = undefined;
-      return undefined;
-    }
+    if (failed) this.#interest = undefined;
+    if (failed) return undefined;
     if (JSON.stringify(underlay) !== JSON.stringify(this.#underlay)) {
       this.#options.log.info({ ...underlay }, 'underlay selected');
     }
@@ -340,7 +340,7 @@ export class NodeAgent implements Disposable {
     this.#tables.useBackend(setup.backend);
   }
 
-  #planFrom(self: Lease, { facts, underlay, sysctls }: World): Plan {
+  #planFrom(self: Lease, { facts, underlay, sysctls }: World, links?: LinkIndex): Plan {
     const leases = this.#view?.leases() ?? new Map<string, Lease>();
     const { nodeName, blackholeRoute: blackhole } = this.#options;
     const { networks, backend } = this.#setup;
@@ -349,7 +349,7 @@ export class NodeAgent implements Disposable {
     this.#problems.set('plan', plan.problems);
     this.#interest = kernelInterest(facts, underlay.device, plan);
     const own = families.flatMap((family) => self.subnets[family] ?? []);
-    return this.#tables.layers(plan, own);
+    return this.#tables.layers(plan, own, links);
   }
 
   async #count(report: Report, dirt: ReadonlySet<Dirt>): Promise<void> {

@@ -3,6 +3,7 @@ import { layer, type Plan, type Table } from '../core/rows.ts';
 import { AddressTable } from '../kernel/address.ts';
 import type { KernelError } from '../kernel/errors.ts';
 import { LinkTable } from '../kernel/link.ts';
+import type { LinkIndex } from '../kernel/linkindex.ts';
 import { FdbTable, NeighborTable } from '../kernel/neighbor.ts';
 import type { NftLayout } from '../kernel/netlink/nftables/spec.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
@@ -66,8 +67,8 @@ export class NodeTables implements Disposable {
    * The plan's layers in order of dependency. Each table is narrowed to the daemon's own rows: bridges, pods'
    * interfaces, and ways into this node's own subnets are the CNI plugin's, which carries the same marks.
    */
-  layers(plan: NodePlan, ownSubnets: readonly Cidr[]): Plan {
-    const { socket } = this;
+  layers(plan: NodePlan, ownSubnets: readonly Cidr[], links?: LinkIndex): Plan {
+    const on = { socket: this.socket, links };
     const namespaceFd = this.#namespaceFd;
     const isMine = ({ device }: { device: string }) => isBackendDevice(device);
     const isOwn = (destination: Cidr) => ownSubnets.some((subnet) => cidrContains(subnet, destination));
@@ -76,17 +77,17 @@ export class NodeTables implements Disposable {
       // Before there is a tunnel: strangers' packets do not get in, not even for a moment.
       ...this.nftLayers(plan),
       layer(
-        scoped(new LinkTable({ socket, namespaceFd }), ({ alias }) => alias === backendAlias),
+        scoped(new LinkTable({ ...on, namespaceFd }), ({ alias }) => alias === backendAlias),
         plan.links,
       ),
       layer(new OffloadTable({ devices: [...plan.offloads.keys()], namespaceFd }), plan.offloads),
-      layer(scoped(new AddressTable({ socket }), isMine), plan.addresses),
+      layer(scoped(new AddressTable(on), isMine), plan.addresses),
       ...(this.#backend?.layers(plan.facts) ?? []),
-      layer(scoped(new NeighborTable({ socket }), isMine), plan.neighbors),
-      layer(scoped(new FdbTable({ socket }), isMine), plan.fdb),
+      layer(scoped(new NeighborTable(on), isMine), plan.neighbors),
+      layer(scoped(new FdbTable(on), isMine), plan.fdb),
       layer(
         scoped(
-          new RouteTable({ socket }),
+          new RouteTable(on),
           ({ table = MAIN_TABLE, destination, blackhole }) =>
             table === MAIN_TABLE && (blackhole === true || !isOwn(destination)),
         ),

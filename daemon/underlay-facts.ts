@@ -27,8 +27,9 @@ const PERMANENT = 0x80;
 export async function readUnderlayFacts(
   socket: NetlinkSocket,
   { canReach }: Pick<UnderlaySelector, 'canReach'> = {},
+  known?: LinkIndex,
 ): Promise<UnderlayFacts> {
-  const links = await LinkIndex.read(socket);
+  const links = known ?? (await LinkIndex.read(socket));
   return {
     reach: canReach && (await readWay(socket, links, canReach)),
     links: Array.from(links, ({ name, index, mtuBytes = 0 }) => ({ name, index, mtuBytes })),

@@ -1,7 +1,7 @@
 import { familyOf, type HostCidr, hostCidr, ipOf, prefixLengthOf } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import { KernelError } from './errors.ts';
-import { LinkIndex } from './linkindex.ts';
+import { LinkIndex, type OnLinks } from './linkindex.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_REPLACE } from './netlink/message.ts';
 import {
   type Address,
@@ -38,9 +38,11 @@ export function addressKey(row: AddressRow): string {
 export class AddressTable implements Table<string, AddressRow> {
   readonly name = 'address';
   readonly #socket: NetlinkSocket;
+  readonly #links: LinkIndex | undefined;
 
-  constructor({ socket }: { socket: NetlinkSocket }) {
+  constructor({ socket, links }: OnLinks) {
     this.#socket = socket;
+    this.#links = links;
   }
 
   same(wanted: AddressRow, actual: AddressRow): boolean {
@@ -48,7 +50,7 @@ export class AddressTable implements Table<string, AddressRow> {
   }
 
   async read(): Promise<Map<string, AddressRow>> {
-    const links = await LinkIndex.read(this.#socket);
+    const links = this.#links ?? (await LinkIndex.read(this.#socket));
     const payload = encodeAddressDump(AF_UNSPEC);
     const messages = await this.#socket.dump({
       type: RTM_GETADDR,

@@ -1,7 +1,7 @@
 import type { Ip, Mac } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import { KernelError } from './errors.ts';
-import { isOurs, LinkIndex } from './linkindex.ts';
+import { isOurs, LinkIndex, type OnLinks } from './linkindex.ts';
 import { type NetlinkMessage, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE } from './netlink/message.ts';
 import {
   decodeFdb,
@@ -32,9 +32,11 @@ export function fdbKey(row: FdbRow): string {
 export class FdbTable implements Table<string, FdbRow> {
   readonly name = 'fdb';
   readonly #socket: NetlinkSocket;
+  readonly #links: LinkIndex | undefined;
 
-  constructor({ socket }: { socket: NetlinkSocket }) {
+  constructor({ socket, links }: OnLinks) {
     this.#socket = socket;
+    this.#links = links;
   }
 
   same(wanted: FdbRow, actual: FdbRow): boolean {
@@ -43,7 +45,7 @@ export class FdbTable implements Table<string, FdbRow> {
 
   async read(): Promise<Map<string, FdbRow>> {
     const rows = new Map<string, FdbRow>();
-    for (const link of await LinkIndex.read(this.#socket)) {
+    for (const link of this.#links ?? (await LinkIndex.read(this.#socket))) {
       if (link.kind !== 'vxlan' || !isOurs(link)) continue;
       for (const row of await this.#readDevice(link.name, link.index)) rows.set(fdbKey(row), row);
     }

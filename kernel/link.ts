@@ -3,7 +3,7 @@ import type { Ip, Mac } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import type { Descriptor } from '../native/index.ts';
 import { isMissing, KernelError } from './errors.ts';
-import { isOurs, type KnownLink, LINK_ALIAS_PREFIX, LinkIndex } from './linkindex.ts';
+import { isOurs, type KnownLink, LINK_ALIAS_PREFIX, LinkIndex, type OnLinks } from './linkindex.ts';
 import { createLink, deleteLinks, type LinkPlaces, updateLink } from './linkmessages.ts';
 import { IFF_UP } from './netlink/route/link.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
@@ -68,11 +68,13 @@ export function linkKey(row: LinkRow): string {
 export class LinkTable implements Table<string, LinkRow> {
   readonly name = 'link';
   readonly #socket: NetlinkSocket;
+  readonly #links: LinkIndex | undefined;
   readonly #namespaceFd: Descriptor;
 
   /** `namespaceFd`: the socket's, for kinds that netlink cannot make (tun); by default that of the process. */
-  constructor({ socket, namespaceFd = -1 }: { socket: NetlinkSocket; namespaceFd?: Descriptor | undefined }) {
+  constructor({ socket, links, namespaceFd = -1 }: OnLinks & { namespaceFd?: Descriptor | undefined }) {
     this.#socket = socket;
+    this.#links = links;
     this.#namespaceFd = namespaceFd;
   }
 
@@ -89,7 +91,7 @@ export class LinkTable implements Table<string, LinkRow> {
   }
 
   async read(): Promise<Map<string, LinkRow>> {
-    const links = await LinkIndex.read(this.#socket);
+    const links = this.#links ?? (await LinkIndex.read(this.#socket));
     const rows = new Map<string, LinkRow>();
     for (const link of links) {
       const row = isOurs(link) ? rowFrom(link, links) : undefined;

@@ -15,6 +15,17 @@ export interface KnownLink extends Link {
   readonly name: string;
 }
 
+/** What tables of rows on links are made with. */
+export interface OnLinks {
+  /** Speaks NETLINK_ROUTE. */
+  readonly socket: NetlinkSocket;
+  /**
+   * The links, for reading; by default read each time. Several tables that are read together may share them: reading
+   * them waits for a lock that is held for long where network namespaces are being removed.
+   */
+  readonly links?: LinkIndex | undefined;
+}
+
 /** Links by name and by index, as of one moment. */
 export class LinkIndex {
   readonly #byName = new Map<string, KnownLink>();

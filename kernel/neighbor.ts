@@ -1,7 +1,7 @@
 import type { Ip, Mac } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import { KernelError } from './errors.ts';
-import { LinkIndex } from './linkindex.ts';
+import { LinkIndex, type OnLinks } from './linkindex.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_REPLACE } from './netlink/message.ts';
 import {
   decodeNeighbor,
@@ -36,9 +36,11 @@ export function neighborKey(row: NeighborRow): string {
 export class NeighborTable implements Table<string, NeighborRow> {
   readonly name = 'neighbor';
   readonly #socket: NetlinkSocket;
+  readonly #links: LinkIndex | undefined;
 
-  constructor({ socket }: { socket: NetlinkSocket }) {
+  constructor({ socket, links }: OnLinks) {
     this.#socket = socket;
+    this.#links = links;
   }
 
   same(wanted: NeighborRow, actual: NeighborRow): boolean {
@@ -46,7 +48,7 @@ export class NeighborTable implements Table<string, NeighborRow> {
   }
 
   async read(): Promise<Map<string, NeighborRow>> {
-    const links = await LinkIndex.read(this.#socket);
+    const links = this.#links ?? (await LinkIndex.read(this.#socket));
     const payload = encodeNeighborDump(AF_UNSPEC);
     const operation = 'RTM_GETNEIGH';
     const rows = new Map<string, NeighborRow>();

@@ -1,7 +1,7 @@
 import { type Cidr, familyOf, type Ip } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import { KernelError } from './errors.ts';
-import { LinkIndex } from './linkindex.ts';
+import { LinkIndex, type OnLinks } from './linkindex.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from './netlink/message.ts';
 import {
   decodeRoute,
@@ -56,9 +56,11 @@ export function routeKey(row: Pick<RouteRow, 'destination' | 'table'>): string {
 export class RouteTable implements Table<string, RouteRow> {
   readonly name = 'route';
   readonly #socket: NetlinkSocket;
+  readonly #links: LinkIndex | undefined;
 
-  constructor({ socket }: { socket: NetlinkSocket }) {
+  constructor({ socket, links }: OnLinks) {
     this.#socket = socket;
+    this.#links = links;
   }
 
   same(wanted: RouteRow, actual: RouteRow): boolean {
@@ -75,7 +77,7 @@ export class RouteTable implements Table<string, RouteRow> {
   }
 
   async read(): Promise<Map<string, RouteRow>> {
-    const links = await LinkIndex.read(this.#socket);
+    const links = this.#links ?? (await LinkIndex.read(this.#socket));
     const rows = new Map<string, RouteRow>();
     for (const family of [4, 6] as const) {
       const payload = encodeRouteDump(family, { protocol: FAIRLEAD_PROTOCOL });
