@@ -7,7 +7,8 @@ import { conformance } from './proxy-conformance.ts';
 conformance({
   name: 'ipvs',
   open: ({ namespace, policy }) =>
-    openIpvs({ namespaceFd: namespace.fd, policy, settings: { udpTimeoutMs: 1_000 } }),
+    // Long enough for an answer on a busy machine, and short enough to be waited for.
+    openIpvs({ namespaceFd: namespace.fd, policy, settings: { udpTimeoutMs: 10_000 } }),
   remove: async ({ namespace }) => {
     await removeAllModes({ namespaceFd: namespace.fd });
   },

@@ -257,8 +257,13 @@ export function conformance(backend: ConformingBackend): void {
           answers[index]?.push(...(await lab.answerers(source, target, count)));
         if (count === 6) await start();
       }
-      for (const its of backend.differs.keepsByFrontend ? answers : [answers.flat()])
+      for (const its of backend.differs.keepsByFrontend ? answers : [answers.flat()]) {
         t.is(new Set(its).size, 1, its.join());
+        t.true(
+          all.some((pod) => pod === its[0]),
+          its[0],
+        );
+      }
     }
   });
 
