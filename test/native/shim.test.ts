@@ -356,7 +356,7 @@ test('a daemon that does not answer costs STATUS five seconds', async (t) => {
   await using _daemon = await serve(path, () => undefined);
   const outcome = await callShim(path, { environment: { CNI_COMMAND: 'STATUS' } });
   assertError(t, outcome, 50, /no answer within 5 s/);
-  t.true(outcome.elapsedMs < 25_000);
+  t.true(outcome.elapsedMs < 29_000);
 });
 
 test('a daemon that does not accept costs five seconds', async (t) => {
