@@ -47,8 +47,9 @@ export class Transport implements Disposable {
   /** The lines of a streamed answer as they come. Ends when the server ends it; silence for too long throws. */
   async *lines(path: string, ask: Ask): AsyncGenerator<string, void> {
     using silence = new Silence(ask.inactivityTimeoutMs);
-    const answer = await this.#open('GET', path, ask, anySignal(ask.signal, silence.signal));
+    let answer: http.IncomingMessage | undefined;
     try {
+      answer = await this.#open('GET', path, ask, anySignal(ask.signal, silence.signal));
       if (!isSuccess(answer)) throw refusal(answer, await readAll(answer));
       for await (const line of linesOf(answer, () => silence.heard())) yield line;
     } catch (error) {
@@ -56,7 +57,7 @@ export class Transport implements Disposable {
       silence.signal.throwIfAborted();
       throw error;
     } finally {
-      answer.destroy();
+      answer?.destroy();
     }
   }
 

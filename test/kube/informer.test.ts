@@ -156,29 +156,36 @@ test('an informer that is ended before it is synced says so', async (t) => {
   await t.throwsAsync(informer.synced, { name: 'AbortError' });
 });
 
-test('silence for longer than allowed is a dead connection', async (t) => {
-  let watches = 0;
-  const server = http.createServer((request, response) => {
-    if (request.url?.includes('watch=true') === true) {
-      watches += 1;
-      response.writeHead(200);
-      response.flushHeaders();
-    } else response.end(JSON.stringify(list('5', [])));
+for (const [what, begin] of [
+  [
+    'after the beginning of an answer',
+    (response: http.ServerResponse) => response.writeHead(200).flushHeaders(),
+  ],
+  ['instead of an answer', () => undefined],
+] as const) {
+  test(`silence for longer than allowed, ${what}, is a dead connection`, async (t) => {
+    let watches = 0;
+    const server = http.createServer((request, response) => {
+      if (request.url?.includes('watch=true') === true) {
+        watches += 1;
+        begin(response);
+      } else response.end(JSON.stringify(list('5', [])));
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    t.teardown(() => server.close());
+    using client = new KubeClient({ server: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
+    const errors: string[] = [];
+    const { end } = start({
+      client,
+      inactivityTimeoutMs: 1_000,
+      onError: (error) => errors.push(error.message),
+    });
+    await until(() => watches >= 2 && errors.includes('nothing came for 1000 ms'));
+    t.pass();
+    await end();
+    server.closeAllConnections();
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  t.teardown(() => server.close());
-  using client = new KubeClient({ server: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
-  const errors: string[] = [];
-  const { end } = start({
-    client,
-    inactivityTimeoutMs: 1_000,
-    onError: (error) => errors.push(error.message),
-  });
-  await until(() => watches >= 2 && errors.includes('nothing came for 1000 ms'));
-  t.pass();
-  await end();
-  server.closeAllConnections();
-});
+}
 
 test('two informers under a thousand random changes end equal to a list', async (t) => {
   await using server = await startTestServer({ bookmarkIntervalMs: 100, clusterCidrs: [] });
