@@ -87,10 +87,10 @@ export function traceFrontend(
   // iptables has no firewall where nobody is: everybody is refused alike.
   if (isBlocked && (facts.backend !== 'iptables' || found.port.hasAnyEndpoints))
     return { ...none, verdict: 'dropped', reason: `${packet.source} is not in loadBalancerSourceRanges` };
-  const { list, reason } = chooseList(found, source);
+  const { list, reason } = chooseList(found, source, facts.backend);
   if (!found.port.hasAnyEndpoints) return { ...none, verdict: 'refused', reason: 'no endpoints' };
   if (list.length === 0) return { ...none, verdict: 'dropped', reason: `${reason} and none here` };
-  const masquerade = masqueradeOf(found, source, policy);
+  const masquerade = masqueradeOf(found, source, policy, facts.backend);
   const endpoints = sharesOf(list, found.port.balancing, facts.backend).map((endpoint) =>
     withMasquerade(endpoint, packet, masquerade, facts),
   );
@@ -127,13 +127,21 @@ interface ChosenList {
   readonly reason: string;
 }
 
-/** Under externalTrafficPolicy: Local the pods of this cluster and the node itself reach all endpoints. */
-function chooseList({ port, frontend }: FoundFrontend, source: TracedSource): ChosenList {
+/**
+ * Under externalTrafficPolicy: Local the pods of this cluster and the node itself reach all endpoints; with IPVS only
+ * where none is on this node.
+ */
+function chooseList(
+  { port, frontend }: FoundFrontend,
+  source: TracedSource,
+  backend: TraceFacts['backend'],
+): ChosenList {
   const isClusterIp = frontend.kind === 'clusterIP';
   const policy = policyOf({ port, frontend });
   const reason = `${isClusterIp ? 'internal' : 'external'}TrafficPolicy: ${policy}`;
   if (policy === 'Cluster') return { list: port.clusterEndpoints, reason };
-  if (isClusterIp || source.class === 'outside') return { list: port.localEndpoints, reason };
+  const isOneForAll = backend === 'ipvs' && port.localEndpoints.length > 0;
+  if (isClusterIp || source.class === 'outside' || isOneForAll) return { list: port.localEndpoints, reason };
   const who = source.class === 'pod' ? 'pods' : 'the node itself';
   return { list: port.clusterEndpoints, reason: `${reason}, from which ${who} are exempt` };
 }
@@ -142,8 +150,13 @@ function masqueradeOf(
   found: FoundFrontend,
   source: TracedSource,
   { masqueradeAll }: ProxyPolicy,
+  backend: TraceFacts['backend'],
 ): Masquerade {
-  if (found.frontend.kind === 'clusterIP') return masqueradeAtClusterIp(source, masqueradeAll);
+  if (found.frontend.kind === 'clusterIP') {
+    if (backend === 'ipvs' && source.class === 'node')
+      return { wanted: true, reason: 'this node connects from the address itself' };
+    return masqueradeAtClusterIp(source, masqueradeAll);
+  }
   if (policyOf(found) === 'Cluster')
     return { wanted: true, reason: 'the answer must come back through this node' };
   if (source.class === 'pod') return { wanted: false, reason: 'pods keep their address' };

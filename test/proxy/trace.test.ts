@@ -217,6 +217,27 @@ const percents = (views: Views, backend: TraceFacts['backend'] = 'nftables') => 
   return endpoints.map(({ percent }) => percent);
 };
 
+test('in ipvs all clients of a frontend have the same endpoints, and the node is always masqueraded', (t) => {
+  const world = worlds[4];
+  const run = (viewsCase: Omit<Case, 'world'>, from: From, to: To, policy = policyOf(world)) =>
+    outcome(
+      traceFrontend(
+        viewsOf({ world, ...viewsCase }),
+        policy,
+        factsOf(world, 'ipvs'),
+        packetOf(world, from, to),
+      ),
+    );
+  const options = 'outside=Local';
+  t.is(run({ options }, 'pod', 'LB'), 'L');
+  t.is(run({ options }, 'node', 'LB'), 'L M');
+  t.is(run({ options, endpoints: ['remote'] }, 'pod', 'LB'), 'R');
+  t.is(run({ options, endpoints: ['remote'] }, 'outside', 'LB'), 'dropped');
+  const none = policyOf(world, { detectLocal: { mode: 'none' } });
+  t.is(run({}, 'node', 'clusterIP', none), 'L+R M');
+  t.is(run({}, 'pod', 'clusterIP', none), 'L+R');
+});
+
 test('each endpoint has its share of the connections by its weight', (t) => {
   t.deepEqual(percents(viewsOf({ world })), [50, 50]);
   const weighted = viewsOf({ world, options: `weights={"${world.local}":3}` });
