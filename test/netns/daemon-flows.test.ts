@@ -32,10 +32,14 @@ async function openFlow(
   t.true(held.ok, JSON.stringify(held));
   const assertFlows = async (what: string) => {
     await a.workload.report();
-    await sleep(1_000);
-    const { failures, byServer } = await a.workload.report();
-    t.deepEqual(failures, [], what);
-    t.true((byServer.held ?? 0) > 10, `${what}: ${byServer.held} bytes came back in a second`);
+    let back = 0;
+    for (const end = performance.now() + 60_000; back <= 10 && performance.now() < end; ) {
+      await sleep(1_000);
+      const { failures, byServer } = await a.workload.report();
+      t.deepEqual(failures, [], what);
+      back += byServer.held ?? 0;
+    }
+    t.true(back > 10, `${what}: ${back} bytes came back in a minute`);
   };
   return { nodes, agents, a, assertFlows };
 }
@@ -91,29 +95,25 @@ test.serial(
     await assertFlows('while nothing answers');
     nodes.etcd.resume();
     // In etcd the leases run out in this moment, and take their keys along.
-    await until(
-      'both leases are there',
-      async () => {
-        const found = await nodes.etcd.ctl('get', '--prefix', '--keys-only', prefix);
-        return leases.every((lease) => found.includes(lease ?? '?'));
-      },
-      30_000,
-    );
+    await until('both leases are there', async () => {
+      const found = await nodes.etcd.ctl('get', '--prefix', '--keys-only', prefix);
+      return leases.every((lease) => found.includes(lease ?? '?'));
+    });
     const revision = /"revision":(\d+)/.exec(await nodes.etcd.ctl('get', 'x', '-w', 'json'))?.[1] ?? '';
     await nodes.etcd.ctl('compact', revision);
     for (const agent of agents)
-      await agent.until('all is well', ({ peers, problems }) => peers === 1 && problems.length === 0, 30_000);
+      await agent.until('all is well', ({ peers, problems }) => peers === 1 && problems.length === 0);
     t.deepEqual(await Promise.all(agents.map(async (agent) => (await agent.status()).lease)), leases);
     await assertFlows('with the store again');
   },
 );
 
 test.serial('a clock that jumps costs neither the lease nor a connection', async (t) => {
-  const { agents, assertFlows, nodes } = await openFlow(t, 'vxlan', { ttlSeconds: 4 });
+  const { agents, assertFlows, nodes } = await openFlow(t, 'vxlan', { ttlSeconds: 10 });
   const { lease = '' } = await agents[0].status();
   for (const jump of ['+86400', '-172800']) {
     agents[0].say(`clock ${jump}`);
-    await sleep(6_000); // longer than the lease lives unless it is renewed
+    await sleep(12_000); // longer than the lease lives unless it is renewed
     t.true((await nodes.etcd.ctl('get', prefix + lease)).includes('vxlan'), jump);
     t.deepEqual((await agents[0].status()).problems, []);
     await assertFlows(`clock ${jump}`);
