@@ -37,7 +37,7 @@ const breaks = [
 export async function measureDrift(frame: Frame): Promise<void> {
   const hasPing = existsSync(program);
   if (!hasPing) frame.missing('ping', `no ${program} (Debian: iputils-ping)`);
-  const rounds = frame.quick ? 1 : 7;
+  const rounds = frame.quick ? 1 : 5;
   await using pair = await agentsPair('vxlan');
   using look = new Look(pair.machines[0].namespace);
   await settle();
