@@ -48,7 +48,7 @@ export async function measureDrift(frame: Frame): Promise<void> {
     const times: number[] = [];
     let lost = 0;
     for (let round = 0; round < rounds; round += 1) {
-      const pings = hasPing ? countLost(pair) : undefined;
+      const pings = hasPing ? countLost(pair, frame.quick ? 60 : 150) : undefined;
       await sleep(leadMs);
       const beginMs = performance.now();
       inside(pair.machines[0].namespace, ...line.split(' '));
@@ -75,9 +75,21 @@ async function repairedAt(look: Look, whole: string, what: string): Promise<numb
   }
 }
 
-/** From pod to pod, for a second and a half. */
-async function countLost({ machines, pods: [from, to] }: Pair): Promise<number> {
-  const words = [program, '-q', '-i', String(pingEveryMs / 1000), '-c', '150', '-W', '1', '-I', from, to];
+/** From pod to pod, so many pings. */
+async function countLost({ machines, pods: [from, to] }: Pair, pings: number): Promise<number> {
+  const words = [
+    program,
+    '-q',
+    '-i',
+    String(pingEveryMs / 1000),
+    '-c',
+    String(pings),
+    '-W',
+    '1',
+    '-I',
+    from,
+    to,
+  ];
   const [command, args] = inNamespace(machines[0].namespace, words);
   const { stdout } = await promisify(execFile)(command, args).catch((error: { stdout: string }) => error);
   const [, sent = 0, received = 0] =
