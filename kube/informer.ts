@@ -35,7 +35,8 @@ export interface InformerOptions<T = KubeObject> {
 
 /**
  * A copy of all objects of a kind, kept current: list in pages, watch from there, resume from the last
- * resourceVersion, list again when that one has expired. What vanished between is found and reported.
+ * resourceVersion, list again when that one has expired. What vanished between is found and reported. Each page is
+ * in the store, and its objects reported, before the next is asked for.
  */
 export class Informer<T extends KubeObject> {
   /** By {@link objectKey}. The objects are never changed in place. */
@@ -71,7 +72,7 @@ export class Informer<T extends KubeObject> {
       } catch (error) {
         if (signal.aborted) return;
         if (this.#options.isOptional && isUnknownKind(error)) {
-          this.#replace(new Map());
+          this.#dropOthers(new Set());
           this.#resourceVersion = undefined;
           synced();
           await sleep(ABSENT_KIND_INTERVAL_MS, undefined, { signal }).catch(() => {});
@@ -89,16 +90,20 @@ export class Informer<T extends KubeObject> {
   }
 
   async #relist(): Promise<void> {
-    const listed = new Map<string, T>();
+    const listed = new Set<string>();
     let resourceVersion: string | undefined;
     let next: string | undefined;
     do {
       const page = await this.#page(next);
-      for (const object of page.items) listed.set(objectKey(object), this.#trim(object));
+      for (const object of page.items) {
+        const key = objectKey(object);
+        listed.add(key);
+        this.#put(key, this.#trim(object));
+      }
       resourceVersion = page.metadata.resourceVersion;
       next = page.metadata.continue;
     } while (next !== undefined && next !== '');
-    this.#replace(listed);
+    this.#dropOthers(listed);
     this.#resourceVersion = resourceVersion;
   }
 
@@ -108,10 +113,9 @@ export class Informer<T extends KubeObject> {
     return await client.list<T>(resource, { ...query, signal });
   }
 
-  #replace(listed: ReadonlyMap<string, T>): void {
+  #dropOthers(listed: ReadonlySet<string>): void {
     const gone = [...this.#objects.keys()].filter((key) => !listed.has(key));
     for (const key of gone) this.#drop(key);
-    for (const [key, object] of listed) this.#put(key, object);
   }
 
   async #watch(): Promise<void> {

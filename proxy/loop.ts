@@ -111,7 +111,7 @@ export class ProxyLoop implements ServiceProxy {
 
   async #run(synced: () => void): Promise<void> {
     const { signal } = this.#stop;
-    await this.#sourcesReady();
+    await this.#refreshUntil(this.#sourcesReady());
     while (!signal.aborted) {
       if (await this.#pass()) {
         synced();
@@ -130,6 +130,24 @@ export class ProxyLoop implements ServiceProxy {
       await this.#backoff.wait(signal).catch(() => {});
     }
     this.#backoff.reset();
+  }
+
+  /** Makes views of what has come while the rest of the lists is waited for: the first pass finds them made. */
+  async #refreshUntil(ready: Promise<void>): Promise<void> {
+    const { signal } = this.#stop;
+    let isReady = false;
+    const ended = ready.then(() => {
+      isReady = true;
+      this.#kick.kick();
+    });
+    while (!isReady) {
+      await this.#kick.wait(WATCH_INTERVAL_MS, signal);
+      await turn();
+      if (isReady || !this.#sources.isNodeKnown) continue;
+      this.#views.setNode(this.#sources.viewNode());
+      this.#views.refreshKnown(this.#passes.replaced);
+    }
+    await ended;
   }
 
   /** Waits for something to do. A burst of events is one pass: those already here are taken in first. */

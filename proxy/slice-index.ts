@@ -31,6 +31,10 @@ export class SliceIndex {
     return slices.length > 1 ? slices.sort() : slices;
   }
 
+  hasSlices(service: string): boolean {
+    return this.#slices.has(service);
+  }
+
   /** From now on this slice belongs to this service, or to none. The service that it belonged to. */
   put(slice: string, service: string | undefined): string | undefined {
     const before = this.#services.get(slice);

@@ -137,17 +137,22 @@ export class ProxySources implements AsyncDisposable {
   }
 
   async #nodeKnown(): Promise<void> {
-    const { nodeAddresses, nodeName, signal, log } = this.#options;
-    if (nodeAddresses !== undefined || this.#identity().nodeIps.length > 0) return;
+    const { nodeName, signal, log } = this.#options;
+    if (this.isNodeKnown) return;
     log.info({ nodeName }, 'waiting for the addresses of our Node');
     const untilMs = performance.now() + NODE_WAIT_MS;
-    while (this.#identity().nodeIps.length === 0) {
+    while (!this.isNodeKnown) {
       if (performance.now() > untilMs) {
         log.warn({ nodeName }, 'our Node has no addresses: going on without them');
         return;
       }
       await sleep(NODE_POLL_MS, undefined, { signal });
     }
+  }
+
+  /** Our node's addresses are known, or those that stand in for them. */
+  get isNodeKnown(): boolean {
+    return this.#options.nodeAddresses !== undefined || this.#identity().nodeIps.length > 0;
   }
 
   #identity() {

@@ -89,6 +89,24 @@ export class ServiceViews {
   refresh(replaced?: Map<string, readonly ServicePortView[]>): Map<string, readonly ServicePortView[]> {
     const dirty = this.#dirty;
     this.#dirty = new Set();
+    return this.#refresh(dirty, replaced);
+  }
+
+  /**
+   * Makes the dirty services' views anew of which both the Service and an EndpointSlice have come: while the first lists
+   * come in, the others would be made twice.
+   */
+  refreshKnown(replaced: Map<string, readonly ServicePortView[]>): void {
+    const { services } = this.#sources;
+    const known = [...this.#dirty].filter((key) => services.has(key) && this.#slices.hasSlices(key));
+    for (const service of known) this.#dirty.delete(service);
+    this.#refresh(known, replaced);
+  }
+
+  #refresh(
+    dirty: Iterable<string>,
+    replaced?: Map<string, readonly ServicePortView[]>,
+  ): Map<string, readonly ServicePortView[]> {
     const affected = new Set(dirty);
     for (const service of dirty) this.#refreshAlone(service, affected);
     const changed = new Map<string, readonly ServicePortView[]>();

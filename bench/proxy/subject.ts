@@ -31,7 +31,7 @@ class Subject {
   readonly #api: WorldApi;
   readonly #proxy: ServiceProxy;
   readonly #waiting = new Map<string, (atMs: number) => void>();
-  #replaceMs = Number.NaN;
+  #programming = { startMs: Number.NaN, endMs: Number.NaN };
   #extra = 0;
 
   constructor(size: number) {
@@ -65,7 +65,7 @@ class Subject {
     backend.replace = async (views) => {
       const startMs = performance.now();
       const result = await replace(views);
-      this.#replaceMs = performance.now() - startMs;
+      this.#programming = { startMs, endMs: performance.now() };
       return result;
     };
     return backend;
@@ -83,8 +83,8 @@ class Subject {
 
   async started(): Promise<Started> {
     await this.#proxy.synced;
-    const coldStartMs = performance.now() - this.#api.syncedAtMs;
-    return { coldStartMs, programmingMs: this.#replaceMs };
+    const { startMs, endMs } = this.#programming;
+    return { coldStartMs: endMs - this.#api.syncedAtMs, programmingMs: endMs - startMs };
   }
 
   /**

@@ -273,8 +273,7 @@ function wantedList(
   if (endpoints.length === 0) return { slots: [], code: 0, isTable: false };
   if (endpoints.length > MAX_SLOTS)
     problems.push(`${endpoints.length} endpoints: only ${MAX_SLOTS} are used`);
-  const { slots, code, isTable } = spreadOf(withinSlots(endpoints), balancing);
-  return { slots, code, isTable };
+  return spreadOf(withinSlots(endpoints), balancing);
 }
 
 function withinSlots(endpoints: readonly Endpoint[]): readonly Endpoint[] {

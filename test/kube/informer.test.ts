@@ -69,6 +69,21 @@ test('a list comes in pages, then the watch begins at its version', async (t) =>
   await end();
 });
 
+test('each page is in the store before the next is asked for', async (t) => {
+  const pages = [list('5', [lease('x', '3')], 'more'), list('5', [lease('y', '4')])];
+  const server = new ScriptedServer(pages, []);
+  const there: string[][] = [];
+  const answer = server.list.bind(server);
+  server.list = (...asked) => {
+    there.push([...informer.store.keys()]);
+    return answer(...asked);
+  };
+  const { informer, end } = start({ client: server });
+  await informer.synced;
+  t.deepEqual(there, [[], ['a/x']]);
+  await end();
+});
+
 test('a watch that ended is resumed from its last event or bookmark', async (t) => {
   const watches: WatchEvent<KubeObject>[][] = [
     [{ type: 'ADDED', object: lease('x', '7') }],

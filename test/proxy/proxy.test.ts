@@ -53,6 +53,20 @@ test('nothing is written before both services and endpoint slices are known', as
   t.like(proxy.status(), { synced: true, services: 1, endpoints: 2, writes: 1, fullSyncs: 1, failures: 0 });
 });
 
+test('views are made while something is still waited for, of services that have endpoints', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web, parseService('default/early ips=10.96.0.11 ports=http:80'));
+  api.put(ENDPOINT_SLICES, webSlice);
+  api.hold(SERVICE_CIDRS);
+  const proxy = start();
+  while (proxy.views.size === 0) await sleep(5);
+  t.deepEqual([...proxy.views.keys()], ['default/web']);
+  t.deepEqual(backend.calls, []);
+  api.release(SERVICE_CIDRS);
+  await proxy.synced;
+  t.deepEqual(backend.calls, ['replace default/early=0 default/web=2']);
+});
+
 test('services of other proxies, headless services and their slices are not asked for', async (t) => {
   const { api, start } = setUp(t);
   await start().synced;
