@@ -97,8 +97,10 @@ export class ProxyLoop implements ServiceProxy {
     return this.#sources.node;
   }
 
+  /** An object may mean nothing to any service: then there is no pass, and nothing waits for one. */
   #mark(mark: () => void): void {
     mark();
+    if (this.#views.dirty === 0) return;
     this.#passes.waiting();
     this.#kick.kick();
   }
@@ -167,7 +169,7 @@ export class ProxyLoop implements ServiceProxy {
     if (!this.#isNodeDirty) return false;
     this.#views.setNode(this.#sources.viewNode());
     this.#isNodeDirty = !sameFacts(this.#facts, this.#sources.nodeFacts());
-    if (this.#isNodeDirty) this.#passes.waiting();
+    if (this.#isNodeDirty || this.#views.dirty > 0) this.#passes.waiting();
     return this.#isNodeDirty;
   }
 

@@ -1,39 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import test, { type ExecutionContext } from 'ava';
-import { pino } from 'pino';
+import test from 'ava';
 import type { Cidr } from '../../core/address.ts';
 import { ENDPOINT_SLICES, NODES, SERVICE_CIDRS, SERVICES, type V1Node } from '../../kube/types.ts';
 import { defaultPolicy } from '../../proxy/policy.ts';
-import { type ProxyOptions, type ProxyPass, startProxy } from '../../proxy/proxy.ts';
-import { FakeApi } from './fake-api.ts';
+import type { ProxyPass } from '../../proxy/proxy.ts';
 import { parseService, parseSlice } from './objects.ts';
-import { RecordingBackend } from './recording-backend.ts';
-
-function setUp(t: ExecutionContext) {
-  const api = new FakeApi();
-  const backend = new RecordingBackend();
-  const lines: string[] = [];
-  const log = pino({ level: 'info' }, { write: (line) => lines.push(line) });
-  const start = (options: Partial<ProxyOptions> = {}) => {
-    const proxy = startProxy({
-      client: api,
-      nodeName: 'here',
-      nodeAddresses: [],
-      clusterCidrs: [],
-      log,
-      backend,
-      ...options,
-    });
-    t.teardown(() => proxy[Symbol.asyncDispose]());
-    return proxy;
-  };
-  const called = async (count: number) => {
-    const deadline = performance.now() + 60_000;
-    while (backend.calls.length < count && performance.now() < deadline) await sleep(5);
-    return backend.calls;
-  };
-  return { api, backend, lines, start, called };
-}
+import { setUp, until } from './stage.ts';
 
 const web = parseService('default/web ips=10.96.0.10 ports=http:80');
 const webSlice = parseSlice('default/web-1 service=web ports=http:8080 10.244.1.5 10.244.1.6');
@@ -337,11 +309,3 @@ test('node ports on networks follow the addresses of this machine', async (t) =>
   await start({ policy: { ...defaultPolicy, nodePortAddresses: networks } }).synced;
   t.deepEqual(backend.facts.at(-1)?.nodePortIps, { 4: [], 6: [] });
 });
-
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 60_000;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error('waited in vain');
-    await sleep(5);
-  }
-}
