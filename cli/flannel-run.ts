@@ -41,11 +41,13 @@ async function serve(options: FlannelOptions, log: Logger, signal: AbortSignal):
   const source = stack.use(await openFlannelSource(options, home));
   const { nodeName: name, store, config, configSource } = source;
   if (config.ignored.length > 0) log.warn({ keys: config.ignored }, 'keys of the network without effect');
-  const { underlay, subnetFile, masquerade, randomPorts, forwardRules, blackholeRoute } = options;
+  const { underlay, subnetFile, masquerade, nonMasqueradeCidrs } = options;
+  const { randomPorts, forwardRules, blackholeRoute } = options;
   const daemon = stack.use(
     await startDaemon({
       ...{ nodeName: name, store, config, configSource },
-      ...{ underlay, subnetFile, masquerade, randomPorts, forwardRules, blackholeRoute },
+      ...{ underlay, subnetFile, masquerade, nonMasqueradeCidrs },
+      ...{ randomPorts, forwardRules, blackholeRoute },
       ...daemonPlaces(runDir),
       log,
       signal,

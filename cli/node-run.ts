@@ -49,6 +49,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
     ...daemonPlaces(options.runDir),
     subnetFile: options.subnetFile,
     masquerade: options.masquerade,
+    nonMasqueradeCidrs: options.nonMasqueradeCidrs,
     log: log.child({ part: 'daemon' }),
     signal: stop.signal,
   });

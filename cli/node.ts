@@ -2,7 +2,7 @@ import { hostname } from 'node:os';
 import { Command, Option } from 'commander';
 import type { Cidr } from '../core/address.ts';
 import type { HostPort } from '../proxy/config/addresses.ts';
-import { cidrList, hostPort, httpUrl, httpUrlList, logLevelOption } from './options.ts';
+import { cidrList, hostPort, httpUrl, httpUrlList, logLevelOption, networkList } from './options.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
 const PROXY_MODES = ['nftables', 'iptables'];
@@ -26,6 +26,7 @@ export interface NodeOptions {
   readonly cniConfDir?: string;
   readonly healthAddress?: HostPort;
   readonly masquerade: boolean;
+  readonly nonMasqueradeCidrs?: readonly Cidr[];
   readonly proxy: boolean;
   readonly proxyMode: string;
   readonly proxyConfig?: string;
@@ -78,6 +79,12 @@ export function nodeCommand(): Command {
       ).argParser(hostPort),
     )
     .option('--no-masquerade', "leave pods' addresses on packets to the outside")
+    .addOption(
+      new Option(
+        '--non-masquerade-cidrs <cidrs>',
+        'leave them on packets to these networks, whose routers know the ways to pods',
+      ).argParser(networkList),
+    )
     .option('--no-proxy', 'do not serve Services')
     .addOption(
       new Option('--proxy-mode <mode>', 'how Services are served').choices(PROXY_MODES).default('nftables'),

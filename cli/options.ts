@@ -4,14 +4,19 @@ import { type Cidr, familyOf, parseCidr } from '../core/address.ts';
 import { InputError } from '../core/errors.ts';
 import { type HostPort, parseHostPort } from '../proxy/config/addresses.ts';
 
-/** Reads a comma list of networks, at most one of each family; for options such as --cluster-cidr. */
-export function cidrList(text: string): Cidr[] {
-  const cidrs = text.split(',').map((part) => {
+/** Reads a comma list of networks. */
+export function networkList(text: string): Cidr[] {
+  return text.split(',').map((part) => {
     const cidr = parseCidr(part.trim());
     if (cidr === undefined)
       throw new InvalidArgumentError(`"${part}" is not a network such as 10.244.0.0/16 (host bits zero).`);
     return cidr;
   });
+}
+
+/** Reads a comma list of networks, at most one of each family; for options such as --cluster-cidr. */
+export function cidrList(text: string): Cidr[] {
+  const cidrs = networkList(text);
   if (new Set(cidrs.map(familyOf)).size < cidrs.length) {
     throw new InvalidArgumentError(`"${text}" names two networks of one family.`);
   }

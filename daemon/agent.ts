@@ -15,7 +15,7 @@ import { type Dirt, Loop, type Outcome } from './loop.ts';
 import { masqueradeLayout } from './masquerade.ts';
 import { NodeFiles } from './node-files.ts';
 import { type NodePlan, planNode } from './node-plan.ts';
-import type { DaemonOptions, DaemonTiming } from './options.ts';
+import { type DaemonOptions, type DaemonTiming, planWishes } from './options.ts';
 import { OwnLease } from './own-lease.ts';
 import { PassCounts } from './pass-counts.ts';
 import { Problems } from './problems.ts';
@@ -342,9 +342,9 @@ export class NodeAgent implements Disposable {
 
   #planFrom(self: Lease, { facts, underlay, sysctls }: World, links?: LinkIndex): Plan {
     const leases = this.#view?.leases() ?? new Map<string, Lease>();
-    const { nodeName, blackholeRoute: blackhole } = this.#options;
     const { networks, backend } = this.#setup;
-    const plan = planNode({ nodeName, self, leases, networks, underlay, sysctls, blackhole }, backend);
+    const wishes = planWishes(this.#options);
+    const plan = planNode({ ...wishes, self, leases, networks, underlay, sysctls }, backend);
     this.#plan = plan;
     this.#problems.set('plan', plan.problems);
     this.#interest = kernelInterest(facts, underlay.device, plan);

@@ -17,7 +17,7 @@ const flag = (name: string, kind: FlannelFlag['kind'], absent: string, help: str
 });
 const idle = (name: string, help: string): FlannelFlag => ({ ...flag(name, 'text', '', help), idle: true });
 
-/** flanneld v0.28's flags and defaults (flannel, main.go). */
+/** flanneld v0.28's flags and defaults (flannel, main.go), and those that flanneld does not have ("ours"). */
 export const flannelFlags: readonly FlannelFlag[] = [
   flag(
     'etcd-endpoints',
@@ -45,6 +45,7 @@ export const flannelFlags: readonly FlannelFlag[] = [
   flag('subnet-lease-renew-margin', 'number', '60', 'minutes before its end that a lease is renewed'),
   flag('ip-masq', 'boolean', 'false', 'give packets from pods to the outside the address of the node'),
   flag('ip-masq-fully-random-disable', 'boolean', 'false', 'do not choose ports of such packets at random'),
+  flag('non-masquerade-cidrs', 'text', '', "comma list of networks outside that see pods' addresses; ours"),
   flag('kube-subnet-mgr', 'boolean', 'false', 'leases are Nodes of Kubernetes, not keys in etcd'),
   flag('kube-api-url', 'text', '', 'the API server, where no kubeconfig says it'),
   flag('kubeconfig-file', 'text', '', 'kubeconfig with the API server and credentials'),

@@ -1,4 +1,4 @@
-import { type Family, familyOf, type Ip, parseIp } from '../core/address.ts';
+import { type Cidr, type Family, familyOf, type Ip, parseCidr, parseIp } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
 import { type FlannelFlag, flannelFlags, flannelVariable } from './flannel-flag-table.ts';
 import type { PerFamily } from './lease.ts';
@@ -39,6 +39,7 @@ export interface FlannelOptions {
   readonly masquerade: boolean;
   readonly randomPorts: boolean;
   readonly forwardRules: boolean;
+  readonly nonMasqueradeCidrs: readonly Cidr[];
   readonly blackholeRoute: boolean;
   readonly resyncSeconds: number;
   /** undefined: no health server. */
@@ -157,6 +158,17 @@ class FlagValues {
     return this.problem(name, `is not an ${kind} address: ${JSON.stringify(text)}`);
   }
 
+  cidrs(name: string): Cidr[] {
+    const texts = this.text(name).split(',');
+    return texts.flatMap((text) => {
+      if (text.trim() === '') return [];
+      const cidr = parseCidr(text.trim());
+      if (cidr !== undefined) return [cidr];
+      this.problem(name, `is not a network such as 192.0.2.0/24 (host bits zero): ${JSON.stringify(text)}`);
+      return [];
+    });
+  }
+
   /** Go's syntax and JavaScript's agree in what names and addresses need; "(?i)" is Go's word for a flag. */
   patterns(name: string): RegExp[] {
     return this.texts(name).flatMap((text) => {
@@ -192,6 +204,7 @@ function readOptions(values: FlagValues, environment: Environment): FlannelOptio
     masquerade: values.boolean('ip-masq'),
     randomPorts: !values.boolean('ip-masq-fully-random-disable'),
     forwardRules: values.boolean('iptables-forward-rules'),
+    nonMasqueradeCidrs: values.cidrs('non-masquerade-cidrs'),
     blackholeRoute: values.boolean('ip-blackhole-route'),
     resyncSeconds: values.number('iptables-resync', 1, 86_400),
     ...(port > 0 && ip !== undefined ? { health: { ip, port } } : {}),

@@ -1,4 +1,4 @@
-import { type Cidr, type Family, families } from '../core/address.ts';
+import { type Cidr, cidrContains, type Family, families, familyOf } from '../core/address.ts';
 import {
   accept,
   inSet,
@@ -36,13 +36,15 @@ import type { PerFamily } from './lease.ts';
  *   pod here -> pod anywhere           3  keeps its address: pods see each other
  *   anything -> pod here             4,5  keeps its address: pods see who calls them
  *   pod -> multicast                   6  keeps its address
+ *   pod -> a network named so             keeps its address: a router there knows the way to pods
  *   pod -> anything else               6  leaves with this node's address: nobody outside knows the way to a pod
  *   node or outside -> pod elsewhere   7  leaves with this node's address, so that the answer comes back here
  *
  * The address and the port are chosen at random, because two packets that choose in the same moment may else
  * choose the same (`fully-random`).
  *
- * The chains know no address: the cluster's networks and this node's subnets are elements of sets.
+ * The chains know no address: the cluster's networks, this node's subnets and networks outside that know pods are
+ * elements of sets.
  */
 
 /** Set by kube-proxy and by our proxy on what they masquerade themselves. */
@@ -56,6 +58,7 @@ const destinations = { 4: ipDaddr, 6: ip6Daddr } as const;
 const multicast = { 4: '224.0.0.0/4' as Cidr, 6: 'ff00::/8' as Cidr } as const;
 const clusterSet = (family: Family) => `cluster${family}`;
 const localSet = (family: Family) => `local${family}`;
+const knowingSet = (family: Family) => `knowing${family}`;
 
 /** The same on every node and for every network; `forward` and `random` are by default true. */
 export function masqueradeLayout(options: {
@@ -90,6 +93,7 @@ function setsOf(family: Family): NftSet[] {
   return [
     { ...common, name: clusterSet(family), comment: 'pod networks of the cluster' },
     { ...common, name: localSet(family), comment: 'pod subnets of this node' },
+    { ...common, name: knowingSet(family), comment: 'networks that see addresses of pods' },
   ];
 }
 
@@ -97,10 +101,17 @@ function postroutingRules(family: Family, random: boolean): NftRule[] {
   const from = [sources[family]];
   const to = [destinations[family]];
   const flags = random ? { fullyRandom: true } : {};
-  const [cluster, local] = [clusterSet(family), localSet(family)];
+  const [cluster, local, knowing] = [clusterSet(family), localSet(family), knowingSet(family)];
   return [
     rule('pod to pod', only(family), inSet(from, local), inSet(to, cluster), returns()),
     rule('to a pod here', only(family), inSet(to, local), returns()),
+    rule(
+      'pod to a network that knows pods',
+      only(family),
+      inSet(from, cluster),
+      inSet(to, knowing),
+      returns(),
+    ),
     rule(
       'pod to outside',
       only(family),
@@ -124,14 +135,27 @@ function forwardRules(family: Family): NftRule[] {
   ];
 }
 
-/** The elements of the sets. */
-export function masqueradeRows(networks: PerFamily<Cidr>, subnets: PerFamily<Cidr>): NftElement[] {
+/** The elements of the sets. `knowing`: networks outside that see addresses of pods. */
+export function masqueradeRows(
+  networks: PerFamily<Cidr>,
+  subnets: PerFamily<Cidr>,
+  knowing: readonly Cidr[] = [],
+): NftElement[] {
   return families.flatMap((family) => [
     ...elementsOf(clusterSet(family), networks[family]),
     ...elementsOf(localSet(family), subnets[family]),
+    ...withoutNested(knowing)
+      .filter((cidr) => familyOf(cidr) === family)
+      .flatMap((cidr) => elementsOf(knowingSet(family), cidr)),
   ]);
 }
 
 function elementsOf(set: string, cidr: Cidr | undefined): NftElement[] {
   return cidr === undefined ? [] : [{ set, ...nftRange(cidr) }];
+}
+
+/** The kernel refuses elements that overlap. */
+function withoutNested(cidrs: readonly Cidr[]): Cidr[] {
+  const distinct = [...new Set(cidrs)];
+  return distinct.filter((cidr) => !distinct.some((other) => other !== cidr && cidrContains(other, cidr)));
 }

@@ -22,6 +22,8 @@ export interface NodeFacts {
   readonly sysctls: ReadonlyMap<string, string>;
   /** Packets to this node's pod addresses that nobody has end here, and do not follow the default route. */
   readonly blackhole?: boolean | undefined;
+  /** Networks outside that see addresses of pods. */
+  readonly nonMasqueradeCidrs?: readonly Cidr[] | undefined;
 }
 
 /** Wanted rows of every table of the daemon, and what the backend plans its own tables from. */
@@ -53,7 +55,10 @@ export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
     fdb: keyed(rows.fdb, fdbKey),
     routes: keyed([...rows.routes, ...blackholes(facts)], routeKey),
     nft: keyed(
-      [...masqueradeRows(facts.networks, facts.self.subnets), ...guardRows(rows.guard)],
+      [
+        ...masqueradeRows(facts.networks, facts.self.subnets, facts.nonMasqueradeCidrs),
+        ...guardRows(rows.guard),
+      ],
       nftElementKey,
     ),
     problems: [...sysctls.problems, ...rows.problems],

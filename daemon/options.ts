@@ -1,7 +1,9 @@
 import type { Log } from '../cni/server.ts';
+import type { Cidr } from '../core/address.ts';
 import type { NetworkConfig } from './config.ts';
 import type { ConfigSource } from './config-source.ts';
 import type { LeaseStore } from './lease.ts';
+import type { NodeFacts } from './node-plan.ts';
 import type { UnderlaySelector } from './underlay.ts';
 
 export interface DaemonOptions {
@@ -25,6 +27,8 @@ export interface DaemonOptions {
   readonly subnetFile?: string | undefined;
   /** By default true: pods' packets to the outside get this node's address. */
   readonly masquerade?: boolean | undefined;
+  /** Networks outside to which packets of pods go with the pods' addresses. */
+  readonly nonMasqueradeCidrs?: readonly Cidr[] | undefined;
   /** By default true: what is forwarded from and to pods is accepted. */
   readonly forwardRules?: boolean | undefined;
   /** By default false: packets to this node's pod addresses that nobody has end here. */
@@ -48,4 +52,12 @@ export interface DaemonTiming {
 
 export function keptDirectory({ keptDir, stateDir, cni }: DaemonOptions): string {
   return keptDir ?? stateDir ?? cni.stateDir;
+}
+
+/** What a plan is told by whoever started the agent. */
+export function planWishes(
+  options: DaemonOptions,
+): Pick<NodeFacts, 'nodeName' | 'blackhole' | 'nonMasqueradeCidrs'> {
+  const { nodeName, blackholeRoute: blackhole, nonMasqueradeCidrs } = options;
+  return { nodeName, blackhole, nonMasqueradeCidrs };
 }

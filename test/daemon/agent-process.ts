@@ -4,6 +4,7 @@
  * told "clock 60", it believes that it is a minute later.
  */
 import readline from 'node:readline';
+import { parseCidr } from '../../core/address.ts';
 import { parseNetworkConfig } from '../../daemon/config.ts';
 import { fileConfigSource } from '../../daemon/config-source.ts';
 import { startDaemon } from '../../daemon/daemon.ts';
@@ -17,6 +18,7 @@ export interface AgentArguments {
   readonly directory: string;
   readonly ttlSeconds?: number;
   readonly blackholeRoute?: boolean;
+  readonly nonMasqueradeCidrs?: readonly string[];
   /** A file whose changes are followed; it begins as `config`. */
   readonly configFile?: string;
 }
@@ -29,6 +31,7 @@ const {
   ttlSeconds,
   configFile,
   blackholeRoute,
+  nonMasqueradeCidrs = [],
 } = JSON.parse(process.argv[2] ?? '') as AgentArguments;
 const write = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const logged = (level: string) => (fields: object, message: string) =>
@@ -58,6 +61,7 @@ const store = new EtcdLeaseStore({
     cni: { socketPath: `${directory}/cni.sock`, stateDir: `${directory}/state` },
     subnetFile: `${directory}/subnet.env`,
     blackholeRoute,
+    nonMasqueradeCidrs: nonMasqueradeCidrs.flatMap((text) => parseCidr(text) ?? []),
     log: { info: logged('info'), warn: logged('warn'), error: logged('error') },
     signal: stop.signal,
     // What others break is found by what the kernel tells, however long tests wait for it.

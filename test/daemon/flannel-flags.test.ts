@@ -29,6 +29,7 @@ test('without a word, flanneld’s defaults hold', (t) => {
     masquerade: false,
     randomPorts: true,
     forwardRules: true,
+    nonMasqueradeCidrs: [],
     blackholeRoute: false,
     resyncSeconds: 5,
     verbosity: 0,
@@ -57,7 +58,7 @@ test('everything that can be said is taken', (t) => {
       '--iface-regex ^eth --iface-regex=(?i)^WLAN --iface-can-reach 192.0.2.9 --public-ip 203.0.113.1 ' +
       '--public-ipv6 2001:DB8::1 --subnet-file /x --ip-masq=T --ip-masq-fully-random-disable --healthz-ip ::1 ' +
       '--healthz-port 8080 --iptables-resync 0x10 --iptables-forward-rules=false --ip-blackhole-route -v=4 ' +
-      '--version --vmodule a=1',
+      '--version --vmodule a=1 --non-masquerade-cidrs=10.0.0.0/8,fd00::/8',
     { WIREGUARD_KEY_FILE: '/key' },
   );
   t.deepEqual(etcd as unknown, {
@@ -82,6 +83,7 @@ test('everything that can be said is taken', (t) => {
     masquerade: true,
     randomPorts: false,
     forwardRules: false,
+    nonMasqueradeCidrs: ['10.0.0.0/8', 'fd00::/8'],
     blackholeRoute: true,
     resyncSeconds: 16,
     health: { ip: '::1', port: 8080 },
@@ -126,7 +128,7 @@ test('every problem is named at once, by flag or variable, with its value; a pas
   const args =
     '--etcd-endpoints=ftp://a --etcd-prefix=net --etcd-keyfile=k --etcd-password=hunter2 --iface-regex=( ' +
     '--iface-can-reach=router --public-ip=2001:db8::1 --public-ipv6=192.0.2.1 --subnet-lease-renew-margin=1440 ' +
-    '--ip-masq=yes --healthz-port=65536 --wonder';
+    '--ip-masq=yes --healthz-port=65536 --wonder --non-masquerade-cidrs=10.0.0.1/8';
   const problems = problemsOf(args, { FLANNELD_IPTABLES_RESYNC: '-5' });
   t.deepEqual(problems.map((problem) => problem.replace(/: Invalid regular.*/, '')).sort(), [
     '--etcd-endpoints: is not a URL such as http://192.0.2.1:2379: "ftp://a"',
@@ -137,6 +139,7 @@ test('every problem is named at once, by flag or variable, with its value; a pas
     '--iface-can-reach: is not an IP address: "router"',
     '--iface-regex: is not a regular expression: "("',
     '--ip-masq: is not true or false: "yes"',
+    '--non-masquerade-cidrs: is not a network such as 192.0.2.0/24 (host bits zero): "10.0.0.1/8"',
     '--public-ip: is not an IPv4 address: "2001:db8::1"',
     '--public-ipv6: is not an IPv6 address: "192.0.2.1"',
     '--subnet-lease-renew-margin: is not a whole number from 1 to 1439: "1440"',

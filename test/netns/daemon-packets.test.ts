@@ -77,6 +77,34 @@ for (const backend of ['vxlan', 'host-gw']) {
   );
 }
 
+test.serial('networks that know the ways to pods see their addresses, all others the node’s', async (t) => {
+  const nodes = await Nodes.open(t, 1);
+  // One inside of another, which the kernel would not have in one set.
+  const nonMasqueradeCidrs = OUTSIDE_ADDRESSES.flatMap((ip) => [
+    `${ip}/${ip.includes(':') ? 128 : 32}`,
+    ip.includes(':') ? `${ip.split('::')[0]}::/64` : ip.replace(/\d+$/, '0/24'),
+  ]);
+  const agent = nodes.start(0, config('host-gw'), { nonMasqueradeCidrs });
+  await agent.ready();
+  const pod = await nodes.pod(0, 'a');
+  const outside = nodes.lab.workload(nodes.lab.outside.namespace, 'outside');
+  await outside.serve('outside', 8080);
+  for (const [place, ip] of OUTSIDE_ADDRESSES.entries()) {
+    const [own = '', node = ''] = [pod.ips[place], agent.machine.addresses[place]];
+    inside(nodes.lab.outside.namespace, 'ip', 'route', 'add', own, 'via', node);
+    await until('the outside answers', async () => (await pod.workload.get(urlOf(ip), 5_000)).ok);
+    const got = await pod.workload.get(urlOf(ip));
+    t.is(got.ok && got.answer?.peer, own);
+  }
+  await agent.end('SIGTERM');
+  const without = nodes.start(0, config('host-gw'));
+  await without.ready();
+  for (const [place, ip] of OUTSIDE_ADDRESSES.entries()) {
+    const got = await pod.workload.get(urlOf(ip));
+    t.is(got.ok && got.answer?.peer, agent.machine.addresses[place]);
+  }
+});
+
 test.serial('the ruleset that nft lists loads again, and the agent takes it for its own', async (t) => {
   const nodes = await Nodes.open(t, 1);
   const [agent] = (await nodes.startAll(1, config('host-gw'))) as [Agent];
