@@ -40,20 +40,22 @@ export class RowKeeper {
     this.#options = options;
   }
 
-  /** Brings the kernel and the leases of an earlier daemon in line. Call it before anything else is written. */
-  async restore(): Promise<void> {
+  /**
+   * Brings the kernel and the leases of an earlier daemon in line. Call it before anything else is written.
+   * `makeBridges`: those of the leases that are left, which may be gone.
+   */
+  async restore(makeBridges: () => Promise<void>): Promise<void> {
     const { tables, leases, wanted, log } = this.#options;
     const pairs = await tables.node.attachment.read();
     for (const part of [...leases.values()]) {
       const row = part.rows.attachment;
-      // A pair that is down, or without its bridge, was taken out of service.
       const there = row === undefined ? undefined : pairs.get(row.hostName);
-      const isGone =
-        row !== undefined &&
-        (there === undefined || there.isQuiesced === true || (row.bridge !== undefined && !there.bridge));
-      if (isGone) this.#drop(leases.get(attachmentKey(part)));
+      if (row !== undefined && (there === undefined || there.isQuiesced === true)) {
+        this.#drop(leases.get(attachmentKey(part)));
+      }
     }
     for (const part of leases.values()) wanted.add(part);
+    await makeBridges();
     const names = wanted.rows('attachment');
     // A pair that is there is brought in line on this side; nothing changes inside the container.
     const kept = new Map([...names].filter(([name]) => pairs.has(name)));

@@ -55,9 +55,9 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   stack.defer(() => tables.flush());
   const wanted = new WantedRows();
   const keeper = new RowKeeper({ tables, leases, wanted, log });
-  await keeper.restore();
   const writer = new BridgeWriter({ socket: tables.socket, namespaceFd });
   const bridges = openBridges(options, writer, tables, leases);
+  await keeper.restore(() => makeBridges(bridges, leases, log));
   const imports = new HostLocalImport({
     leases,
     onReport: (report) => log.info({ ...report }, 'files of host-local taken over'),
@@ -75,7 +75,6 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   keepRunning(stack, (signal) => bridgeKeeper.run(signal));
   keepRunning(stack, (signal) => keeper.run(signal));
   keepRunning(stack, (signal) => keepNodeBridge(bridges, options, signal));
-  await makeBridges(bridges, leases, log);
   const serve = (call: Call) => plugin.serve(call);
   const { lane } = tables.node.attachment;
   stack.use(await Endpoint.open({ socketPath: options.socketPath, serve, lane, log }));

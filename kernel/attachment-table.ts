@@ -20,7 +20,7 @@ import { JobRunner, type JobStep, type Refusal } from './job.ts';
 import { decodeLink, encodeLink, getLinkMessage, IFF_UP, type Link } from './netlink/route/link.ts';
 import { RTM_DELLINK } from './netlink/route/rtnetlink.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from './netlink/socket.ts';
-import { LinkReaper } from './reaper.ts';
+import { isReapGroup, LinkReaper } from './reaper.ts';
 import { SysctlTable } from './sysctl.ts';
 
 /** Times that making a row is begun, each time after something in its way was found and removed. */
@@ -72,7 +72,8 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
       (wanted.mtuBytes ?? actual.mtuBytes) === actual.mtuBytes &&
       (wanted.hairpin ?? false) === (actual.hairpin ?? false) &&
       (wanted.isolated ?? false) === (actual.isolated ?? false) &&
-      actual.isQuiesced !== true
+      actual.isQuiesced !== true &&
+      actual.isHostDown !== true
     );
   }
 
@@ -318,11 +319,12 @@ function attachmentOf(
   link: Link,
   names: ReadonlyMap<number | undefined, string | undefined>,
 ): AttachmentRow | undefined {
-  const { name, alias, kind, masterIndex, mtuBytes, bridgePort, flags = 0 } = link;
+  const { name, alias, kind, masterIndex, mtuBytes, bridgePort, group, flags = 0 } = link;
   if (kind !== 'veth' || name === undefined || !alias?.startsWith(attachmentAliasPrefix)) return undefined;
-  // An end that is down was taken out of service: it belongs to no bridge any more.
-  const isQuiesced = (flags & IFF_UP) === 0;
-  const bridge = isQuiesced ? undefined : names.get(masterIndex);
+  // By the mark alone: others set links down, too, or delete the bridge below them.
+  const isQuiesced = isReapGroup(group);
+  const bridge = names.get(masterIndex);
   const { hairpin, isolated } = bridgePort ?? {};
-  return { hostName: name, alias, bridge, mtuBytes, hairpin, isolated, isQuiesced };
+  const isHostDown = (flags & IFF_UP) === 0;
+  return { hostName: name, alias, bridge, mtuBytes, hairpin, isolated, isQuiesced, isHostDown };
 }

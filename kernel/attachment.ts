@@ -98,8 +98,10 @@ export interface AttachmentRow {
   readonly isolated?: boolean | undefined;
   /** Only without a bridge. */
   readonly host?: AttachmentHost | undefined;
-  /** Only in rows that were read back, and true: the end on the host is down, taken out of service. */
+  /** Only in rows that were read back: the end on the host was taken out of service, and is to be deleted. */
   readonly isQuiesced?: boolean | undefined;
+  /** Only in rows that were read back: the end on the host is down, whoever did it. */
+  readonly isHostDown?: boolean | undefined;
   /** Undefined in rows that were read back: the node's namespace does not see it. */
   readonly pod?: AttachmentPod | undefined;
 }

@@ -14,6 +14,11 @@ const reapGroups = 0x1_0000;
 const attemptsMax = 5;
 const retryDelayMs = 200;
 
+/** Whether a link of this group was taken out of service. */
+export function isReapGroup(group: number | undefined): boolean {
+  return group !== undefined && group >= reapGroupBase && group < reapGroupBase + reapGroups;
+}
+
 interface Batch {
   readonly group: number;
   readonly names: Set<string>;

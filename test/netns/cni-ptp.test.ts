@@ -122,7 +122,7 @@ test('an end on the host that somebody took down is brought back without touchin
   lab.node.ip(`link set ${row.hostName} down`);
   const there = (await lab.table.read()).get(row.hostName);
   if (there === undefined) return t.fail();
-  t.true(there.isQuiesced);
+  t.true(there.isHostDown && !there.isQuiesced);
   t.deepEqual(await lab.table.write([{ kind: 'update', key: row.hostName, wanted: row, actual: there }]), []);
   await lab.route(planned);
   t.is(connect(space, '10.60.0.1'), '10.60.0.2');

@@ -1,6 +1,7 @@
 import test, { type ExecutionContext } from 'ava';
 import type { NodeNetwork } from '../../cni/node-network.ts';
 import type { Cidr } from '../../core/address.ts';
+import { reapGroupBase } from '../../kernel/reaper.ts';
 import { CniNode, eventually, testConfig } from '../cni/node.ts';
 
 /** Below the time after which everything is looked at, whatever is told. */
@@ -177,9 +178,43 @@ test.serial(
       const config = testConfig({ mode, name: mode, ipam: { ranges: [[{ subnet: '10.55.0.0/24' }]] } });
       t.is((await node.call('ADD', { ...node.pod(), config })).exitCode, 0);
     }
-    for (const pair of await node.pairs()) await node.exec('ip', 'link', 'set', pair, 'down', 'nomaster');
     await node.kill('SIGKILL');
+    // As an agent leaves it that was killed between the mark and the deletion.
+    for (const pair of await node.pairs()) {
+      await node.exec('ip', 'link', 'set', pair, 'down', 'group', `${reapGroupBase + 7}`);
+    }
     await node.start();
     t.deepEqual([node.leases(), await node.pairs()], [[], []]);
+  },
+);
+
+test.serial(
+  'pods live on when their bridge was deleted, or their ends set down, while no agent ran',
+  async (t) => {
+    const node = CniNode.open(t);
+    await node.start();
+    const modes = ['bridge', 'bridge', 'bridge', 'ptp'];
+    const pods = modes.map((mode) => ({ ...node.pod(), mode }));
+    for (const { mode, ...pod } of pods) {
+      const ranges = [[{ subnet: mode === 'ptp' ? '10.56.0.0/24' : '10.55.0.0/24' }]];
+      const config = testConfig({
+        mode,
+        name: mode,
+        ipam: { ranges },
+        portIsolation: mode === 'bridge',
+      });
+      const { exitCode, stdout } = await node.call('ADD', { ...pod, config });
+      t.is(exitCode, 0, stdout);
+    }
+    const leases = node.leases();
+    const reach = (ip: string) => node.exec('ping', '-c', '1', '-W', '5', ip);
+    await node.kill('SIGKILL');
+    await node.exec('ip', 'link', 'del', 'cni0');
+    for (const pair of await node.pairs()) await node.exec('ip', 'link', 'set', pair, 'down');
+    await node.start();
+    t.deepEqual(node.leases(), leases);
+    for (const ip of ['10.55.0.2', '10.55.0.3', '10.55.0.4', '10.56.0.2']) await t.notThrowsAsync(reach(ip));
+    const ports = await node.exec('ip', '-d', '-o', 'link', 'show', 'master', 'cni0');
+    t.is(ports.match(/hairpin on .*isolated on/g)?.length, 3);
   },
 );
