@@ -1,13 +1,14 @@
 import { hostCidr, type Ip, prefixLengthOf } from '../core/address.ts';
+import type { FaultPoint } from './attacher.ts';
 import { noDns } from './config.ts';
 import { CniError, cniCode } from './error.ts';
-import { addForeignInterface, addForeignIpam, callForeign } from './foreign-ipam.ts';
+import { addForeignInterface, addForeignIpam, callForeign, type ForeignCall } from './foreign-ipam.ts';
 import type { HostLocalImport } from './host-local-import.ts';
 import type { GivenAddress } from './ipam.ts';
 import type { IpamResult } from './ipam-result.ts';
 import type { Leases } from './leases.ts';
 import type { Log } from './log.ts';
-import { attachmentKey, type ForeignIpam, type Part } from './part.ts';
+import { attachmentKey, type ForeignIpam, leftOf, type Part } from './part.ts';
 import type { ForeignPlugin, IpamChoice } from './plugin-type.ts';
 import { refusalError } from './refusal.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
@@ -18,6 +19,7 @@ export interface AddressingOptions {
   readonly leases: Leases;
   readonly imports: Pick<HostLocalImport, 'ensure' | 'avoid'>;
   readonly log: Log;
+  readonly pass: (point: FaultPoint) => void;
 }
 
 /** Addresses for one attachment, and what is to be kept so that they come back. */
@@ -74,37 +76,72 @@ export class Addressing {
     try {
       given = allocate();
     } catch (error) {
-      throw new CniError(cniCode.ioFailure, `failed to record the lease: ${(error as Error).message}`);
+      throw unrecorded(error);
     }
     if ('kind' in given) throw refusalError(given, request.containerId);
     return given;
   }
 
-  async #acquireForeign({ env }: AttachmentRequest, { type, configText }: ForeignPlugin): Promise<Acquired> {
-    const ipam = await addForeignIpam({ type, env, configText, onLog: this.#onLog });
-    return { ipam, kept: { foreignIpam: { type, env: Object.fromEntries(env), configText } } };
+  async #acquireForeign(request: AttachmentRequest, plugin: ForeignPlugin): Promise<Acquired> {
+    const { given, foreignIpam } = await this.#ask(request, plugin, addForeignIpam);
+    return { ipam: given, kept: { foreignIpam } };
   }
 
   /** An interface that a program makes, with its addresses. Throws CniError. */
   async addForeign(
-    { env, cniVersion }: AttachmentRequest,
-    { type, configText }: ForeignPlugin,
+    request: AttachmentRequest,
+    plugin: ForeignPlugin,
   ): Promise<{ result: Result; foreignIpam: ForeignIpam }> {
-    const result = await addForeignInterface({ type, env, configText, onLog: this.#onLog }, cniVersion);
-    return { result, foreignIpam: { type, env: Object.fromEntries(env), configText } };
+    const add = (call: ForeignCall) => addForeignInterface(call, request.cniVersion);
+    const { given, foreignIpam } = await this.#ask(request, plugin, add);
+    return { result: given, foreignIpam };
   }
 
-  /** Undoes {@link acquire} of which nothing was recorded. */
-  async giveBack(request: AttachmentRequest, { kept }: Acquired): Promise<void> {
-    if (kept.addresses !== undefined) this.#options.leases.giveBack(attachmentKey(request));
-    if (kept.foreignIpam !== undefined) await this.releaseForeign(kept.foreignIpam).catch(() => {});
+  /** That the program is asked is on record before it is: whatever becomes of this process, it will be told of the end. */
+  async #ask<T>(
+    { network, containerId, ifname, type: of, env }: AttachmentRequest,
+    { type, configText }: ForeignPlugin,
+    add: (call: ForeignCall) => Promise<T>,
+  ): Promise<{ given: T; foreignIpam: ForeignIpam }> {
+    const foreignIpam = { type, env: Object.fromEntries(env), configText };
+    const left = leftOf({ network, containerId, ifname, type: of, rows: {}, foreignIpam }) as Part;
+    this.#record(left);
+    this.#options.pass('add:asking');
+    try {
+      return { given: await add({ type, env, configText, onLog: this.#onLog }), foreignIpam };
+    } catch (error) {
+      // It was told to take it back; if that failed, the DEL to come will do, by a configuration that may be better.
+      this.#options.leases.release(left);
+      throw error;
+    }
+  }
+
+  #record(part: Part): void {
+    try {
+      this.#options.leases.record(part);
+    } catch (error) {
+      throw unrecorded(error);
+    }
+  }
+
+  /** Undoes {@link acquire} of which nothing was recorded but that a program was asked. */
+  async giveBack(request: AttachmentRequest, { kept }: Pick<Acquired, 'kept'>): Promise<void> {
+    const { leases } = this.#options;
+    const key = attachmentKey(request);
+    if (kept.addresses !== undefined) leases.giveBack(key);
+    const left = leases.get(key).find(({ type, isLeft }) => isLeft && type === request.type);
+    if (left !== undefined) await this.release(left).catch(() => {});
+  }
+
+  /** Tells the program of a part of which nothing else is left, and forgets the part. Throws CniError. */
+  async release(left: Part, now?: Environment): Promise<void> {
+    if (left.foreignIpam !== undefined) await this.tellForeign(left.foreignIpam, now);
+    this.#options.pass('del:told');
+    this.#options.leases.release(left);
   }
 
   /** Tells a foreign plugin that its addresses are free, with the configuration of the ADD. Throws CniError. */
-  async releaseForeign(
-    { type, env, configText }: ForeignIpam,
-    now: Environment = noVariables,
-  ): Promise<void> {
+  async tellForeign({ type, env, configText }: ForeignIpam, now: Environment = noVariables): Promise<void> {
     const call = { type, env: new Map([...Object.entries(env), ...now]), configText, onLog: this.#onLog };
     await callForeign('DEL', call);
   }
@@ -115,6 +152,10 @@ export class Addressing {
 type OwnChoice = Extract<IpamChoice, { kind: 'own' }>;
 
 const noVariables: Environment = new Map();
+
+function unrecorded(error: unknown): CniError {
+  return new CniError(cniCode.ioFailure, `failed to record the lease: ${(error as Error).message}`);
+}
 
 function ipamResult(given: readonly GivenAddress[]): Omit<IpamResult, 'dns'> {
   const ips = given.map(({ ip, range }) => ({ address: addressIn(ip, range), gateway: range.gateway }));

@@ -22,6 +22,7 @@ import type { WantedRows } from './wanted.ts';
 /** Places where a test may stop the process, about in the order in which ADD and DEL pass them. */
 export const faultPoints = [
   'add:begin',
+  'add:asking',
   'add:allocated',
   'add:begun',
   'add:recorded',
@@ -32,6 +33,7 @@ export const faultPoints = [
   ...rowKinds.map((kind) => `del:${kind}` as const).reverse(),
   'del:quiesced',
   'del:released',
+  'del:told',
   'del:answered',
 ] as const;
 export type FaultPoint = (typeof faultPoints)[number];
@@ -87,7 +89,10 @@ export class Attacher {
   async make(part: Part, namespaceFd: number, ahead?: AnswerAhead): Promise<void> {
     const { leases, wanted, pass } = this.#options;
     const conflict = wanted.hostPortConflict(part);
-    if (conflict !== undefined) throw conflict;
+    if (conflict !== undefined) {
+      if (part.addresses !== undefined) leases.giveBack(attachmentKey(part));
+      throw conflict;
+    }
     const replaced = leases.get(attachmentKey(part)).find(({ type }) => type === part.type);
     wanted.add(part);
     if (replaced !== undefined) wanted.remove(replaced);
@@ -118,8 +123,11 @@ export class Attacher {
     pass('add:made');
   }
 
-  /** Takes the rows away, last made first. The addresses come back when no packet can reach the pod any more. */
-  async remove(part: Part, namespaceFd: number | undefined): Promise<void> {
+  /**
+   * Takes the rows away, last made first. The addresses come back when no packet can reach the pod any more. What
+   * another program is to be told is left, and comes back.
+   */
+  async remove(part: Part, namespaceFd: number | undefined): Promise<Part | undefined> {
     const { leases, wanted, pass } = this.#options;
     wanted.remove(part);
     const [failure] = await this.#write(part.rows, 'delete', { namespaceFd });
@@ -129,8 +137,9 @@ export class Attacher {
     }
     await this.#forgetFlows(part);
     pass('del:quiesced');
-    leases.release(part);
+    const left = leases.strip(part);
     pass('del:released');
+    return left;
   }
 
   async #makeAgain(part: Part, namespaceFd: number): Promise<readonly Failed[]> {
@@ -153,7 +162,7 @@ export class Attacher {
     const left = await this.#write(part.rows, 'delete', { namespaceFd, but: failures });
     for (const { table, key, error } of left)
       log.error({ table, key, error: error.message }, 'row of a failed ADD not removed');
-    leases.release(part);
+    leases.strip(part);
   }
 
   async #forgetFlows({ rows }: Part): Promise<void> {

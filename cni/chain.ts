@@ -1,6 +1,7 @@
 import { Addressing, type AddressingOptions } from './addressing.ts';
 import { type AnswerAhead, Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
 import { checkChained, checkPart } from './check.ts';
+import { foreignOf } from './configured-foreign.ts';
 import { CniError } from './error.ts';
 import { attachmentKey, isEmpty, joinRows, type Part } from './part.ts';
 import type {
@@ -79,11 +80,7 @@ export class Chain {
       return { part, result: answer() };
     } catch (error) {
       // What was begun gives its addresses back itself; a foreign plugin is always told.
-      const { foreignIpam } = acquired.kept;
-      await this.#addressing.giveBack(request, {
-        ...acquired,
-        kept: isMaking ? { foreignIpam } : acquired.kept,
-      });
+      await this.#addressing.giveBack(request, isMaking ? { ...acquired, kept: {} } : acquired);
       throw error;
     }
   }
@@ -101,11 +98,12 @@ export class Chain {
     const id = idOf(request);
     if (this.#options.leases.get(attachmentKey(id)).length > 0) await this.#makeWay(request, namespaceFd);
     const { result, foreignIpam } = await this.#addressing.addForeign(request, plugin);
+    this.#options.pass('add:allocated');
     const part: Part = { ...id, type: request.type, rows: {}, foreignIpam };
     try {
       await this.#attacher.make(part, namespaceFd);
     } catch (error) {
-      await this.#addressing.releaseForeign(foreignIpam).catch(() => {});
+      await this.#addressing.giveBack(request, { kept: {} });
       throw error;
     }
     return { part, result };
@@ -185,9 +183,25 @@ export class Chain {
     if (errors.length > 0) throw errors[0];
   }
 
+  /**
+   * DEL: as {@link remove}. Another program that the configuration names is told even where there is no record of it,
+   * after a reboot or of a pod that others attached.
+   */
+  async removeFor(
+    request: AttachmentRequest,
+    parts: readonly Part[],
+    namespaceFd: number | undefined,
+  ): Promise<void> {
+    await this.remove(parts, namespaceFd, request.env);
+    if (parts.some(({ type }) => type === request.type)) return;
+    const foreign = foreignOf(request);
+    if (foreign !== undefined) await this.#addressing.tellForeign({ ...foreign, env: {} }, request.env);
+  }
+
   async #removeOne(part: Part, namespaceFd: number | undefined, env: Environment | undefined): Promise<void> {
-    if (part.foreignIpam !== undefined) await this.#addressing.releaseForeign(part.foreignIpam, env);
-    await this.#attacher.remove(part, namespaceFd);
+    // Ours goes first: whatever the other program does, no packet reaches the pod any more.
+    const left = await this.#attacher.remove(part, namespaceFd);
+    if (left !== undefined) await this.#addressing.release(left, env);
   }
 }
 

@@ -25,7 +25,7 @@ export async function checkPart(
   { tables }: CheckOptions,
 ): Promise<void> {
   if (previous === undefined) throw new CniError(cniCode.invalidConfig, 'Required prevResult missing');
-  if (part === undefined) throw unknownAttachment(request);
+  if (part === undefined || part.isLeft) throw unknownAttachment(request);
   const { attachment } = part.rows;
   if (attachment !== undefined) {
     const { ifname, netns: sandbox } = request;

@@ -4,7 +4,7 @@ import type { AttachmentRow } from '../kernel/attachment.ts';
 import { isObject } from './fields.ts';
 import { type GivenAddress, Ipam, monotonicMs } from './ipam.ts';
 import { Journal, JournalError } from './journal.ts';
-import { type AttachmentId, attachmentKey, type Part } from './part.ts';
+import { type AttachmentId, attachmentKey, leftOf, type Part } from './part.ts';
 import type { PoolState } from './pool.ts';
 import type { RangeSet } from './ranges.ts';
 import type { Refusal } from './refusal.ts';
@@ -127,6 +127,14 @@ export class Leases implements Disposable {
     this.#remove(key, part.type);
     if (part.addresses !== undefined) this.#ipam.release(key, atMs);
     this.#compactIfLong();
+  }
+
+  /** The part's rows are gone: as {@link release}, but what another program is still to be told stays on record. */
+  strip(part: Part): Part | undefined {
+    const left = leftOf(part);
+    if (left === undefined) this.release(part);
+    else if (part.isLeft !== true) this.record(left);
+    return left;
   }
 
   [Symbol.dispose](): void {

@@ -85,6 +85,8 @@ export interface Part extends AttachmentId {
   readonly addresses?: readonly Ip[] | undefined;
   /** Given by another program, which is to be told when they are not needed any more. */
   readonly foreignIpam?: ForeignIpam | undefined;
+  /** Nothing else is there: the other program may hold something and is still to be told, of an ADD or a DEL that did not end. */
+  readonly isLeft?: true | undefined;
   /** What its rows lie on. */
   readonly bridge?: BridgeNeed | undefined;
 }
@@ -94,6 +96,12 @@ export interface ForeignIpam {
   readonly type: string;
   readonly env: Readonly<Record<string, string>>;
   readonly configText: string;
+}
+
+/** What stays of a part whose rows are gone, until the other program was told. Undefined: nothing. */
+export function leftOf({ network, containerId, ifname, type, foreignIpam }: Part): Part | undefined {
+  if (foreignIpam === undefined) return undefined;
+  return { network, containerId, ifname, type, rows: {}, foreignIpam, isLeft: true };
 }
 
 const keys: { readonly [K in RowKind]: (row: KindRows[K]) => string } = {

@@ -149,7 +149,7 @@ export class Plugin {
     this.#options.pass('del:begin');
     if (request.type === ipamPlugin) await this.#hostLocal.del(request);
     else {
-      await this.#chain.remove(this.#partsToRemove(request), call.podNamespaceFd, request.env);
+      await this.#chain.removeFor(request, this.#partsToRemove(request), call.podNamespaceFd);
       await this.#delBefore(request);
     }
     await this.#undo(request, call.podNamespaceFd);

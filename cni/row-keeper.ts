@@ -81,7 +81,7 @@ export class RowKeeper {
     const { leases, log } = this.#options;
     for (const part of parts.toReversed()) {
       log.warn({ attachment: attachmentKey(part), type: part.type }, 'lease without an interface released');
-      leases.release(part);
+      leases.strip(part);
     }
   }
 

@@ -197,8 +197,24 @@ export function delegateFlannel(config: Fields): DelegatedCall | CniError {
 /** Where flannel's own plugin keeps, by container, what it told its delegate. */
 const defaultScratchDir = '/var/lib/cni/flannel';
 
+/** What flannel's own plugin told its delegate for the container; undefined where it kept nothing that can be read. */
+export function readScratch(config: Fields, containerId: string): DelegatedCall | undefined {
+  try {
+    const configText = readSmallFile(scratchOf(config, containerId));
+    const value: unknown = JSON.parse(configText);
+    if (!isObject(value) || typeof value.type !== 'string') return undefined;
+    return { type: value.type, config: foldKeys(value), configText };
+  } catch {
+    return undefined;
+  }
+}
+
+function scratchOf(config: Fields, containerId: string): string {
+  const dataDir = new FieldReader(config, []).text('dataDir') || defaultScratchDir;
+  return join(dataDir, containerId);
+}
+
 /** Removes what flannel's own plugin kept of the container; nothing is fine too. */
 export async function removeScratch(config: Fields, containerId: string): Promise<void> {
-  const dataDir = new FieldReader(config, []).text('dataDir') || defaultScratchDir;
-  await rm(join(dataDir, containerId), { force: true });
+  await rm(scratchOf(config, containerId), { force: true });
 }

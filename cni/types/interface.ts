@@ -68,7 +68,14 @@ export function parseInterface(
   };
 }
 
-const ownTypes: readonly string[] = ['fairlead', 'host-local'];
+/** Values of `ipam.type` that mean the node's own book. */
+const ownTypes: readonly string[] = ['', 'fairlead', 'host-local'];
+
+/** The program that a configuration names for addresses, whatever else is wrong with it. Undefined: none. */
+export function foreignIpamType(config: Fields): string | undefined {
+  const type = new FieldReader(config, []).object('ipam').text('type') ?? '';
+  return ownTypes.includes(type) ? undefined : type;
+}
 
 function readIpam(
   reader: FieldReader,
@@ -77,7 +84,7 @@ function readIpam(
   const ipam = reader.object('ipam');
   const type = ipam.text('type') ?? '';
   if (type === '' && absent === 'none') return { kind: 'none' };
-  if (type !== '' && !ownTypes.includes(type)) return { kind: 'foreign', type, configText };
+  if (!ownTypes.includes(type)) return { kind: 'foreign', type, configText };
   const rangeSets = readRangeSets(ipam, reader.object('runtimeConfig'));
   const crowded = checkFamilies(rangeSets, cniVersion);
   if (crowded !== undefined) ipam.problem('ranges', crowded);
