@@ -152,15 +152,20 @@ export class ProxyLoop implements ServiceProxy {
     await ended;
   }
 
-  /** Waits for something to do. A burst of events is one pass: those already here are taken in first. */
+  /**
+   * Waits for something to do. A burst of events is one pass: those already here are taken in first. Where the next
+   * change has come before one can rest, the tables are looked at all the same.
+   */
   async #rest(): Promise<void> {
     const { signal } = this.#stop;
+    await this.#watch();
     const pauseMs = this.#passEndedAtMs + (this.#options.minSyncPeriodMs ?? 0) - performance.now();
     if (pauseMs > 0) await sleep(pauseMs, undefined, { signal }).catch(() => {});
     while (!signal.aborted && !this.#needsFullSync && !this.#readNode() && this.#views.dirty === 0) {
       await this.#kick.wait(WATCH_INTERVAL_MS, signal);
       await turn();
-      await this.#watch();
+      // A change does not wait for the look: that comes behind it.
+      if (this.#views.dirty === 0) await this.#watch();
     }
   }
 

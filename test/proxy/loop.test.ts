@@ -1,10 +1,23 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { ENDPOINT_SLICES, SERVICES } from '../../kube/types.ts';
+import type { FakeApi } from './fake-api.ts';
 import { parseService, parseSlice } from './objects.ts';
-import { setUp } from './stage.ts';
+import { setUp, until } from './stage.ts';
 
 const web = parseService('default/web ips=10.96.0.10 ports=http:80');
+/** Another one each time. */
+function changes(api: FakeApi): () => void {
+  let count = 0;
+  return () => {
+    count += 1;
+    api.put(
+      ENDPOINT_SLICES,
+      parseSlice(`default/web-1 service=web ports=http:8080 10.244.1.${1 + (count % 9)}`),
+    );
+  };
+}
+
 const webSlice = parseSlice('default/web-1 service=web ports=http:8080 10.244.1.5 10.244.1.6');
 
 test('an endpoint slice of no service waits for nothing', async (t) => {
@@ -18,4 +31,26 @@ test('an endpoint slice of no service waits for nothing', async (t) => {
   api.put(ENDPOINT_SLICES, webSlice);
   t.is((await called(2))[1], 'update default/web=2');
   t.is(proxy.status().waitingSinceMs, undefined);
+});
+
+test('others’ changes are noticed while services change all the time', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  await start({ minSyncPeriodMs: 50 }).synced;
+  backend.onSync = changes(api);
+  backend.onSync();
+  await sleep(200);
+  backend.disturbed = true;
+  await until(() => backend.calls.filter((call) => call.startsWith('replace')).length === 2);
+  t.pass();
+});
+
+test('everything is compared from time to time while services change all the time', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  await start({ minSyncPeriodMs: 50, fullSyncIntervalMs: 100 }).synced;
+  backend.onSync = changes(api);
+  backend.onSync();
+  await until(() => backend.calls.filter((call) => call.startsWith('replace')).length === 3);
+  t.pass();
 });

@@ -9,6 +9,8 @@ export class RecordingBackend implements Backend {
   disturbed = false;
   disposed = false;
   failNext = 0;
+  /** Called at each `replace` and `update`. */
+  onSync = () => {};
 
   async replace(views: Views): Promise<SyncResult> {
     this.disturbed = false;
@@ -24,6 +26,7 @@ export class RecordingBackend implements Backend {
       return `${service}=${ports.map(({ clusterEndpoints }) => clusterEndpoints.length).join('+') || 'gone'}`;
     });
     this.calls.push([call, ...texts.sort()].join(' '));
+    this.onSync();
     const fails = this.failNext > 0;
     if (fails) this.failNext -= 1;
     const failures = fails ? [{ key: 'x', kind: 'create', error: new Error('refused') } as const] : [];
