@@ -114,6 +114,7 @@ export class ProxyLoop implements ServiceProxy {
   async #run(synced: () => void): Promise<void> {
     const { signal } = this.#stop;
     await this.#refreshUntil(this.#sourcesReady());
+    this.#passes.ready();
     while (!signal.aborted) {
       if (await this.#pass()) {
         synced();

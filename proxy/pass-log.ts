@@ -19,6 +19,8 @@ export class PassLog {
   #waitingSinceMs: number | undefined;
   /** Of changes that it is about. */
   #underWaySinceMs: number | undefined;
+  /** What there is to do is known. Before, changes come in that nobody could be late with. */
+  #isReady = false;
   #isSynced = false;
   #writes = 0;
   #passes = { full: 0, update: 0 };
@@ -30,9 +32,15 @@ export class PassLog {
     this.#observers = observers;
   }
 
+  /** From now on the kernel can be brought to what is known, and should be. */
+  ready(): void {
+    this.#isReady = true;
+    this.waiting();
+  }
+
   /** Something is not as the kernel has it. */
   waiting(): void {
-    this.#waitingSinceMs ??= Date.now();
+    if (this.#isReady) this.#waitingSinceMs ??= Date.now();
   }
 
   begin(triggerTimesMs: readonly number[]): void {
@@ -65,7 +73,9 @@ export class PassLog {
     return changes;
   }
 
+  /** Whatever it was about, also if it was to put right what others did, is still to be done. */
   failed(error: Error, writes: number): void {
+    this.#underWaySinceMs ??= Date.now();
     this.#writes += writes;
     this.underWay = 0;
     this.failures += 1;

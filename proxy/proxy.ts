@@ -84,7 +84,10 @@ export interface ProxyStatus {
   readonly lastSyncMs: number | undefined;
   /** When the last pass ended that did not fail: milliseconds of the epoch. */
   readonly lastSyncedAtMs: number | undefined;
-  /** Since when the oldest change waits that is not in the kernel: milliseconds of the epoch. */
+  /**
+   * Since when the oldest change waits that is not in the kernel, at the start all that is known: milliseconds of the
+   * epoch. Undefined while the first lists are awaited.
+   */
   readonly waitingSinceMs: number | undefined;
   /** Passes that failed since the last that did not. */
   readonly failures: number;

@@ -13,15 +13,15 @@ export interface HealthFacts {
   readonly families: readonly Family[];
   /** When the kernel last did what the API says; undefined: not yet. */
   readonly lastSyncedAtMs: number | undefined;
-  /** Since when the oldest change waits; undefined: none does. */
+  /** Since when the oldest change waits, or the first pass since all is known; undefined: none does. */
   readonly waitingSinceMs: number | undefined;
   /** Our own Node; undefined: it is not there, or not known. */
   readonly node: V1Node | undefined;
 }
 
-/** Whether the kernel is kept up with the API. So it is while it starts. */
-export function isKeptUp({ nowMs, lateMs, lastSyncedAtMs, waitingSinceMs }: HealthFacts): boolean {
-  return lastSyncedAtMs === undefined || waitingSinceMs === undefined || nowMs - waitingSinceMs < lateMs;
+/** Whether the kernel is kept up with the API. So it is while the first lists are awaited: nothing waits then. */
+export function isKeptUp({ nowMs, lateMs, waitingSinceMs }: HealthFacts): boolean {
+  return waitingSinceMs === undefined || nowMs - waitingSinceMs < lateMs;
 }
 
 /** Whether load balancers should send anything to this node. While we start, nothing says otherwise. */

@@ -54,3 +54,33 @@ test('everything is compared from time to time while services change all the tim
   await until(() => backend.calls.filter((call) => call.startsWith('replace')).length === 3);
   t.pass();
 });
+
+test('nothing waits while the first lists are awaited; then the first pass does, until one succeeds', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  api.hold(ENDPOINT_SLICES);
+  backend.failNext = 1;
+  const proxy = start();
+  await sleep(50);
+  t.is(proxy.status().waitingSinceMs, undefined);
+  const readyAtMs = Date.now();
+  api.release(ENDPOINT_SLICES);
+  await until(() => proxy.status().failures === 1);
+  const { waitingSinceMs } = proxy.status();
+  t.true(waitingSinceMs !== undefined && waitingSinceMs >= readyAtMs);
+  await proxy.synced;
+  t.is(proxy.status().waitingSinceMs, undefined);
+});
+
+test('what others did and cannot be put right is late as well', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  const proxy = start();
+  await proxy.synced;
+  backend.failNext = 2;
+  backend.disturbed = true;
+  await until(() => proxy.status().failures === 2);
+  t.not(proxy.status().waitingSinceMs, undefined);
+  await until(() => proxy.status().failures === 0);
+  t.is(proxy.status().waitingSinceMs, undefined);
+});

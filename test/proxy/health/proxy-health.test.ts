@@ -46,10 +46,17 @@ test('a change that waits for twice the sync period makes it unhealthy, one mome
   });
 });
 
-test('while it starts it is healthy, whatever waits and whether its Node is known or not', (t) => {
-  const starting = { ...well, lastSyncedAtMs: undefined, waitingSinceMs: EARLIER_MS, node: undefined };
+test('while it awaits the first lists it is healthy, whether its Node is known or not', (t) => {
+  const starting = { ...well, lastSyncedAtMs: undefined, node: undefined };
   t.is(healthzAnswer(starting).status, 200);
   t.is(livezAnswer(starting).status, 200);
+});
+
+test('a proxy whose first pass does not come to its end is unhealthy in time', (t) => {
+  const starting = { ...well, lastSyncedAtMs: undefined };
+  t.is(livezAnswer({ ...starting, waitingSinceMs: NOW_MS - 59_999 }).status, 200);
+  t.is(livezAnswer({ ...starting, waitingSinceMs: NOW_MS - 60_000 }).status, 503);
+  t.is(healthzAnswer({ ...starting, waitingSinceMs: NOW_MS - 60_000 }).status, 503);
 });
 
 test('a node that goes away is not for load balancers, but no reason to restart the proxy', (t) => {
