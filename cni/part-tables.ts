@@ -13,6 +13,7 @@ import { QdiscTable } from '../kernel/qdisc.ts';
 import { type RouteRow, RouteTable } from '../kernel/route.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
 import { isHostName } from './attachment.ts';
+import type { ChangeRecord } from './changes.ts';
 import { ElementTable } from './element-table.ts';
 import { IptablesTable } from './iptables/table.ts';
 import { bridgeLayout } from './nft-bridge-layout.ts';
@@ -41,6 +42,8 @@ export interface PartTablesOptions {
   readonly onReapFailure: (error: KernelError) => void;
   /** nftables refused a change, and its table was made anew. */
   readonly onRefused: (error: KernelError) => void;
+  /** Where changes of what is not ours are written down. */
+  readonly record?: ChangeRecord | undefined;
 }
 
 /** The tables of one node. What many pods have is written on threads beside the loop. */
@@ -49,15 +52,17 @@ export class KernelTables implements PartTables, Disposable {
     readonly attachment: AttachmentTable;
     readonly elements: ElementTable;
     readonly bridgeElements: ElementTable;
+    readonly iptables: IptablesTable;
   };
   /** Of NETLINK_ROUTE in the node's namespace, beside the loop. */
   readonly socket: NetlinkSocket;
   readonly #namespaceFd: Descriptor | undefined;
+  readonly #record: ChangeRecord | undefined;
   readonly #stack: DisposableStack;
   /** What other processes do to nftables in the node's namespace. */
   readonly foreign: ForeignChanges;
 
-  constructor({ namespaceFd, onReapFailure, onRefused }: PartTablesOptions) {
+  constructor({ namespaceFd, onReapFailure, onRefused, record }: PartTablesOptions) {
     using stack = new DisposableStack();
     const attachment = stack.use(new AttachmentTable({ namespaceFd, onReapFailure }));
     const lane = stack.use(openLane());
@@ -75,11 +80,12 @@ export class KernelTables implements PartTables, Disposable {
       ports: new BridgePortTable({ socket }),
       routes: podRoutes(new RouteTable({ socket })),
       qdiscs: new QdiscTable({ socket }),
-      sysctls: new NodeSysctls(namespaceFd),
+      sysctls: new NodeSysctls({ namespaceFd, record }),
       elements: elements(cniLayout),
       iptables: new IptablesTable({ enter: enterWords(namespaceFd) }),
     };
     this.#namespaceFd = namespaceFd;
+    this.#record = record;
     this.#stack = stack.move();
   }
 
@@ -88,7 +94,7 @@ export class KernelTables implements PartTables, Disposable {
   }
 
   sysctls(keys: readonly string[]): Table<string, SysctlSettingRow> {
-    return new NodeSysctls(this.#namespaceFd, keys);
+    return new NodeSysctls({ namespaceFd: this.#namespaceFd, record: this.#record }, keys);
   }
 
   readPair(place: AttachmentPlace): Promise<AttachmentState> {
@@ -127,11 +133,11 @@ function podRoutes(table: Table<string, RouteRow>): Table<string, RouteRow> {
 /** Parameters of the kernel as rows: only those that are asked for are read, and none is ever removed. */
 class NodeSysctls implements Table<string, SysctlSettingRow> {
   readonly name = 'sysctl';
-  readonly #namespaceFd: Descriptor | undefined;
+  readonly #options: NodeSysctlsOptions;
   readonly #keys: readonly string[];
 
-  constructor(namespaceFd: Descriptor | undefined, keys: readonly string[] = []) {
-    this.#namespaceFd = namespaceFd;
+  constructor(options: NodeSysctlsOptions, keys: readonly string[] = []) {
+    this.#options = options;
     this.#keys = keys;
   }
 
@@ -146,17 +152,24 @@ class NodeSysctls implements Table<string, SysctlSettingRow> {
 
   write(changes: readonly Change<string, SysctlSettingRow>[]): Promise<Failure<string>[]> {
     const made = changes.flatMap((change) => (change.kind === 'delete' ? [] : [change.wanted]));
+    for (const row of made) this.#note(row);
     const table = this.#table(made.map(({ key }) => key));
     return table.write(made.map(({ key, value }) => ({ kind: 'create', key, wanted: value })));
   }
 
+  /** Before it is written. What belongs to a pair of ours goes with it. */
+  #note({ key, value }: SysctlSettingRow): void {
+    const [, , , device = ''] = key.split('/');
+    if (isHostName(device)) return;
+    this.#options.record?.settingOnce(key, () => this.#table([key]).readKey(key), value);
+  }
+
   #table(keys: readonly string[]): SysctlTable {
-    return new SysctlTable({
-      keys,
-      ...(this.#namespaceFd === undefined ? {} : { namespaceFd: this.#namespaceFd }),
-    });
+    return new SysctlTable({ keys, namespaceFd: this.#options.namespaceFd });
   }
 }
+
+type NodeSysctlsOptions = Pick<PartTablesOptions, 'namespaceFd' | 'record'>;
 
 /** Programs of the host run in the namespace of the process, unless they are led into another. */
 function enterWords(namespaceFd: Descriptor | undefined): string[] {

@@ -3,6 +3,7 @@ import { reconcile } from '../core/reconcile.ts';
 import { layer, type Table } from '../core/rows.ts';
 import { attachmentKey } from './attachment.ts';
 import type { ElementTable } from './element-table.ts';
+import { IptablesKeeper } from './iptables/keeper.ts';
 import type { Leases } from './leases.ts';
 import type { Log } from './log.ts';
 import { type Part, rowKinds } from './part.ts';
@@ -11,8 +12,6 @@ import type { WantedRows } from './wanted.ts';
 
 /** How often nftables is asked whether somebody else was at it; it takes 2 µs. */
 const pollMs = 400;
-/** Rules of iptables are read by running programs: no more often than this. */
-const iptablesRestMs = 5_000;
 /** Parameters of the kernel tell nobody when they change: some of them are looked at this often. */
 const sysctlRestMs = 2_000;
 const sysctlsAtOnce = 16;
@@ -30,14 +29,16 @@ export interface RowKeeperOptions {
 export class RowKeeper {
   readonly #options: RowKeeperOptions;
   #restUntilMs = 0;
-  #iptablesAtMs = 0;
   #sysctlsAtMs = 0;
   /** Where among the parameters the next look begins. */
   #sysctlsFrom = 0;
   readonly #troubles = new Map<string, string>();
 
+  readonly #iptables: IptablesKeeper;
+
   constructor(options: RowKeeperOptions) {
     this.#options = options;
+    this.#iptables = new IptablesKeeper({ ...options, table: options.tables.node.iptables });
   }
 
   /**
@@ -72,7 +73,7 @@ export class RowKeeper {
     for (const { table, key, error } of failures)
       log.error({ table, key, error: error.message }, 'row not brought in line');
     if (writes > 0) log.warn({ writes }, 'rows of pods brought in line');
-    await this.#repairIptables();
+    await this.#iptables.look();
     await tables.flush();
   }
 
@@ -88,7 +89,7 @@ export class RowKeeper {
   /** What is wanted and could not be made again. */
   trouble(): string | undefined {
     const [first] = this.#troubles.values();
-    return first;
+    return first ?? this.#iptables.trouble();
   }
 
   /** Until the signal aborts. */
@@ -104,6 +105,7 @@ export class RowKeeper {
 
   async #lookAround(): Promise<void> {
     if (!this.#isIdle()) await this.#look();
+    await this.#iptables.look();
     await this.#repairSysctls();
   }
 
@@ -134,7 +136,7 @@ export class RowKeeper {
     if (nowMs < this.#restUntilMs) return;
     if (this.#troubles.size === 0 && !(await this.#options.tables.foreign.any())) return;
     await this.#repairElements();
-    await this.#repairIptables();
+    this.#iptables.note();
     this.#restUntilMs = performance.now() + (performance.now() - nowMs) * restShare;
   }
 
@@ -170,15 +172,6 @@ export class RowKeeper {
     const unmet = failures.filter(({ key }) => wanted.has('sysctls', key as string));
     for (const { key, error } of unmet) log.error({ key, error: error.message }, 'parameter not repaired');
     if (writes > failures.length) log.warn({ writes }, 'parameters of the kernel repaired');
-  }
-
-  async #repairIptables(): Promise<void> {
-    const { tables, wanted, log } = this.#options;
-    if (wanted.size('iptables') === 0 || performance.now() < this.#iptablesAtMs) return;
-    this.#iptablesAtMs = performance.now() + iptablesRestMs;
-    const { writes, failures } = await reconcile([layer(tables.node.iptables, wanted.rows('iptables'))]);
-    for (const { key, error } of failures) log.error({ key, error: error.message }, 'iptables not repaired');
-    if (writes > 0) log.warn({ writes }, 'iptables repaired');
   }
 }
 

@@ -33,6 +33,8 @@ export interface IptablesRow {
   readonly needs?: string | undefined;
   /** The host port that the rule stands for, as the element that the nftables backend would have. */
   readonly claim?: NftElement | undefined;
+  /** Of rules that were read: a jump or a chain on the way to it is missing, so it has no effect. */
+  readonly isCutOff?: boolean | undefined;
 }
 
 /** Chains that only jump, each with its rules in order. */

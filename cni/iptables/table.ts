@@ -1,6 +1,8 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { type Family, families } from '../../core/address.ts';
+import { diff } from '../../core/diff.ts';
+import type { Report } from '../../core/reconcile.ts';
 import type { Change, Failure, Table } from '../../core/rows.ts';
 import type { IptablesRow } from './layout.ts';
 import { type IptablesState, parseIptablesSave, renderRemoval, renderRestore } from './rules.ts';
@@ -30,14 +32,21 @@ export class IptablesTable implements Table<string, IptablesRow> {
   readonly name = 'iptables';
   readonly atomic = true;
   readonly #enter: readonly string[];
+  #isLegacy = false;
+  #last: Promise<unknown> = Promise.resolve();
 
   constructor({ enter = [] }: IptablesTableOptions = {}) {
     this.#enter = enter;
   }
 
-  /** The key is made of all that the rule is. */
-  same(): boolean {
-    return true;
+  /** The key is made of all that the rule is, but not of the way to it. */
+  same(_: IptablesRow, actual: IptablesRow): boolean {
+    return actual.isCutOff !== true;
+  }
+
+  /** Whether the programs are of the kind legacy, as far as is known; see {@link IptablesState}. */
+  get isLegacy(): boolean {
+    return this.#isLegacy;
   }
 
   async read(): Promise<Map<string, IptablesRow>> {
@@ -45,7 +54,25 @@ export class IptablesTable implements Table<string, IptablesRow> {
     return new Map(states.flatMap((state) => [...(state?.rows ?? [])]));
   }
 
-  async write(changes: readonly Change<string, IptablesRow>[]): Promise<Failure<string>[]> {
+  /**
+   * As reconcile. What is wanted is asked when the rules were read, so that parts may come and go meanwhile: their own
+   * changes come after these.
+   */
+  async repair(wanted: () => ReadonlyMap<string, IptablesRow>): Promise<Report> {
+    const actual = await this.read();
+    const changes = diff(wanted(), actual, (a, b) => this.same(a, b));
+    const failures = changes.length === 0 ? [] : await this.write(changes);
+    return { writes: changes.length, failures: failures.map((one) => ({ ...one, table: this.name })) };
+  }
+
+  /** One after the other: what a run adds depends on what it finds. */
+  write(changes: readonly Change<string, IptablesRow>[]): Promise<Failure<string>[]> {
+    const writing = this.#last.then(() => this.#write(changes));
+    this.#last = writing.catch(() => {});
+    return writing;
+  }
+
+  async #write(changes: readonly Change<string, IptablesRow>[]): Promise<Failure<string>[]> {
     const failures = families.map(async (family) => {
       const ours = changes.filter((change) => familyOfChange(change) === family);
       if (ours.length === 0) return [];
@@ -70,7 +97,7 @@ export class IptablesTable implements Table<string, IptablesRow> {
   ): Promise<Error | undefined> {
     try {
       const { save, restore } = programs[family];
-      const input = render(parseIptablesSave(await this.#run([save]), family));
+      const input = render(this.#parse(await this.#run([save]), family));
       if (input !== undefined) await this.#run([restore, '--noflush', '-w', `${lockWaitSeconds}`], input);
       return undefined;
     } catch (error) {
@@ -81,11 +108,17 @@ export class IptablesTable implements Table<string, IptablesRow> {
   /** Undefined: there is no iptables. */
   async #state(family: Family): Promise<IptablesState | undefined> {
     try {
-      return parseIptablesSave(await this.#run([programs[family].save]), family);
+      return this.#parse(await this.#run([programs[family].save]), family);
     } catch (error) {
       if ((error as { code?: unknown }).code === 'ENOENT') return undefined;
       throw toldBy(error);
     }
+  }
+
+  #parse(text: string, family: Family): IptablesState {
+    const state = parseIptablesSave(text, family);
+    this.#isLegacy = state.isLegacy ?? this.#isLegacy;
+    return state;
   }
 
   async #run(words: readonly string[], input?: string): Promise<string> {

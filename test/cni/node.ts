@@ -96,12 +96,13 @@ export class CniNode implements AsyncDisposable {
     return this.#server?.pid ?? -1;
   }
 
-  /** Starts the server and waits until it serves. */
-  async start(options: Partial<ServerProcessOptions> = {}): Promise<void> {
+  /** Starts the server and waits until it serves. `path` is where it finds programs. */
+  async start(options: Partial<ServerProcessOptions> = {}, path = process.env.PATH): Promise<void> {
     const { socketPath, stateDir } = this;
     const json = JSON.stringify({ socketPath, stateDir, ...options } satisfies ServerProcessOptions);
     const args = [`--net=${this.namespace}`, process.execPath, serverProcess, json];
-    this.#server = spawn('nsenter', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const env = { ...process.env, PATH: path };
+    this.#server = spawn('nsenter', args, { stdio: ['ignore', 'pipe', 'pipe'], env });
     createInterface({ input: this.#server.stderr as NodeJS.ReadableStream }).on('line', (line) =>
       this.log.push(line),
     );

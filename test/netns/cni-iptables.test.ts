@@ -130,6 +130,30 @@ test('rules that somebody removed come back, with their jumps, and beside those 
   t.is(await told(lab, pod, node4), '10.244.1.1 10.244.1.1');
 });
 
+test('a rule that the kernel does not come to is no rule: its jump alone comes back', async (t) => {
+  const lab = await openFilterLab(t);
+  const table = tableOf(lab);
+  const rows = portRows(await lab.addPod(5));
+  await settle(t, table, rows);
+  const whole = saved(lab, 4);
+  lab.run(lab.node.namespace, '/usr/sbin/iptables -t nat -D PREROUTING 1');
+  const there = await table.read();
+  const dnat = rows.filter(({ family, chain }) => family === 4 && chain === 'FAIRLEAD-HP-DNAT');
+  for (const row of dnat) t.false(table.same(row, there.get(iptablesKey(row)) ?? row));
+  t.true((await settle(t, table, rows)) > 0);
+  t.deepEqual(saved(lab, 4).split('\n').sort(), whole.split('\n').sort());
+  t.is(await settle(t, table, rows), 0);
+});
+
+test('many writes at the same time make each jump once', async (t) => {
+  const lab = await openFilterLab(t);
+  const table = tableOf(lab);
+  const rows = portRows(await lab.addPod(5));
+  await Promise.all(rows.map((row) => table.write([{ kind: 'create', key: iptablesKey(row), wanted: row }])));
+  t.is(saved(lab, 4).match(/^-A PREROUTING/gm)?.length, 1);
+  t.is(await settle(t, table, rows), 0);
+});
+
 test('with conditions only what meets them goes to the pod', async (t) => {
   const lab = await openFilterLab(t);
   const pod = await lab.addPod(5);
