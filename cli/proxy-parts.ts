@@ -133,8 +133,7 @@ function supportedFamilies(): readonly Family[] {
 }
 
 interface OpenedBackend {
-  /** Undefined: the proxy's default. */
-  readonly backend?: Backend;
+  readonly backend: Backend;
   readonly iptablesRules?: () => Iterable<IptablesRules>;
   readonly connections?: ConnectionCounts;
 }
@@ -142,15 +141,15 @@ interface OpenedBackend {
 function openBackend(mode: Backend['name'], policy: ProxyPolicy, run: ProxyRun): OpenedBackend {
   const { countConnections = false, config, log } = run;
   const onRefused = (error: Error) => log.warn({ error: error.message }, 'change refused, table rebuilt');
+  const onUnserved = (error: Error) => log.warn({ error: error.message }, 'only the other family is served');
   if (mode !== 'nftables' && countConnections) log.warn({ mode }, 'this mode does not count connections');
   if (mode === 'ipvs') return { backend: openIpvs({ policy, settings: config.ipvs, onRefused }) };
   if (mode === 'iptables') {
-    const backend = openIptables({ policy });
+    const backend = openIptables({ policy, onUnserved });
     return { backend, iptablesRules: () => backend.rules() };
   }
-  if (!countConnections) return {};
-  const backend = openNftables({ policy, onRefused, counters: true });
-  return { backend, connections: backend.connections };
+  const backend = openNftables({ policy, onRefused, onUnserved, counters: countConnections });
+  return countConnections ? { backend, connections: backend.connections } : { backend };
 }
 
 /** Counters of Services in `/metrics`, where they are wanted. The proxy goes on without those that cannot be had. */

@@ -6,8 +6,9 @@ import type { IptablesRules } from '../metrics.ts';
 import type { NodeFacts, ProxyPolicy } from '../policy.ts';
 import { ruleContext } from './context.ts';
 import { FamilyChains } from './family.ts';
-import { IptablesPrograms, type Variant } from './program.ts';
+import { IptablesPrograms, type Programs, type Variant } from './program.ts';
 import { removeIptables } from './remove.ts';
+import { missingSupport } from './support.ts';
 import { detectVariant } from './variant.ts';
 import { ChainWatch } from './watch.ts';
 
@@ -23,6 +24,10 @@ export interface IptablesOptions {
   readonly checkIntervalMs?: number | undefined;
   /** How often all of them are read back and compared beside other work; default 5 minutes. */
   readonly auditIntervalMs?: number | undefined;
+  /** Told once of a family that is not served while the other is, and why; it is tried again at each full pass. */
+  readonly onUnserved?: ((error: Error) => void) | undefined;
+  /** Default: those of the variant. With others nothing is looked for in other kinds of iptables. */
+  readonly programs?: Programs | undefined;
 }
 
 const BE_LIBERAL = 'net/netfilter/nf_conntrack_tcp_be_liberal';
@@ -39,8 +44,11 @@ export function openIptables(options: IptablesOptions): IptablesBackend {
 export class IptablesBackend implements Backend {
   readonly name = 'iptables';
   readonly #options: IptablesOptions;
-  #programs: IptablesPrograms | undefined;
-  #chains: readonly FamilyChains[] | undefined;
+  #programs: Programs | undefined;
+  #chains: readonly FamilyChains[] = [];
+  #dropsInvalid: boolean | undefined;
+  /** Why families are not served, as it was told. */
+  readonly #unserved = new Map<Family, string>();
   #facts: NodeFacts = { nodePortIps: { 4: 'all', 6: 'all' }, serviceCidrs: [] };
   readonly #watch: ChainWatch;
   #isAlone = false;
@@ -57,31 +65,61 @@ export class IptablesBackend implements Backend {
 
   /** What a look found right not long ago is not read again: then this costs what changed. */
   async replace(views: Views): Promise<SyncResult> {
-    if (this.#watch.isTrusted) return await this.#each((chains, programs) => chains.follow(programs, views));
-    const { policy, namespaceFd, variant, families: wanted = supportedFamilies() } = this.#options;
-    this.#programs ??= new IptablesPrograms({
-      namespaceFd,
-      variant: variant ?? (await detectVariant(namespaceFd)),
-    });
-    const invalid = this.#chains === undefined && (await dropsInvalid(namespaceFd));
-    this.#chains ??= wanted.map((family) => {
-      return new FamilyChains(ruleContext(family, policy, invalid), this.#facts.nodePortIps[family]);
-    });
+    const isMore = await this.#openFamilies();
+    if (this.#watch.isTrusted && !isMore)
+      return await this.#each((chains, programs) => chains.follow(programs, views));
     const result = await this.#each((chains, programs) => chains.replace(programs, views));
     // Packets may be routed to 127.0.0.1 when the rule is in place that says which.
     const isGuarded = !result.failures.some(({ key }) => key === failureKey(4));
     if (isGuarded && this.#chains.some(({ opensLocalhost }) => opensLocalhost))
-      await routeLocalnet(namespaceFd);
+      await routeLocalnet(this.#options.namespaceFd);
     if (result.failures.length > 0) return result;
     this.#watch.righted();
     await this.#removeOtherKind();
     return result;
   }
 
+  /** Those that are not served yet and can be: one goes on when the other cannot. True: there are some. */
+  async #openFamilies(): Promise<boolean> {
+    const { policy, namespaceFd, families: wanted = supportedFamilies() } = this.#options;
+    const waiting = wanted.filter((family) => !this.#chains.some((chains) => chains.family === family));
+    if (waiting.length === 0) return false;
+    const programs = await this.#openPrograms();
+    this.#dropsInvalid ??= await dropsInvalid(namespaceFd);
+    const reasons = new Map<Family, Error>();
+    for (const family of waiting) {
+      const reason = await missingSupport(programs, family);
+      if (reason !== undefined) {
+        reasons.set(family, reason);
+        continue;
+      }
+      const context = ruleContext(family, policy, this.#dropsInvalid);
+      this.#chains = [...this.#chains, new FamilyChains(context, this.#facts.nodePortIps[family])];
+      this.#unserved.delete(family);
+    }
+    if (this.#chains.length === 0) throw reasons.get(wanted[0] ?? 4) ?? new Error('there is no family');
+    for (const [family, reason] of reasons) this.#tellUnserved(family, reason);
+    return reasons.size < waiting.length;
+  }
+
+  async #openPrograms(): Promise<Programs> {
+    const { namespaceFd, variant, programs } = this.#options;
+    this.#programs ??=
+      programs ??
+      new IptablesPrograms({ namespaceFd, variant: variant ?? (await detectVariant(namespaceFd)) });
+    return this.#programs;
+  }
+
+  #tellUnserved(family: Family, reason: Error): void {
+    if (this.#unserved.get(family) === reason.message) return;
+    this.#unserved.set(family, reason.message);
+    this.#options.onUnserved?.(reason);
+  }
+
   /** Once: what was left in the other kind of iptables, when the host or its settings changed. */
   async #removeOtherKind(): Promise<void> {
-    if (this.#isAlone || this.#programs === undefined) return;
-    const { namespaceFd } = this.#options;
+    const { namespaceFd, programs } = this.#options;
+    if (this.#isAlone || this.#programs === undefined || programs !== undefined) return;
     await removeIptables({ namespaceFd, except: await this.#programs.kind() });
     this.#isAlone = true;
   }
@@ -98,12 +136,10 @@ export class IptablesBackend implements Backend {
   }
 
   /** One family goes on when the other cannot. */
-  async #each(
-    sync: (chains: FamilyChains, programs: IptablesPrograms) => Promise<number>,
-  ): Promise<SyncResult> {
+  async #each(sync: (chains: FamilyChains, programs: Programs) => Promise<number>): Promise<SyncResult> {
     let writes = 0;
     const failures: SyncResult['failures'][number][] = [];
-    for (const chains of this.#chains ?? []) {
+    for (const chains of this.#chains) {
       try {
         if (this.#programs !== undefined) writes += await sync(chains, this.#programs);
       } catch (error) {
@@ -119,25 +155,25 @@ export class IptablesBackend implements Backend {
     return this.#programs !== undefined && this.#watch.isDisturbed();
   }
 
-  async #every(is: (chains: FamilyChains, programs: IptablesPrograms) => Promise<boolean>): Promise<boolean> {
-    for (const chains of this.#chains ?? []) {
+  async #every(is: (chains: FamilyChains, programs: Programs) => Promise<boolean>): Promise<boolean> {
+    for (const chains of this.#chains) {
       if (this.#programs !== undefined && !(await is(chains, this.#programs))) return false;
     }
     return true;
   }
 
   problems(): ReadonlyMap<string, string> {
-    return new Map((this.#chains ?? []).flatMap((chains) => [...chains.problems]));
+    return new Map(this.#chains.flatMap((chains) => [...chains.problems]));
   }
 
   /** For metrics. */
   rules(): IptablesRules[] {
-    return (this.#chains ?? []).flatMap((chains) => chains.rules());
+    return this.#chains.flatMap((chains) => chains.rules());
   }
 
   /** The rules stay, so that connections outlive a restart. */
   [Symbol.dispose](): void {
-    this.#chains = undefined;
+    this.#chains = [];
   }
 }
 

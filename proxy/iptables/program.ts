@@ -42,7 +42,7 @@ export class IptablesError extends Error {
 }
 
 /** What is done through them. */
-export type Programs = Pick<IptablesPrograms, 'save' | 'restore' | 'hasRules' | 'kind'>;
+export type Programs = Pick<IptablesPrograms, 'save' | 'restore' | 'hasRules' | 'check' | 'kind'>;
 
 /** The programs of one kind in one namespace. They are started directly: no shell reads what is given to them. */
 export class IptablesPrograms {
@@ -76,6 +76,12 @@ export class IptablesPrograms {
     } catch (error) {
       return error instanceof IptablesError && error.code === '1' ? false : undefined;
     }
+  }
+
+  /** Whether there is a program for the family, and the kernel has the table. Throws IptablesError. */
+  async check(family: Family, table: TableName): Promise<void> {
+    const words = [this.#name(family, ''), '-w', `${LOCK_WAIT_SECONDS}`, '-t', table, '-S', 'OUTPUT'];
+    await this.#run(words, '', CHECK_TIMEOUT_MS);
   }
 
   /** Which kind these programs are. Throws IptablesError. */

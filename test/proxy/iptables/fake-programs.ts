@@ -10,6 +10,8 @@ export class FakePrograms implements Programs {
   refused: RegExp | undefined;
   /** What `save` waits for. */
   reading: Promise<void> = Promise.resolve();
+  /** Families that the kernel or the host has no iptables for, with what the program says. */
+  readonly missing = new Map<4 | 6, IptablesError>();
   readonly #variant: Variant;
 
   constructor(variant: Variant = 'nft') {
@@ -22,7 +24,13 @@ export class FakePrograms implements Programs {
     return text;
   }
 
-  async restore(_family: 4 | 6, input: string): Promise<void> {
+  async check(family: 4 | 6): Promise<void> {
+    const error = this.missing.get(family);
+    if (error !== undefined) throw error;
+  }
+
+  async restore(family: 4 | 6, input: string): Promise<void> {
+    await this.check(family);
     this.inputs.push(input);
     const bad = this.refused && input.split('\n').some((line) => this.refused?.test(line));
     // As the legacy kind: it does not say which line.
