@@ -1,16 +1,17 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { NodeNetwork } from '../cni/server.ts';
-import { type Cidr, families } from '../core/address.ts';
+import { families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
 import { LinkIndex } from '../kernel/linkindex.ts';
 import type { TunnelPackets } from './backend/backend.ts';
 import type { NetworkConfig } from './config.ts';
 import { configObstacles } from './config-change.ts';
+import { Failures, isAboutPeer, letsPodsStart, withoutRefused } from './failures.ts';
 import { followConfig, followKernel, poll } from './follow.ts';
 import { type KernelInterest, kernelInterest } from './kernel-events.ts';
 import { advance } from './known-rows.ts';
-import type { Lease, LeaseAttributes, LeaseView, PerFamily } from './lease.ts';
+import type { Lease, LeaseAttributes, LeaseView } from './lease.ts';
 import { type Dirt, Loop, type Outcome } from './loop.ts';
 import { masqueradeLayout } from './masquerade.ts';
 import { NodeFiles } from './node-files.ts';
@@ -18,6 +19,7 @@ import { type NodePlan, planNode } from './node-plan.ts';
 import { type DaemonOptions, type DaemonTiming, planWishes } from './options.ts';
 import { OwnLease } from './own-lease.ts';
 import { PassCounts } from './pass-counts.ts';
+import { PodNetwork } from './pod-network.ts';
 import { Problems } from './problems.ts';
 import { announcedIps, type Setup, setUp, wishedSelector } from './setup.ts';
 import type { NodeState } from './state-file.ts';
@@ -40,9 +42,6 @@ interface World {
   readonly sysctls: ReadonlyMap<string, string>;
 }
 
-/** Tables of rows about peers: one that fails is no reason to keep pods from starting. */
-const peerTables: readonly string[] = ['neighbor', 'fdb', 'route', 'tunnel', 'wireguard'];
-
 /**
  * One worker that makes the kernel what the leases say. Events only mark dirty; every pass plans from the
  * present facts and diffs against what is there, so nothing depends on what happened before.
@@ -55,7 +54,6 @@ export class NodeAgent implements Disposable {
   #setup: Setup;
   /** What the configuration says now; the lease follows, and with it the kernel. */
   #wanted: Setup;
-  readonly #masquerade: boolean;
   readonly #tables: NodeTables;
   readonly #loop: Loop;
   readonly #problems: Problems<
@@ -71,12 +69,14 @@ export class NodeAgent implements Disposable {
   #granted: Setup | undefined;
   #remembered: NodeState | undefined;
   #underlay: Underlay | undefined;
-  #network: NodeNetwork | undefined;
+  readonly #pods: PodNetwork;
   #plan: NodePlan | undefined;
   /** As the last pass that read it found it. */
   #world: World | undefined;
   /** What the kernel holds after a pass that found or put everything in its place. */
   #inKernel: Plan | undefined;
+  /** What it refused to the last whole pass. */
+  #refused = new Failures([], new Map());
   /** What notifications are listened to; undefined: all. */
   #interest: KernelInterest | undefined;
   #nftGeneration: number | undefined;
@@ -87,7 +87,7 @@ export class NodeAgent implements Disposable {
     const { forwardRules: forward = true } = options;
     this.#options = options;
     this.#signal = signal;
-    this.#masquerade = masquerade;
+    this.#pods = new PodNetwork(options);
     this.#setup = setUp(config, options);
     this.#wanted = this.#setup;
     this.#problems = new Problems(log);
@@ -123,7 +123,7 @@ export class NodeAgent implements Disposable {
   }
 
   network(): NodeNetwork | undefined {
-    return this.#network;
+    return this.#pods.current;
   }
 
   /**
@@ -155,8 +155,8 @@ export class NodeAgent implements Disposable {
       synced: this.#synced,
       ready: this.#isReady,
       lease: this.#own.lease,
-      leases: this.#view?.leases().size ?? 0,
-      network: this.#network,
+      leases: this.#leases().size,
+      network: this.network(),
       underlay: this.#underlay,
       peers: this.#plan?.peers ?? 0,
       counts: this.#counts,
@@ -216,7 +216,7 @@ export class NodeAgent implements Disposable {
     const state = this.#files.readState(this.#setup.networks);
     if (state === undefined) return;
     this.#remembered = state;
-    this.#offer(state.subnets, state.mtuBytes);
+    this.#pods.offer(state.subnets, state.mtuBytes);
     log.info({ lease: state.key }, 'last known lease is used until the store answers');
   }
 
@@ -256,11 +256,9 @@ export class NodeAgent implements Disposable {
     const layers = this.#planFrom(self, world);
     const report = await advance(from, layers);
     if (report === undefined) return undefined;
-    await this.#count(report, dirt);
-    // One transaction at most is ours; with another one in between, somebody may have changed our table.
-    if ((this.#nftGeneration ?? 0) > generation + 1) this.#loop.kick('nftables', 0);
-    if (report.failures.length > 0) return undefined;
-    this.#inKernel = layers;
+    await this.#count(report, dirt, generation);
+    if (!this.#refused.covers(report.failures)) return undefined;
+    this.#inKernel = withoutRefused(layers, report.failures);
     return 'partial';
   }
 
@@ -277,22 +275,26 @@ export class NodeAgent implements Disposable {
     this.#world = { selector, facts, underlay, sysctls };
     const layers = this.#planFrom(self, this.#world, links);
     this.#files.recordSettings(this.#plan?.sysctls ?? new Map(), sysctls);
+    const generation = await this.#tables.readNftGeneration();
     const report = await reconcile(layers);
-    await this.#count(report, dirt);
-    this.#problems.set('kernel', report.failures.map(textOf));
+    await this.#count(report, dirt, generation);
+    const { failures } = report;
+    this.#refused = new Failures(failures, this.#leases());
+    this.#problems.set('kernel', this.#refused.texts);
     this.#problems.set('nftables', []);
     this.#problems.set('daemon', []);
-    if (report.failures.every(({ table }) => peerTables.includes(table))) this.#publish(self, underlay);
-    if (report.failures.length > 0 || this.#own.isBeingAcquired) return 'again';
-    this.#inKernel = layers;
+    if (failures.every(letsPodsStart)) this.#publish(self, underlay);
+    if (!failures.every(isAboutPeer) || this.#own.isBeingAcquired) return 'again';
+    this.#inKernel = withoutRefused(layers, failures);
     await this.#becomeReady();
-    return 'done';
+    return failures.length > 0 ? 'mostly' : 'done';
   }
 
   async #repairNft(plan: NodePlan, dirt: ReadonlySet<Dirt>): Promise<Outcome> {
+    const generation = await this.#tables.readNftGeneration();
     const report = await reconcile(this.#tables.nftLayers(plan));
-    await this.#count(report, dirt);
-    this.#problems.set('nftables', report.failures.map(textOf));
+    await this.#count(report, dirt, generation);
+    this.#problems.set('nftables', new Failures(report.failures, new Map()).texts);
     return report.failures.length > 0 ? 'again' : 'partial';
   }
 
@@ -349,31 +351,30 @@ export class NodeAgent implements Disposable {
     this.#problems.set('plan', plan.problems);
     this.#interest = kernelInterest(facts, underlay.device, plan);
     const own = families.flatMap((family) => self.subnets[family] ?? []);
-    return this.#tables.layers(plan, own, links);
+    // Where we have never been, what stands in our place is flanneld's.
+    const isTakeover = this.#remembered === undefined && !this.#isReady;
+    return this.#tables.layers(plan, own, { links, adopts: isTakeover ? 'flannel' : 'same' });
   }
 
-  async #count(report: Report, dirt: ReadonlySet<Dirt>): Promise<void> {
-    this.#nftGeneration = await this.#tables.readNftGeneration();
-    this.#counts.wrote(report.writes, dirt);
-    if (report.writes > 0) {
-      this.#options.log.info({ writes: report.writes, because: [...dirt] }, 'kernel brought in line');
-    }
+  #leases(): ReadonlyMap<string, Lease> {
+    return this.#view?.leases() ?? new Map();
+  }
+
+  /** `before`: nftables' generation when rows were read. */
+  async #count(report: Report, dirt: ReadonlySet<Dirt>, before: number): Promise<void> {
+    const now = await this.#tables.readNftGeneration();
+    this.#nftGeneration = now;
+    // One transaction at most is ours; with another one in between, somebody may have changed our table.
+    if (now > before + Math.min(report.writes, 1)) this.#loop.kick('nftables', 0);
+    const writes = report.writes - report.failures.length;
+    this.#counts.wrote(writes, dirt);
+    if (writes > 0) this.#options.log.info({ writes, because: [...dirt] }, 'kernel brought in line');
   }
 
   #publish(lease: Lease, underlay: Underlay): void {
     const mtuBytes = this.#setup.backend.mtuBytes(underlay);
-    this.#offer(lease.subnets, mtuBytes);
+    this.#pods.offer(lease.subnets, mtuBytes);
     this.#files.write(lease, this.#setup.networks, mtuBytes);
-  }
-
-  /** The CNI server wants the same object as long as nothing has changed. */
-  #offer(perFamily: PerFamily<Cidr>, mtuBytes: number): void {
-    const subnets = families.flatMap((family) => perFamily[family] ?? []);
-    const name = this.#options.cni.bridge ?? 'cni0';
-    const network = { name, subnets, mtuBytes, masquerade: this.#masquerade };
-    if (JSON.stringify(network) === JSON.stringify(this.#network)) return;
-    this.#network = network;
-    this.#options.log.info(network, 'pods can be attached');
   }
 
   async #becomeReady(): Promise<void> {
@@ -393,8 +394,4 @@ export class NodeAgent implements Disposable {
   [Symbol.dispose](): void {
     this.#tables[Symbol.dispose]();
   }
-}
-
-function textOf({ table, key, error }: Report['failures'][number]): string {
-  return `${table} ${key}: ${error.message}`;
 }

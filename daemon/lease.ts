@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { type Cidr, type Family, families, type Ip, type Mac, macFromBytes } from '../core/address.ts';
+import { type Cidr, type Family, families, type Ip, ipOf, type Mac, macFromBytes } from '../core/address.ts';
 
 /** The cluster's pod network of one family and how it is cut into one subnet a node. */
 export interface FamilyNetwork {
@@ -128,4 +128,17 @@ export function vtepMac(nodeName: string, family: Family): Mac {
   const bytes = createHash('sha256').update(`fairlead vtep ${family} ${nodeName}`).digest();
   bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
   return macFromBytes(bytes);
+}
+
+/** What rows about a lease are named by: its subnets, their first addresses, and what its tunnel ends are known by. */
+export function leaseTokens({ subnets, backendData }: Lease): string[] {
+  return families.flatMap((family) => {
+    const subnet = subnets[family];
+    const data = backendData[family];
+    const told = data !== null && typeof data === 'object' ? Object.values(data) : [];
+    return [
+      ...(subnet === undefined ? [] : [subnet, ipOf(subnet)]),
+      ...told.filter((value) => typeof value === 'string'),
+    ];
+  });
 }

@@ -1,8 +1,11 @@
 /** Why something may not be as it should be. */
 export type Dirt = 'start' | 'config' | 'leases' | 'kernel' | 'nftables' | 'timer' | 'retry';
 
-/** How a pass ended: all is done; try all again after a while; only a part was looked at. */
-export type Outcome = 'done' | 'again' | 'partial';
+/**
+ * How a pass ended: all is done; all but rows of single peers, to be tried again after a while; try all again after a
+ * while; only a part was looked at.
+ */
+export type Outcome = 'done' | 'mostly' | 'again' | 'partial';
 
 export interface LoopOptions {
   readonly work: (dirt: ReadonlySet<Dirt>) => Promise<Outcome>;

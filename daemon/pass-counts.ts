@@ -9,7 +9,7 @@ export class PassCounts {
   writes = 0;
   /** Rows written that had been in place before. */
   repaired = 0;
-  /** Whether the last pass left every row in the kernel. */
+  /** Whether the last pass left every row in the kernel, those of refused peers aside. */
   inLine = false;
   /** How long the last one took. */
   lastMs = 0;
@@ -25,7 +25,7 @@ export class PassCounts {
   end(outcome: Outcome | undefined): void {
     this.#endMs = performance.now();
     this.lastMs = this.#endMs - this.#beginMs;
-    if (outcome !== 'partial') this.inLine = outcome === 'done';
+    if (outcome !== 'partial') this.inLine = outcome === 'done' || outcome === 'mostly';
   }
 
   wrote(writes: number, because: ReadonlySet<Dirt>): void {

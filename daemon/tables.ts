@@ -9,7 +9,7 @@ import type { NftLayout } from '../kernel/netlink/nftables/spec.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { NftTable, openNftSocket, readGeneration } from '../kernel/nftables.ts';
 import { OffloadTable } from '../kernel/offload.ts';
-import { RouteTable } from '../kernel/route.ts';
+import { type Adoption, RouteTable } from '../kernel/route.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
 import {
   type Backend,
@@ -18,6 +18,8 @@ import {
   type OpenBackend,
   type TunnelPackets,
 } from './backend/backend.ts';
+import { forwardTables } from './iptables-forward.ts';
+import { FilterPrograms } from './iptables-programs.ts';
 import { type NodePlan, sysctlKeys } from './node-plan.ts';
 
 const MAIN_TABLE = 254;
@@ -34,6 +36,7 @@ export class NodeTables implements Disposable {
   readonly socket: NetlinkSocket;
   readonly #nftSocket: NetlinkSocket;
   readonly #nft: NftTable;
+  readonly #filter: FilterPrograms;
   readonly #namespaceFd: number | undefined;
   readonly #stack: DisposableStack;
   #backend: OpenBackend | undefined;
@@ -43,6 +46,7 @@ export class NodeTables implements Disposable {
     this.socket = stack.use(NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd }));
     this.#nftSocket = stack.use(openNftSocket(inNamespace(namespaceFd)));
     this.#nft = new NftTable({ socket: this.#nftSocket, layout, onRefused });
+    this.#filter = new FilterPrograms({ socket: this.#nftSocket, namespaceFd });
     this.#namespaceFd = namespaceFd;
     this.#backend = backend.open?.({ namespaceFd });
     this.#stack = stack.move();
@@ -67,7 +71,11 @@ export class NodeTables implements Disposable {
    * The plan's layers in order of dependency. Each table is narrowed to the daemon's own rows: bridges, pods'
    * interfaces, and ways into this node's own subnets are the CNI plugin's, which carries the same marks.
    */
-  layers(plan: NodePlan, ownSubnets: readonly Cidr[], links?: LinkIndex): Plan {
+  layers(
+    plan: NodePlan,
+    ownSubnets: readonly Cidr[],
+    { links, adopts = 'same' }: { readonly links?: LinkIndex | undefined; readonly adopts?: Adoption } = {},
+  ): Plan {
     const on = { socket: this.socket, links };
     const namespaceFd = this.#namespaceFd;
     const isMine = ({ device }: { device: string }) => isBackendDevice(device);
@@ -87,7 +95,7 @@ export class NodeTables implements Disposable {
       layer(scoped(new FdbTable(on), isMine), plan.fdb),
       layer(
         scoped(
-          new RouteTable(on),
+          new RouteTable({ ...on, adopts }),
           ({ table = MAIN_TABLE, destination, blackhole }) =>
             table === MAIN_TABLE && (blackhole === true || !isOwn(destination)),
         ),
@@ -100,8 +108,12 @@ export class NodeTables implements Disposable {
     return this.#backend?.packets?.();
   }
 
+  /** What others' transactions of nftables may have changed: rules of iptables, too. */
   nftLayers(plan: NodePlan): Plan {
-    return [layer(this.#nft, plan.nft)];
+    return [
+      layer(this.#nft, plan.nft),
+      ...forwardTables(this.#filter, plan.forward.keys()).map((table) => layer(table, plan.forward)),
+    ];
   }
 
   /** Counts the transactions of nftables, everybody's. */

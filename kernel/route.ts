@@ -1,4 +1,4 @@
-import { type Cidr, familyOf, type Ip } from '../core/address.ts';
+import { type Cidr, type Family, familyOf, type Ip } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import { KernelError } from './errors.ts';
 import { LinkIndex, type OnLinks } from './linkindex.ts';
@@ -19,7 +19,13 @@ import {
   RTN_UNSPEC,
   RTNH_F_ONLINK,
 } from './netlink/route/route.ts';
-import { FAIRLEAD_PROTOCOL, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE } from './netlink/route/rtnetlink.ts';
+import {
+  FAIRLEAD_PROTOCOL,
+  RTM_DELROUTE,
+  RTM_GETROUTE,
+  RTM_NEWROUTE,
+  RTPROT_BOOT,
+} from './netlink/route/rtnetlink.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
 import { writeRows } from './write.ts';
 
@@ -52,15 +58,23 @@ export function routeKey(row: Pick<RouteRow, 'destination' | 'table'>): string {
   return `${row.table ?? RT_TABLE_MAIN} ${row.destination}`;
 }
 
+/**
+ * Which routes of nobody in particular (protocol boot) become ours, where they stand in the place of one of ours:
+ * `same`, those through the same gateway; `flannel`, all on the same link, as flanneld has them.
+ */
+export type Adoption = 'same' | 'flannel';
+
 /** The routes with our protocol number. A route of somebody else to the same network is left in its place. */
 export class RouteTable implements Table<string, RouteRow> {
   readonly name = 'route';
   readonly #socket: NetlinkSocket;
   readonly #links: LinkIndex | undefined;
+  readonly #adopts: Adoption | undefined;
 
-  constructor({ socket, links }: OnLinks) {
+  constructor({ socket, links, adopts }: OnLinks & { readonly adopts?: Adoption | undefined }) {
     this.#socket = socket;
     this.#links = links;
+    this.#adopts = adopts;
   }
 
   same(wanted: RouteRow, actual: RouteRow): boolean {
@@ -100,7 +114,51 @@ export class RouteTable implements Table<string, RouteRow> {
       change.kind === 'delete' || change.wanted.blackhole ? [] : [change.wanted.device],
     );
     const links = await LinkIndex.lookUp(this.#socket, devices);
-    return writeRows(this, this.#socket, changes, (change) => encodeChange(change, links));
+    const failures = await writeRows(this, this.#socket, changes, (change) => encodeChange(change, links));
+    const inTheWay = failures.filter(
+      ({ kind, error }) => kind === 'create' && (error as KernelError).code === 'EEXIST',
+    );
+    if (this.#adopts === undefined || inTheWay.length === 0) return failures;
+    const keys = new Set(inTheWay.map(({ key }) => key));
+    const adopted = await this.#adopt(
+      changes.flatMap((change) => (change.kind === 'create' && keys.has(change.key) ? change.wanted : [])),
+      links,
+    );
+    return failures.filter(({ key }) => !adopted.has(key));
+  }
+
+  /** Puts rows in the place of routes of nobody in particular, without a moment of none. Returns their keys. */
+  async #adopt(rows: readonly RouteRow[], links: LinkIndex): Promise<Set<string>> {
+    const there = await this.#readUnmarked(new Set(rows.map(({ destination }) => familyOf(destination))));
+    const changes = rows.flatMap((wanted): Change<string, RouteRow>[] => {
+      const key = routeKey(wanted);
+      const [route, ...more] = there.get(key) ?? [];
+      const isOne = route !== undefined && more.length === 0 && route.nextHops === undefined;
+      if (!isOne || links.at(route.index)?.name !== wanted.device || wanted.gateway === undefined) return [];
+      const isSame = route.gateway === wanted.gateway;
+      if (!isSame && !(this.#adopts === 'flannel' && route.gateway !== undefined)) return [];
+      return [{ kind: 'update', key, wanted, actual: wanted }];
+    });
+    const failed = await writeRows(this, this.#socket, changes, (change) => encodeChange(change, links));
+    const refused = new Set(failed.map(({ key }) => key));
+    return new Set(changes.map(({ key }) => key).filter((key) => !refused.has(key)));
+  }
+
+  /** Routes of the main table that name no maker, by key. */
+  async #readUnmarked(families: ReadonlySet<Family>): Promise<Map<string, Route[]>> {
+    const found = new Map<string, Route[]>();
+    for (const family of families) {
+      const payload = encodeRouteDump(family, { protocol: RTPROT_BOOT });
+      const operation = `RTM_GETROUTE IPv${family}`;
+      const messages = await this.#socket.dump({ type: RTM_GETROUTE, flags: 0, payload, operation });
+      for (const message of messages) {
+        const route = decodeRoute(message.payload);
+        if (route.protocol !== RTPROT_BOOT || route.table !== RT_TABLE_MAIN) continue;
+        if (route.type !== RTN_UNICAST || ((route.flags ?? 0) & RTM_F_CLONED) !== 0) continue;
+        found.set(routeKey(route), [...(found.get(routeKey(route)) ?? []), route]);
+      }
+    }
+    return found;
   }
 }
 

@@ -96,6 +96,8 @@ function believed(
   const own = facts.self.subnets[family];
   if (own === undefined) return [];
   const network = facts.networks[family];
+  const { [family]: address } = facts.underlay.addresses;
+  const here = address && ipOf(address);
   const [ownRange, networkRange] = [rangeOf(own), network && rangeOf(network)];
   const found: Candidate[] = [];
   for (const lease of leases) {
@@ -104,6 +106,8 @@ function believed(
     const { peer, subnet } = candidate;
     if (peer === undefined)
       problems.push(`${lease.key}: it has the subnet ${subnet} but no public IPv${family} address`);
+    else if (peer.publicIp === here)
+      problems.push(`${lease.key}: it announces ${here}, which is this node's address: is it gone?`);
     else if (networkRange === undefined || !contains(networkRange, candidate))
       problems.push(`${lease.key}: its subnet ${subnet} is outside of the network ${network}`);
     else if (contains(ownRange, candidate) || contains(candidate, ownRange))

@@ -64,6 +64,21 @@ test('what other machines wrote is believed only as far as it can be true', (t) 
   golden(t, 'vxlan-untrue', planText(plan));
 });
 
+test('a node that announces this node’s address gets no rows, and is told by name', (t) => {
+  for (const type of ['vxlan', 'host-gw', 'ipip', 'udp']) {
+    const gone = { n: 2, publicIps: { 4: '192.0.2.1' }, backendType: type };
+    const plan = planOf(v4({ Type: type }), [{ n: 1 }, gone, { n: 3 }]);
+    t.deepEqual(
+      [...plan.routes.values()].map(({ destination }) => destination as string),
+      ['10.244.3.0/24'],
+    );
+    t.deepEqual(
+      plan.problems.filter((text) => text.startsWith('node-')),
+      ["node-2: it announces 192.0.2.1, which is this node's address: is it gone?"],
+    );
+  }
+});
+
 test('the same facts give the same rows in the same order, however the leases came in', (t) => {
   const all: TestNode[] = Array.from({ length: 9 }, (_, i) => ({ n: i + 1, families: [4, 6] }));
   const [self = { n: 1 }, ...peers] = all;

@@ -173,6 +173,40 @@ test('a route of others to the same network is not replaced but reported', async
   t.like(space.show('-6 route show fd00:244:2::/64')[0], { gateway: 'fd00::9', protocol: 'bird' });
 });
 
+test('routes in our place that name no maker become ours: the same ones, and flanneld’s where that is wished', async (t) => {
+  const space = openRouted(t);
+  space.ip(`
+    route add 10.244.1.0/24 via 10.0.0.2 dev one
+    route add 10.244.2.0/24 via 10.0.0.9 dev one
+    route add 10.244.3.0/24 via 10.0.1.2 dev two
+    route add 10.244.4.0/24 via 10.0.0.2 dev one proto bird
+    route add 10.244.5.0/24 dev one
+    -6 route add fd00:244:1::/64 via fd00::2 dev one
+    -6 route add fd00:244:2::/64 via fd00::9 dev one`);
+  const rows = [1, 2, 3, 4, 5].map((n): RouteRow => {
+    return { destination: cidr(`10.244.${n}.0/24`), gateway: ip('10.0.0.2'), device: 'one' };
+  });
+  rows.push({ destination: cidr('fd00:244:1::/64'), gateway: ip('fd00::2'), device: 'one' });
+  rows.push({ destination: cidr('fd00:244:2::/64'), gateway: ip('fd00::2'), device: 'one' });
+  const refused = (...destinations: string[]) => destinations.map((text) => `create 254 ${text}: EEXIST`);
+  t.deepEqual(
+    (await make(new RouteTable({ ...space, adopts: 'same' }), routeKey, rows)).failures,
+    refused('10.244.2.0/24', '10.244.3.0/24', '10.244.4.0/24', '10.244.5.0/24', 'fd00:244:2::/64'),
+  );
+  t.deepEqual(
+    (await make(new RouteTable({ ...space, adopts: 'flannel' }), routeKey, rows)).failures,
+    refused('10.244.3.0/24', '10.244.4.0/24', '10.244.5.0/24'),
+  );
+  for (const { destination, gateway } of [rows[0], rows[1], rows[5], rows[6]].filter(
+    (row) => row !== undefined,
+  )) {
+    const found = space.show(`${destination.includes(':') ? '-6' : '-4'} route show ${destination}`);
+    t.is(found.length, 1, destination);
+    t.like(found[0], { gateway, dev: 'one', protocol: '88' });
+  }
+  t.is(space.show('-4 route show proto boot').length, 2);
+});
+
 test('a failed route has the words of the kernel and does not stop the others', async (t) => {
   const space = openRouted(t);
   const table = new RouteTable(space);

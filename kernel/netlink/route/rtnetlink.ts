@@ -38,6 +38,8 @@ export const RTNLGRP_IPV6_NETCONF = 25;
 
 /** Mark of ownership of routes, rules, addresses and neighbours; unused in iproute2's rt_protos. */
 export const FAIRLEAD_PROTOCOL = 88;
+/** Of routes that name no maker: iproute2 writes it by default, and flannel. */
+export const RTPROT_BOOT = 3;
 
 export function addressFamily(family: Family): number {
   return family === 4 ? AF_INET : AF_INET6;
