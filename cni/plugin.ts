@@ -89,9 +89,10 @@ export class Plugin {
       case 'ADD':
         checkNamespaces(request, call);
         return this.#queue.run(queueKey(request), () => this.#add(request, call));
-      case 'DEL':
-        checkNamespaces(request, call);
-        return this.#queue.run(queueKey(request), () => this.#del(request, call));
+      case 'DEL': {
+        const podNamespaceFd = checkNamespaces(request, call);
+        return this.#queue.run(queueKey(request), () => this.#del(request, { ...call, podNamespaceFd }));
+      }
       case 'CHECK':
         checkNamespaces(request, call);
         return this.#queue.run(queueKey(request), () => this.#check(request, call));
@@ -253,22 +254,28 @@ function orThrow<T>(value: T | CniError): T {
   return value;
 }
 
-/** A pod in the node's own namespace would lose the node's interfaces to what follows. */
-function checkNamespaces(request: AttachmentRequest, { ownNamespaceFd, podNamespaceFd }: Call): void {
+/**
+ * The pod's namespace; undefined where there is none any more, which only DEL may find: the file that it was mounted on
+ * may be left. A pod in the node's own namespace would lose the node's interfaces to what follows.
+ */
+function checkNamespaces(
+  request: AttachmentRequest,
+  { ownNamespaceFd, podNamespaceFd }: Call,
+): number | undefined {
   const { verb, netns, netnsOverride } = request;
   const quoted = JSON.stringify(netns);
   const refuse = (message: string) => new CniError(cniCode.invalidNamespace, message, netns);
   if (podNamespaceFd === undefined) {
     if (verb !== 'DEL') throw refuse(`failed to open netns ${quoted}: no such namespace`);
-    return;
+    return undefined;
   }
   const own = fstatSync(ownNamespaceFd ?? podNamespaceFd);
   const pod = fstatSync(podNamespaceFd);
   // Every namespace lies in the kernel's one file system of namespaces.
   if (own.dev !== pod.dev) {
     if (verb !== 'DEL') throw refuse(`failed to open netns ${quoted}: not a network namespace`);
-    return;
+    return undefined;
   }
-  if (own.ino !== pod.ino || netnsOverride) return;
+  if (own.ino !== pod.ino || netnsOverride) return podNamespaceFd;
   throw refuse("plugin's netns and netns from CNI_NETNS should not be the same");
 }

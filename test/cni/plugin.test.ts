@@ -42,6 +42,7 @@ function setUp(t: ExecutionContext) {
     liesOn: ({ bridge }) => [`link/${bridge}`],
     same: () => false,
   });
+  const pod = new FakeTable<PodSetting>({ name: 'pod', kernel });
   const leases = Leases.open(directory, 'boot');
   const forgotten: string[] = [];
   const bridges = {
@@ -67,7 +68,7 @@ function setUp(t: ExecutionContext) {
     capture: async (_: number, settings: readonly PodSetting[]) => settings,
   };
   const plugin = new Plugin({
-    tables: fakeTables(kernel, table),
+    tables: fakeTables(kernel, table, pod),
     bridges,
     leases,
     wanted,
@@ -103,11 +104,15 @@ function setUp(t: ExecutionContext) {
     return String(answers[0]);
   };
   const addresses = () => [...table.rows().values()].flatMap(({ pod }) => pod?.addresses ?? []);
-  return { call, table, links, leases, forgotten, state, addresses };
+  return { call, table, pod, links, leases, forgotten, state, addresses };
 }
 
 /** Every table of a node in memory. */
-function fakeTables(kernel: FakeKernel, attachment: FakeTable<AttachmentRow>): PartTables {
+function fakeTables(
+  kernel: FakeKernel,
+  attachment: FakeTable<AttachmentRow>,
+  pod: FakeTable<PodSetting>,
+): PartTables {
   const table = <V>(name: string) => new FakeTable<V>({ name, kernel });
   return {
     node: {
@@ -121,7 +126,7 @@ function fakeTables(kernel: FakeKernel, attachment: FakeTable<AttachmentRow>): P
       elements: table('elements'),
       iptables: table('iptables'),
     },
-    pod: () => table('pod'),
+    pod: () => pod,
     sysctls: () => table('sysctls'),
     readPair: async () => ({ addresses: [], routes: [] }),
     forgetFlows: async () => {},
@@ -171,6 +176,16 @@ test('a DEL that fails keeps the lease, and the next one succeeds', async (t) =>
   t.is(leases.size, 1);
   table.forbidden.clear();
   t.is(await call('DEL', 'a'), 'ok');
+  t.is(leases.size, 0);
+});
+
+test('a setting in the container that cannot be put back fails no DEL', async (t) => {
+  const { call, pod, leases } = setUp(t);
+  const prevResult = { cniVersion: '1.0.0', interfaces: [], ips: [] };
+  const tuning = testConfig({ type: 'tuning', mtu: 1300, prevResult });
+  t.is(await call('ADD', 'a', tuning), 'ok');
+  pod.forbidden.add('mtuBytes eth0');
+  t.is(await call('DEL', 'a', tuning), 'ok');
   t.is(leases.size, 0);
 });
 

@@ -165,6 +165,17 @@ test.serial('DEL with the namespace gone leaves nothing of a chain', async (t) =
   await isClean(t, node);
 });
 
+test.serial('a file that is left where the namespace was is none to DEL', async (t) => {
+  const node = await started(t);
+  const runtime = new Runtime(node, '1.0.0', everything);
+  const pod = node.pod();
+  await runtime.add(t, pod);
+  node.removeNamespace(pod);
+  writeFileSync(pod.netns, '');
+  await runtime.del(t, pod);
+  await isClean(t, node);
+});
+
 test.serial(
   'DEL of a plugin that made the interface takes along what has left the configuration',
   async (t) => {
