@@ -1,10 +1,10 @@
 import { applyBatch } from '../../cli/cluster/lab.ts';
 import type { Outcome } from '../../cli/cluster/workload.ts';
-import { type Cidr, type Family, families, type Ip } from '../../core/address.ts';
-import { deleteFlows, openConntrackSocket } from '../../kernel/conntrack.ts';
+import { type Cidr, type Family, families, familyOf, type Ip } from '../../core/address.ts';
+import { deleteFlows, type Flow, openConntrackSocket, readFlows } from '../../kernel/conntrack.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { type Namespace, openNamespace } from '../../kernel/netns.ts';
-import type { Backend, SyncResult } from '../../proxy/backend.ts';
+import type { Backend, SyncResult, Views } from '../../proxy/backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../../proxy/policy.ts';
 import { protocolNumbers } from '../../proxy/protocol.ts';
 import type { Endpoint, Frontend, ServicePortView } from '../../proxy/view.ts';
@@ -132,7 +132,11 @@ export class BackendLab implements AsyncDisposable {
   }
 
   async update(backend: Backend, services: readonly TestService[]): Promise<void> {
-    await this.#written(await backend.update(viewsOf(services)));
+    await this.updateViews(backend, viewsOf(services));
+  }
+
+  async updateViews(backend: Backend, views: Views): Promise<void> {
+    await this.#written(await backend.update(views));
   }
 
   /**
@@ -171,21 +175,57 @@ export class BackendLab implements AsyncDisposable {
    * `expected` have answered, and at least a few times.
    */
   async seen(source: Source, at: Target, expected: Expected = []): Promise<string> {
+    return await this.#rounds('tcp', source, at, expected, (count) =>
+      this.connect(source, at, count, patience(expected)),
+    );
+  }
+
+  /** The same of datagrams, each from a port of its own. */
+  async seenByDatagrams(source: Source, at: Target, expected: Expected = []): Promise<string> {
+    return await this.#rounds('udp', source, at, expected, (count) => {
+      const client = this.lab.from(source);
+      const sent = Array.from({ length: count }, () => client.datagram(at.ip, at.port, patience(expected)));
+      return Promise.all(sent);
+    });
+  }
+
+  /** The same of whatever `ask` asks. */
+  async #rounds(
+    protocol: 'tcp' | 'udp',
+    source: Source,
+    at: Target,
+    expected: Expected,
+    ask: (count: number) => Promise<Outcome[]>,
+  ): Promise<string> {
+    const before = source === 'node' ? await this.#flowsOfNode(protocol, at) : new Map<string, Flow>();
     const outcomes: Outcome[] = [];
     for (let round = 0; round < MOST_ROUNDS; round += 1) {
       const names = outcomes.map((outcome) => (outcome.ok ? outcome.answer?.name : undefined));
       if (round > 0 && answerersOf(expected).every((name) => names.includes(name))) break;
-      outcomes.push(...(await this.connect(source, at, CONNECTIONS, patience(expected))));
+      // What is dropped is dropped the first time.
+      outcomes.push(...(await ask(expected === 'no answer' ? 1 : CONNECTIONS)));
       const failed = outcomes.find((outcome) => !outcome.ok);
-      if (failed !== undefined) return this.#text(source, at, [failed]);
+      if (failed !== undefined) return this.textOf(source, at, [failed]);
     }
-    return this.#text(source, at, outcomes);
+    if (source !== 'node') return this.textOf(source, at, outcomes);
+    const flows = await this.#flowsOfNode(protocol, at);
+    for (const key of before.keys()) flows.delete(key);
+    return this.textOf(source, at, outcomes, [...flows.values()]);
   }
 
-  /** The same of one datagram. Its answerer is one of many. */
-  async datagram(source: Source, at: Target, expected: Expected = []): Promise<string> {
-    const client = this.lab.from(source);
-    return this.#text(source, at, [await client.datagram(at.ip, at.port, patience(expected))]);
+  /** Connections of the node itself, by their source. */
+  async #flowsOfNode(protocol: 'tcp' | 'udp', { ip, port }: Target): Promise<Map<string, Flow>> {
+    const filter = { protocol: protocolNumbers[protocol], original: { dst: ip, dport: port } };
+    const flows = await readFlows(this.#conntrack, [{ family: familyOf(ip), ...filter }]);
+    const own = [this.addressOf('node', familyOf(ip)), ip];
+    const its = flows.filter(({ original }) => own.includes(original.src));
+    return new Map(its.map((flow) => [`${flow.original.src} ${flow.original.sport}`, flow]));
+  }
+
+  /** Who answers one datagram. */
+  async datagramAnswerer(source: Source, { ip, port }: Target): Promise<string> {
+    const outcome = await this.lab.from(source).datagram(ip, port, ANSWER_LIMIT_MS);
+    return outcome.ok ? (outcome.answer?.name ?? '') : errorOf(outcome);
   }
 
   connect(
@@ -204,19 +244,28 @@ export class BackendLab implements AsyncDisposable {
     return outcomes.map((outcome) => (outcome.ok ? (outcome.answer?.name ?? '') : errorOf(outcome)));
   }
 
-  #text(source: Source, at: Target, outcomes: readonly Outcome[]): string {
-    const own = this.addressOf(source, at.ip.includes(':') ? 6 : 4);
+  /**
+   * `one M`: "one" answered, and saw the node in place of the client, by the address that faces "one". Where the node's
+   * own packets go to another node, that is no other address: `flows` of connection tracking tell, by the port.
+   */
+  textOf(source: Source, at: Target, outcomes: readonly Outcome[], flows: readonly Flow[] = []): string {
+    const family = familyOf(at.ip);
     const names = new Set<string>();
-    const masqueraded = new Set<boolean>();
+    const marks = new Set<string>();
     for (const outcome of outcomes) {
       if (!outcome.ok) return errorOf(outcome);
-      const { name = '', peer } = outcome.answer ?? {};
+      const { name = '', peer = '' } = outcome.answer ?? {};
       names.add(name);
-      // On the way to another node the node is masqueraded as what it is anyway.
-      if (source !== 'node' || localPods.has(name)) masqueraded.add(peer !== own);
+      const facing = localPods.has(name) ? this.bridgeAddress(family) : this.nodeAddress(family);
+      if (source === 'node' && peer === facing && facing === this.nodeAddress(family)) continue;
+      if (peer === this.addressOf(source, family)) marks.add('');
+      else marks.add(peer === facing ? ' M' : ` seen as ${peer}`);
     }
-    const mark = masqueraded.size === 2 ? ' now and then M' : masqueraded.has(true) ? ' M' : '';
-    return `${[...names].sort().join('+')}${mark}`;
+    for (const { original, reply } of flows) {
+      if (reply.dst !== this.nodeAddress(family)) continue;
+      marks.add(reply.dst === original.src && reply.dport === original.sport ? '' : ' M');
+    }
+    return `${[...names].sort().join('+')}${[...marks].sort().join(' or')}`;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -6,12 +6,16 @@ import { labName } from './lab.ts';
 import {
   BackendLab,
   type BackendPlace,
+  type Expected,
   frontendAddress,
   policy,
   portsOf,
   type Target,
   type TestService,
 } from './proxy-backend-lab.ts';
+import { affinityFacts } from './proxy-conformance-affinity.ts';
+import { objectFacts } from './proxy-conformance-objects.ts';
+import { rawFacts } from './proxy-conformance-raw.ts';
 import {
   all,
   allowed,
@@ -48,6 +52,8 @@ export interface ConformingBackend {
   readonly differs: {
     /** A cluster IP's unused ports and unallocated addresses are left to routing. */
     readonly leavesUnusedAddresses?: boolean;
+    /** Node ports answer on 127.0.0.1, where that is wanted. */
+    readonly servesLocalhost?: boolean;
     /** Why it cannot spread connections by a hash of the client. */
     readonly lacksMaglev?: string;
     /** All clients of a frontend have the same endpoints: under "Local" also pods and the node those on the node. */
@@ -62,6 +68,20 @@ export interface ConformingBackend {
      */
     readonly forgetsAfterMs?: number;
   };
+}
+
+/** What the parts of the suite have in common. */
+export interface Stage {
+  readonly differs: ConformingBackend['differs'];
+  lab(): BackendLab;
+  /** Another process, with this policy; what is in the kernel stays. */
+  start(changes?: Partial<ProxyPolicy>, its?: readonly TestService[]): Promise<Backend>;
+  /** A test of both families. */
+  fact(title: string, run: (t: ExecutionContext, family: Family) => Promise<void>): void;
+  /** Goes these ways with TCP and with UDP. */
+  check(t: ExecutionContext, family: Family, flows: readonly Flow[]): Promise<void>;
+  /** What is to come of a flow here, in the words of {@link BackendLab.seen}. */
+  expectedOf(flow: Flow): string;
 }
 
 /** Tests of one backend, in a lab of its own. Call it once in a test file. */
@@ -112,7 +132,7 @@ export function conformance(backend: ConformingBackend): void {
     const { hasOneListForAll, masqueradesNode } = backend.differs;
     if (hasOneListForAll && kind !== 'clusterIP' && localServices.has(number))
       return expected.replace('one+three', 'one');
-    const isPlain = source === 'node' && kind === 'clusterIP' && /^one[+a-z]*$/.test(expected);
+    const isPlain = source === 'node' && kind === 'clusterIP' && /^(one|three)[+a-z]*$/.test(expected);
     return masqueradesNode && isPlain ? `${expected} M` : expected;
   }
 
@@ -120,21 +140,16 @@ export function conformance(backend: ConformingBackend): void {
     const [source, kind, number] = flow;
     const expected = expectedOf(flow);
     const at = lab.target(family, kind, number);
-    const what = `${source} to ${kind} ${at.ip} ${at.port}`;
-    const [names = '', ...mark] = expected.split(' M');
-    const isAnswered = expected !== 'refused' && expected !== 'no answer';
-    const wanted = isAnswered ? names.split('+') : expected === 'no answer' ? expected : [];
-    const [tcp, udp] = await Promise.all([lab.seen(source, at, wanted), lab.datagram(source, at, wanted)]);
-    t.is(tcp, expected, `TCP from ${what}`);
-    if (!isAnswered) t.is(udp, expected, `UDP from ${what}`);
-    else {
-      // One datagram has one answer; the node's own address shows itself at a pod of this node only.
-      const one = udp.split(' M')[0] ?? '';
-      t.true(names.split('+').includes(one), `UDP from ${what}: ${udp}`);
-      if (source !== 'node' || one !== 'three')
-        t.is(udp.endsWith(' M'), mark.length > 0, `UDP from ${what}: ${udp}`);
-    }
+    const [tcp, udp] = await Promise.all([
+      lab.seen(source, at, expectedNames(expected)),
+      lab.seenByDatagrams(source, at, expectedNames(expected)),
+    ]);
+    const what = `from ${source} to ${kind} ${at.ip} ${at.port}`;
+    t.is(tcp, expected, `TCP ${what}`);
+    t.is(udp, expected, `UDP ${what}`);
   }
+
+  const stage: Stage = { differs: backend.differs, lab: () => lab, start, fact, check, expectedOf };
 
   fact('who is reached, and seen as whom', async (t, family) => {
     await start();
@@ -221,6 +236,26 @@ export function conformance(backend: ConformingBackend): void {
     t.deepEqual([await open(own), await open(bridge)], [true, false]);
   });
 
+  if (backend.differs.servesLocalhost === true) {
+    fact(
+      'node ports answer on 127.0.0.1, as the node, whatever the policies; not on ::1',
+      async (t, family) => {
+        const running = await start({ nodePortAddresses: [], localhostNodePorts: true });
+        await running.updateNode(lab.facts({ nodePortIps: { 4: 'all', 6: 'all' } }));
+        const expected = family === 4 ? 'one+three M' : 'refused';
+        for (const number of [1, 2, 3]) {
+          const at = { ip: (family === 4 ? '127.0.0.1' : '::1') as Ip, port: 30_000 + number };
+          t.is(await lab.seen('node', at, expectedNames(expected)), expected, `TCP, service ${number}`);
+          t.is(
+            await lab.seenByDatagrams('node', at, expectedNames(expected)),
+            expected,
+            `UDP, service ${number}`,
+          );
+        }
+      },
+    );
+  }
+
   if (!backend.differs.leavesUnusedAddresses) {
     fact(
       'what is no service is refused at a cluster IP that lives, and dropped at one that does not',
@@ -231,8 +266,8 @@ export function conformance(backend: ConformingBackend): void {
         };
         for (const source of sources) {
           t.is(await lab.seen(source, at(1, 81)), 'refused', source);
-          t.is(await lab.datagram(source, at(1, 81)), 'refused', source);
-          t.is(await lab.datagram(source, at(13, 80)), 'refused', `${source}: TCP only`);
+          t.is(await lab.seenByDatagrams(source, at(1, 81)), 'refused', source);
+          t.is(await lab.seenByDatagrams(source, at(13, 80)), 'refused', `${source}: TCP only`);
           if (source !== 'outside')
             t.is(await lab.seen(source, at(99, 80), 'no answer'), 'no answer', source);
         }
@@ -247,71 +282,7 @@ export function conformance(backend: ConformingBackend): void {
     );
   }
 
-  fact('a client keeps its endpoint, at whichever frontend, and over a restart', async (t, family) => {
-    await start();
-    const at = frontendKinds.map((kind) => lab.target(family, kind, 9));
-    for (const source of ['client', 'outside'] as const) {
-      const answers: string[][] = at.map(() => []);
-      for (const count of [6, 2]) {
-        for (const [index, target] of at.entries())
-          answers[index]?.push(...(await lab.answerers(source, target, count)));
-        if (count === 6) await start();
-      }
-      for (const its of backend.differs.keepsByFrontend ? answers : [answers.flat()]) {
-        t.is(new Set(its).size, 1, its.join());
-        t.true(
-          all.some((pod) => pod === its[0]),
-          its[0],
-        );
-      }
-    }
-  });
-
-  fact('a client whose endpoint has gone gets another, and keeps that one', async (t, family) => {
-    const running = await start();
-    const at = lab.target(family, 'clusterIP', 9);
-    const view = { affinitySeconds: 600 };
-    const [first] = await lab.answerers('node', at, 1);
-    const others = all.filter((pod) => pod !== first);
-    await lab.update(running, [{ number: 9, pods: others, view }]);
-    const after = new Set(await lab.answerers('node', at, 10));
-    t.is(after.size, 1);
-    t.false(after.has(first ?? ''));
-    await lab.update(running, [{ number: 9, pods: all, view }]);
-    for (const name of await lab.answerers('node', at, 10)) t.true(after.has(name));
-  });
-
-  fact(
-    'a client is forgotten when its time is over, and each connection gives it more',
-    async (t, family) => {
-      await start({}, [{ number: 9, pods: all, view: { affinitySeconds: AFFINITY_MS / 1000 } }]);
-      const at = lab.target(family, 'clusterIP', 9);
-      const { forgetsAfterMs } = backend.differs;
-      const ask = async () =>
-        forgetsAfterMs === undefined
-          ? await lab.answerers('client', at, 1)
-          : [(await lab.datagram('client', at, all)).split(' ')[0] ?? ''];
-      let kept = new Set<string>();
-      const startMs = performance.now();
-      for (let keptSinceMs = startMs; performance.now() < keptSinceMs + 2 * AFFINITY_MS; ) {
-        const beganMs = performance.now();
-        for (const name of await ask()) kept.add(name);
-        await new Promise((resolve) => setTimeout(resolve, AFFINITY_MS / 10));
-        // Where the next connection may have come too late, it all begins again.
-        if (performance.now() - beganMs < AFFINITY_MS / 2) continue;
-        if (performance.now() > startMs + AFFINITY_LIMIT_MS)
-          throw new Error('connections take too long here');
-        [kept, keptSinceMs] = [new Set(), performance.now()];
-      }
-      t.is(kept.size, 1);
-      const later = new Set<string>(kept);
-      for (let attempt = 0; attempt < 10 && later.size === 1; attempt += 1) {
-        await new Promise((resolve) => setTimeout(resolve, forgetsAfterMs ?? 1.5 * AFFINITY_MS));
-        for (const name of await ask()) later.add(name);
-      }
-      t.true(later.size > 1);
-    },
-  );
+  affinityFacts(stage);
 
   fact('endpoints get connections by their weights', async (t, family) => {
     await start();
@@ -350,6 +321,9 @@ export function conformance(backend: ConformingBackend): void {
     });
   }
 
+  objectFacts(stage);
+  rawFacts(stage);
+
   test.serial('a restart over what was written writes nothing', async (t) => {
     if (reason !== undefined) return t.pass(reason);
     const running = await start();
@@ -369,8 +343,12 @@ export function conformance(backend: ConformingBackend): void {
   });
 }
 
+/** Of an expected text. */
+export function expectedNames(text: string): Expected {
+  if (text === 'refused') return [];
+  return text === 'no answer' ? text : (text.split(' M')[0] ?? '').split('+');
+}
+
 const FLOWS_AT_A_TIME = 8;
 /** Those of `services` with the external policy "Local" and endpoints on the node. */
 const localServices: ReadonlySet<number> = new Set([2, 14]);
-const AFFINITY_MS = 1_000;
-const AFFINITY_LIMIT_MS = 60_000;

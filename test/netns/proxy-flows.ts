@@ -14,19 +14,20 @@ import {
 
 export const both = ['one', 'three'] as const;
 export const all = ['one', 'two', 'three'] as const;
+const protocols = ['tcp', 'udp', 'sctp'] as const;
 const everyone = ['0.0.0.0/1', '128.0.0.0/1', '::/1', '8000::/1'] as readonly string[] as readonly Cidr[];
 
 export const services: readonly TestService[] = [
-  { number: 1, pods: both },
-  { number: 2, pods: both, view: { externalPolicy: 'Local' } },
-  { number: 3, pods: both, view: { internalPolicy: 'Local' } },
-  { number: 4, pods: [] },
+  { number: 1, pods: both, protocols: [...protocols] },
+  { number: 2, pods: both, protocols: [...protocols], view: { externalPolicy: 'Local' } },
+  { number: 3, pods: both, protocols: [...protocols], view: { internalPolicy: 'Local' } },
+  { number: 4, pods: [], protocols: [...protocols] },
   { number: 5, pods: ['three'], view: { externalPolicy: 'Local' } },
   { number: 6, pods: ['three'], view: { internalPolicy: 'Local' } },
   { number: 7, pods: ['one'], view: { sourceRanges: [] } },
   { number: 8, pods: both, view: (family) => ({ sourceRanges: [...allowed(family), ...ownOf(family, 8)] }) },
   { number: 9, pods: all, view: { affinitySeconds: 600 } },
-  { number: 10, pods: ['one'] },
+  { number: 10, pods: ['one'], protocols: [...protocols] },
   { number: 11, pods: [], view: { internalPolicy: 'Local', externalPolicy: 'Local', hasAnyEndpoints: true } },
   { number: 12, pods: [], view: { sourceRanges: [] } },
   { number: 13, pods: ['one'], protocols: ['tcp'] },
@@ -103,11 +104,10 @@ export const lackingEndpoints: readonly Flow[] = [
   ...each(sources, frontendKinds, 4, 'refused'),
   // Nobody on this node, somebody on another.
   ...each(['client'], frontendKinds, 5, 'three'),
-  ...each(['node'], frontendKinds, 5, 'three'),
+  ...each(['node'], frontendKinds, 5, 'three M'),
   ...each(['outside'], externalKinds, 5, 'no answer'),
   ...each(sources, ['clusterIP'], 6, 'no answer'),
-  ...each(['client', 'outside'], externalKinds, 6, 'three M'),
-  ...each(['node'], externalKinds, 6, 'three'),
+  ...each(sources, externalKinds, 6, 'three M'),
   // Somebody, but for nobody.
   ...each(sources, frontendKinds, 11, 'no answer'),
 ];
@@ -147,6 +147,8 @@ export const masqueradingAll: readonly Flow[] = [
 
 export const neither: readonly Flow[] = [
   ...each(sources, ['clusterIP'], 1, 'one+three M'),
+  ...each(sources, ['clusterIP'], 3, 'one M'),
+  ...each(sources, externalKinds, 3, 'one+three M'),
   ...each(['client', 'outside'], externalKinds, 2, 'one'),
   ...each(['node'], externalKinds, 2, 'one+three M'),
 ];
