@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
+import { changesName, type NodeChanges, readChanges } from '../cni/changes.ts';
 import { LockedError, lockDirectory } from '../cni/lock.ts';
 import { readSettingsRecord, settingsRecordName } from '../daemon/settings-record.ts';
 import { DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR } from './install.ts';
@@ -56,7 +57,7 @@ async function run(options: CleanupOptions): Promise<void> {
   if (!dryRun && !force) await refuseBesideAgent(runDir);
   using lock = new DisposableStack();
   if (!dryRun && !force && existsSync(join(runDir, 'cni'))) lock.use(lockOrRefuse(join(runDir, 'cni')));
-  using rows = new OwnedRows(readRecords(runDir));
+  using rows = new OwnedRows(...readRecords(runDir));
   const configuration = ownedConfiguration(options);
   const inKernel = await rows.list();
   const files = ownedFiles(options);
@@ -73,11 +74,13 @@ async function run(options: CleanupOptions): Promise<void> {
   if (failed.length > 0) throw new Error(`${failed.length} things could not be removed`);
 }
 
-/** What agent and proxy wrote down of what their rows do not tell. */
-function readRecords(runDir: string): ProxyRecord {
+/** What agent, plugin and proxy wrote down of what their rows do not tell. */
+function readRecords(runDir: string): [ProxyRecord, NodeChanges['bridges']] {
+  const { cni, stateDir } = daemonPlaces(runDir);
   const { mode, sysctls } = readProxyRecord(runDir);
-  const ofAgent = readSettingsRecord(join(daemonPlaces(runDir).stateDir, settingsRecordName));
-  return { mode, sysctls: { ...ofAgent, ...sysctls } };
+  const ofAgent = readSettingsRecord(join(stateDir, settingsRecordName));
+  const { settings, bridges } = readChanges(join(cni.stateDir, changesName));
+  return [{ mode, sysctls: { ...settings, ...ofAgent, ...sysctls } }, bridges];
 }
 
 /** An agent, or a service proxy, that works would make its rows again. */

@@ -1,12 +1,16 @@
+import type { NodeChanges } from '../cni/changes.ts';
 import { IptablesTable } from '../cni/iptables/table.ts';
 import { reconcile } from '../core/reconcile.ts';
 import { layer, type Table } from '../core/rows.ts';
+import { forwardTables } from '../daemon/iptables-forward.ts';
+import { FilterPrograms } from '../daemon/iptables-programs.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { openNftSocket } from '../kernel/nftables.ts';
 import { OwnedLinks, OwnedNftTables } from '../kernel/owned.ts';
 import { QdiscTable } from '../kernel/qdisc.ts';
 import { RouteTable } from '../kernel/route.ts';
 import { RuleTable } from '../kernel/rule.ts';
+import { BridgeGuests } from './owned-bridges.ts';
 import { OwnedProxyChains, OwnedServers, OwnedSettings } from './owned-proxy.ts';
 import type { ProxyRecord } from './proxy-record.ts';
 
@@ -22,8 +26,8 @@ export interface Left {
 
 /**
  * All that is ours in the kernel, of this process's network namespace: rows that nobody wants any more. Addresses,
- * neighbours and forwarding entries are on links of ours and go with them. Settings (sysctl) are not rows, and stay,
- * except for those that the service proxy put on record.
+ * neighbours and forwarding entries are on links of ours and go with them. Settings (sysctl), and what the plugin did to
+ * bridges of others, are not rows: what is on record of them is undone.
  */
 export class OwnedRows implements Disposable {
   readonly #stack = new DisposableStack();
@@ -31,17 +35,19 @@ export class OwnedRows implements Disposable {
   /** What is made later rests on what is made before; it is removed in the other direction. */
   readonly #tables: readonly Table<string, unknown>[];
 
-  constructor(record: ProxyRecord) {
+  constructor(record: ProxyRecord, bridges: NodeChanges['bridges']) {
     const socket = this.#stack.use(NetlinkSocket.open(NETLINK_ROUTE));
     const nftSocket = this.#stack.use(openNftSocket());
     this.#tables = [
       new OwnedSettings(record),
+      new BridgeGuests({ socket, bridges }),
       new OwnedLinks({ socket }),
       new QdiscTable({ socket }),
       new RouteTable({ socket }),
       new RuleTable({ socket }),
       this.#iptables,
       new OwnedNftTables({ socket: nftSocket }),
+      ...forwardTables(new FilterPrograms({ socket: nftSocket })),
       new OwnedProxyChains(record),
       new OwnedServers(),
     ].map((table) => table as unknown as Table<string, unknown>);

@@ -1,4 +1,5 @@
 import type { HostCidr } from '../core/address.ts';
+import { isOurs } from '../kernel/linkindex.ts';
 import { IFF_UP, type Link } from '../kernel/netlink/route/link.ts';
 import { type BridgeWish, IFF_PROMISC, type MadeBridge, type SeenBridge } from './bridge.ts';
 import type { BridgeNeed } from './part.ts';
@@ -228,6 +229,7 @@ function isOther({ wanted, promiscuous }: Known, made: Link, link: Link): boolea
   const { flags = 0, index, mtuBytes, mac, alias } = link;
   const mustHave = promiscuous ? IFF_UP | IFF_PROMISC : IFF_UP;
   if ((flags & mustHave) !== mustHave || alias !== made.alias) return true;
-  // Without gateways it has the address of its lowest port, and the MTU of the smallest.
-  return index !== made.index || (wanted.size > 0 && (mac !== made.mac || mtuBytes !== made.mtuBytes));
+  // Without gateways it has the address of its lowest port, and the MTU of the smallest; another's MTU is his matter.
+  const isOtherMtu = isOurs(made) && mtuBytes !== made.mtuBytes;
+  return index !== made.index || (wanted.size > 0 && (mac !== made.mac || isOtherMtu));
 }

@@ -1,10 +1,12 @@
 import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Cidr, hostCidr, prefixLengthOf } from '../core/address.ts';
 import type { FaultPoint } from './attacher.ts';
 import { BridgeWriter } from './bridge.ts';
 import { BridgeKeeper } from './bridge-keeper.ts';
 import { Bridges, type Need } from './bridges.ts';
+import { ChangeRecord, changesName } from './changes.ts';
 import { Endpoint } from './endpoint.ts';
 import { HostLocalImport } from './host-local-import.ts';
 import { Leases } from './leases.ts';
@@ -51,11 +53,12 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   stack.use(lockDirectory(stateDir));
   const leases = stack.use(Leases.open(stateDir, bootId()));
-  const tables = stack.use(openTables(options));
+  const record = new ChangeRecord(join(stateDir, changesName), log);
+  const tables = stack.use(openTables(options, record));
   stack.defer(() => tables.flush());
   const wanted = new WantedRows();
   const keeper = new RowKeeper({ tables, leases, wanted, log });
-  const writer = new BridgeWriter({ socket: tables.socket, namespaceFd });
+  const writer = new BridgeWriter({ socket: tables.socket, namespaceFd, record });
   const bridges = openBridges(options, writer, tables, leases);
   await keeper.restore(() => makeBridges(bridges, leases, log));
   const imports = new HostLocalImport({
@@ -86,9 +89,10 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   };
 }
 
-function openTables({ namespaceFd, log }: CniServerOptions): KernelTables {
+function openTables({ namespaceFd, log }: CniServerOptions, record: ChangeRecord): KernelTables {
   return new KernelTables({
     namespaceFd,
+    record,
     onReapFailure: (error) => log.error({ error: error.message }, 'links could not be deleted'),
     onRefused: (error) => log.warn({ error: error.message }, 'nftables refused a change; table made anew'),
   });

@@ -1,7 +1,7 @@
 import { familyOf, type HostCidr, hostCidr, ipOf, prefixLengthOf } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import { KernelError } from './errors.ts';
-import { LinkIndex, type OnLinks } from './linkindex.ts';
+import { isOurs, type KnownLink, LinkIndex, type OnLinks } from './linkindex.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_REPLACE } from './netlink/message.ts';
 import {
   type Address,
@@ -39,10 +39,13 @@ export class AddressTable implements Table<string, AddressRow> {
   readonly name = 'address';
   readonly #socket: NetlinkSocket;
   readonly #links: LinkIndex | undefined;
+  readonly #guest: string | undefined;
 
-  constructor({ socket, links }: OnLinks) {
+  /** `guest`: name of a link of somebody else's, whose addresses count as well. */
+  constructor({ socket, links, guest }: OnLinks & { readonly guest?: string | undefined }) {
     this.#socket = socket;
     this.#links = links;
+    this.#guest = guest;
   }
 
   same(wanted: AddressRow, actual: AddressRow): boolean {
@@ -61,7 +64,8 @@ export class AddressTable implements Table<string, AddressRow> {
     const rows = new Map<string, AddressRow>();
     for (const message of messages) {
       const address = decodeAddress(message.payload);
-      const link = links.oursAt(address.index);
+      const link = links.at(address.index);
+      if (link !== undefined && !isOurs(link) && link.name !== this.#guest) continue;
       if (link === undefined || madeByKernel(address)) continue;
       const row = { device: link.name, address: hostCidr(address.ip, address.prefixLength) };
       rows.set(addressKey(row), row);
@@ -75,7 +79,13 @@ export class AddressTable implements Table<string, AddressRow> {
       changes.map(rowOf).map(({ device }) => device),
     );
     await this.#keepSecondaries(changes, links);
-    return writeRows(this, this.#socket, changes, (change) => encodeChange(change, links));
+    return writeRows(this, this.#socket, changes, (change) => this.#encode(change, links));
+  }
+
+  #encode(change: Change<string, AddressRow>, links: LinkIndex): NetlinkMessage | KernelError {
+    return encodeChange(change, (device, operation) =>
+      device === this.#guest ? links.find(device, operation) : links.findOurs(device, operation),
+    );
   }
 
   /** Else the kernel takes every other IPv4 address of the subnet away together with its first one. */
@@ -99,11 +109,14 @@ function madeByKernel({ ip, protocol = 0 }: Address): boolean {
   return (protocol > 0 && protocol <= IFAPROT_KERNEL_MAX) || /^fe[89ab]/.test(ip);
 }
 
-function encodeChange(change: Change<string, AddressRow>, links: LinkIndex): NetlinkMessage | KernelError {
+function encodeChange(
+  change: Change<string, AddressRow>,
+  find: (device: string, operation: string) => KnownLink | KernelError,
+): NetlinkMessage | KernelError {
   const { device, address } = rowOf(change);
   const isDelete = change.kind === 'delete';
   const operation = `${isDelete ? 'RTM_DELADDR' : 'RTM_NEWADDR'} ${address} ${device}`;
-  const link = links.findOurs(device, operation);
+  const link = find(device, operation);
   if (link instanceof KernelError) return link;
   const payload = encodeAddress({
     ip: ipOf(address),

@@ -15,7 +15,7 @@ export class SysctlTable implements Table<string, SysctlRow> {
   readonly #keys: readonly string[];
   readonly #namespaceFd: Descriptor;
 
-  constructor({ keys, namespaceFd = -1 }: { keys: readonly string[]; namespaceFd?: Descriptor }) {
+  constructor({ keys, namespaceFd = -1 }: { keys: readonly string[]; namespaceFd?: Descriptor | undefined }) {
     this.#keys = keys.map(checkKey);
     this.#namespaceFd = namespaceFd;
   }
@@ -27,7 +27,7 @@ export class SysctlTable implements Table<string, SysctlRow> {
   async read(): Promise<Map<string, SysctlRow>> {
     const rows = new Map<string, SysctlRow>();
     for (const key of this.#keys) {
-      const value = this.#readKey(key);
+      const value = this.readKey(key);
       if (value !== undefined) rows.set(key, value);
     }
     return rows;
@@ -46,7 +46,8 @@ export class SysctlTable implements Table<string, SysctlRow> {
     return failures;
   }
 
-  #readKey(key: string): string | undefined {
+  /** Undefined: the kernel has no such key. Throws KernelError. */
+  readKey(key: string): string | undefined {
     try {
       return this.#with(key, constants.O_RDONLY, (fd) => fieldsOf(readFileSync(fd, 'utf8')));
     } catch (error) {

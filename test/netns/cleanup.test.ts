@@ -21,6 +21,7 @@ class Machine {
   readonly directory = mkdtempSync('/run/fairlead-cleanup-');
   readonly #t: ExecutionContext;
   #agent: ChildProcess | undefined;
+  #pods = 0;
 
   constructor(t: ExecutionContext) {
     this.#t = t;
@@ -93,9 +94,10 @@ class Machine {
     execFileSync(program, args, { input, encoding: 'utf8', stdio: ['pipe', 'ignore', 'pipe'] });
   }
 
-  /** A pod of the network in the conflist. */
-  attach(): void {
-    const id = `cleanup-${this.space.name}`;
+  /** A pod, by default of the network in the conflist. */
+  attach(config: object = { cniVersion: '1.0.0', name: 'fairlead', type: 'fairlead' }): void {
+    this.#pods += 1;
+    const id = `cleanup-${this.space.name}-${this.#pods}`;
     const netns = `/run/netns/${id}`;
     createNamespace(netns);
     this.#t.teardown(() => deleteNamespace(netns));
@@ -109,7 +111,7 @@ class Machine {
     };
     execFileSync(program, args, {
       env: { ...env, FAIRLEAD_SOCKET: this.path('run', 'cni.sock') },
-      input: '{"cniVersion":"1.0.0","name":"fairlead","type":"fairlead"}',
+      input: JSON.stringify(config),
       stdio: ['pipe', 'ignore', 'inherit'],
     });
   }
@@ -119,6 +121,7 @@ class Machine {
     const commands = ['link', 'addr', 'route show table all', '-6 route show table all', 'rule', '-6 rule'];
     const shown = commands.map((command) => this.run('/usr/sbin/ip', '-o', ...command.split(' ')));
     shown.push(this.run('/usr/sbin/tc', 'qdisc'), this.run('/usr/sbin/nft', '-s', 'list', 'ruleset'));
+    shown.push(this.run('ip6tables-legacy', '-S', 'FORWARD'));
     return shown
       .join('\n')
       .replaceAll(/^\d+: /gm, '')
@@ -177,11 +180,16 @@ function addOurs(machine: Machine): void {
   const rules = `*filter
 :FAIRLEAD-FORWARD - [0:0]
 :FAIRLEAD-ADMIN - [0:0]
+:FAIRLEAD-CLUSTER - [0:0]
 -A FAIRLEAD-FORWARD -j FAIRLEAD-ADMIN
+-A FAIRLEAD-CLUSTER -s 10.99.0.0/24 -j ACCEPT
+-A FORWARD -m comment --comment "fairlead cluster" -j FAIRLEAD-CLUSTER
 -I FORWARD -m comment --comment "fairlead firewall" -j FAIRLEAD-FORWARD
 COMMIT
 `;
   machine.feed(rules, 'iptables-restore', '--noflush');
+  const legacy = rules.replaceAll(/.*(FAIRLEAD-FORWARD|ADMIN|-s 10).*\n/g, '');
+  machine.feed(legacy, 'ip6tables-legacy-restore', '--noflush');
 }
 
 const subnets = ['--pod-cidr', '10.99.0.0/24,fd99::/64'];
@@ -209,6 +217,7 @@ test('cleanup leaves the node as it was before Fairlead, with all that is of oth
   t.deepEqual(removed.route, ['100 203.0.113.0/24', '254 203.0.113.0/24']);
   t.is(removed.rule.length, 1);
   t.deepEqual(removed.nftables, ['inet fairlead']);
+  t.deepEqual([removed['iptables-nft'], removed['iptables-legacy']], [['IPv4'], ['IPv6']]);
   t.true(removed.file.includes(machine.conflist) && removed.file.includes(machine.path('run', 'cni')));
   t.true(existsSync(machine.conflist));
 
@@ -219,6 +228,58 @@ test('cleanup leaves the node as it was before Fairlead, with all that is of oth
   t.is(machine.state(), before);
   t.deepEqual(readdirSync(machine.directory, { recursive: true }).toSorted(), files);
   t.like(await machine.fairlead('cleanup'), { code: 0, stdout: 'nothing of Fairlead is here\n' });
+});
+
+test("a bridge of the operator's is used as it is, and cleanup leaves it as it was", async (t) => {
+  const machine = new Machine(t);
+  machine.space.ip(`
+    link add br-op type bridge
+    link set br-op addrgenmode none
+    link set br-op mtu 1400
+    link set br-op alias "of the operator"
+    addr add 198.51.100.1/24 dev br-op
+    link add uplink type veth peer name elsewhere
+    link set uplink addrgenmode none
+    link set elsewhere addrgenmode none
+    link set uplink master br-op
+    link set uplink up
+    link set elsewhere up
+    link set br-op up`);
+  for (const key of ['net.ipv4.ip_forward', 'net.ipv6.conf.all.forwarding']) {
+    machine.run('/usr/sbin/sysctl', '-qw', `${key}=1`);
+  }
+  // Once a port carries.
+  await machine.until(() => /multicast ff00::\/8 dev br-op/.test(machine.state()));
+  const before = machine.state();
+  const acceptRa = () => machine.run('/usr/sbin/sysctl', '-n', 'net.ipv6.conf.br-op.accept_ra').trim();
+  t.is(acceptRa(), '1');
+  await machine.start(...subnets);
+  t.is((await machine.fairlead('install')).code, 0);
+  const ranges = [[{ subnet: '10.98.0.0/24' }], [{ subnet: 'fd98::/64' }]];
+  const config = {
+    cniVersion: '1.0.0',
+    name: 'op',
+    type: 'fairlead',
+    bridge: 'br-op',
+    mtu: 1300,
+    ipam: { ranges },
+  };
+  machine.attach({ ...config, promiscMode: true });
+  const link = machine.run('/usr/sbin/ip', '-o', 'addr', 'show', 'br-op');
+  t.regex(link, /198\.51\.100\.1\/24[\s\S]*10\.98\.0\.1\/24[\s\S]*fd98::1\/64/);
+  t.regex(
+    machine.run('/usr/sbin/ip', 'link', 'show', 'br-op'),
+    /PROMISC.* mtu 1400 [\s\S]*alias of the operator/,
+  );
+  t.is(acceptRa(), '0');
+  await machine.stop('SIGKILL');
+
+  const cleaned = await machine.fairlead('cleanup', '-o', 'json');
+  t.is(cleaned.code, 0, cleaned.stderr);
+  const ours = ['br-op 10.98.0.1/24', 'br-op fd98::1/64', 'br-op promisc'];
+  t.deepEqual(JSON.parse(cleaned.stdout).removed['bridge of others'], ours);
+  t.is(machine.state(), before);
+  t.is(acceptRa(), '1');
 });
 
 test('settings go back to what they were, except those that somebody changed since; keys are removed', async (t) => {
@@ -238,6 +299,29 @@ test('settings go back to what they were, except those that somebody changed sin
   t.is((await machine.fairlead('cleanup')).code, 0);
   t.deepEqual([sysctl('-n', v4), sysctl('-n', v6)], ['0', '2']);
   t.false(existsSync(machine.path('run')));
+});
+
+test('settings that pods needed go back: forwarding for type ptp, 127.0.0.1 by way of a bridge of others', async (t) => {
+  const machine = new Machine(t);
+  const sysctl = (key: string) => machine.run('/usr/sbin/sysctl', '-n', key).trim();
+  const keys = ['net.ipv4.ip_forward', 'net.ipv4.conf.br-op.route_localnet'];
+  // Without a subnet the agent itself has nothing to switch on.
+  machine.space.ip('link set up0 down');
+  machine.space.ip('link add br-op type bridge');
+  machine.run('/usr/sbin/sysctl', '-qw', 'net.ipv4.ip_forward=0');
+  await machine.start(...subnets);
+  t.is((await machine.fairlead('install', '--no-conflist')).code, 0);
+  t.deepEqual(keys.map(sysctl), ['0', '0']);
+  const config = { cniVersion: '1.0.0', name: 'op', type: 'fairlead' };
+  machine.attach({ ...config, mode: 'ptp', ipam: { ranges: [[{ subnet: '10.97.0.0/24' }]] } });
+  t.deepEqual(keys.map(sysctl), ['1', '0']);
+  const portMappings = [{ hostPort: 8080, containerPort: 80 }];
+  const ipam = { ranges: [[{ subnet: '10.98.0.0/24' }]] };
+  machine.attach({ ...config, bridge: 'br-op', ipam, runtimeConfig: { portMappings } });
+  t.deepEqual(keys.map(sysctl), ['1', '1']);
+  await machine.stop('SIGKILL');
+  t.is((await machine.fairlead('cleanup')).code, 0);
+  t.deepEqual(keys.map(sysctl), ['0', '0']);
 });
 
 test('what others have in the runtime directory stays', async (t) => {

@@ -160,7 +160,7 @@ test('a bridge that vanished is made again for the next pod', async (t) => {
   t.is((await node.call('DEL', b)).exitCode, 0);
 });
 
-test('a bridge made by another plugin is taken over with its pods', async (t) => {
+test('a bridge made by another plugin is used with the pods on it', async (t) => {
   const node = CniNode.open(t);
   await node.start();
   await node.exec('ip', 'link', 'add', 'cni0', 'type', 'bridge');
