@@ -8,7 +8,7 @@ import type { TunnelPackets } from './backend/backend.ts';
 import type { NetworkConfig } from './config.ts';
 import { configObstacles } from './config-change.ts';
 import { Failures, isAboutPeer, letsPodsStart, withoutRefused } from './failures.ts';
-import { followConfig, followKernel, poll } from './follow.ts';
+import { followConfig, followKernel, followUnheard, poll } from './follow.ts';
 import { type KernelInterest, kernelInterest } from './kernel-events.ts';
 import { advance } from './known-rows.ts';
 import type { Lease, LeaseAttributes, LeaseView } from './lease.ts';
@@ -188,14 +188,14 @@ export class NodeAgent implements Disposable {
 
   #follow(): Promise<void>[] {
     const { namespaceFd, configSource } = this.#options;
-    const signal = this.#signal;
-    const onError = (error: unknown) => this.#failed(error);
+    const on = { onError: (error: unknown) => this.#failed(error), signal: this.#signal };
     const onNews = () => this.#loop.kick('kernel', kernelSettleMs);
     const onBadConfig = (error: unknown) => this.#toldConfig([(error as Error).message]);
     return [
-      followKernel({ namespaceFd, interest: () => this.#interest, onNews, onError, signal }),
-      poll(nftablesPollMs, () => this.#lookAtNftables(), { onError, signal }),
-      followConfig(configSource, (config) => this.reconfigure(config), { onError: onBadConfig, signal }),
+      followKernel({ ...on, namespaceFd, interest: () => this.#interest, onNews }),
+      followUnheard({ ...on, plan: () => this.#inKernel, onNews }),
+      poll(nftablesPollMs, () => this.#lookAtNftables(), on),
+      followConfig(configSource, (config) => this.reconfigure(config), { ...on, onError: onBadConfig }),
     ];
   }
 

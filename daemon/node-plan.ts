@@ -7,6 +7,7 @@ import { type OffloadRow, offloadKey } from '../kernel/offload.ts';
 import { type RouteRow, routeKey } from '../kernel/route.ts';
 import type { Backend, BackendFacts } from './backend/backend.ts';
 import { guardRows } from './guard.ts';
+import { type ForwardRow, forwardRows } from './iptables-forward.ts';
 import type { Lease, PerFamily } from './lease.ts';
 import { masqueradeRows } from './masquerade.ts';
 import type { Underlay } from './underlay.ts';
@@ -22,6 +23,8 @@ export interface NodeFacts {
   readonly sysctls: ReadonlyMap<string, string>;
   /** Packets to this node's pod addresses that nobody has end here, and do not follow the default route. */
   readonly blackhole?: boolean | undefined;
+  /** By default true: what is forwarded from and to pods is accepted. */
+  readonly forwardRules?: boolean | undefined;
   /** Networks outside that see addresses of pods. */
   readonly nonMasqueradeCidrs?: readonly Cidr[] | undefined;
 }
@@ -37,6 +40,7 @@ export interface NodePlan {
   readonly fdb: ReadonlyMap<string, FdbRow>;
   readonly routes: ReadonlyMap<string, RouteRow>;
   readonly nft: ReadonlyMap<string, NftElement>;
+  readonly forward: ReadonlyMap<string, ForwardRow>;
   readonly problems: readonly string[];
   readonly peers: number;
 }
@@ -61,9 +65,14 @@ export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
       ],
       nftElementKey,
     ),
+    forward: forwardRows(facts.forwardRules === false ? [] : networksOf(facts)),
     problems: [...sysctls.problems, ...rows.problems],
     peers: rows.peers,
   };
+}
+
+function networksOf({ networks }: NodeFacts): Cidr[] {
+  return families.flatMap((family) => networks[family] ?? []);
 }
 
 function blackholes({ self, blackhole }: NodeFacts): RouteRow[] {

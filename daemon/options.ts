@@ -57,7 +57,7 @@ export function keptDirectory({ keptDir, stateDir, cni }: DaemonOptions): string
 /** What a plan is told by whoever started the agent. */
 export function planWishes(
   options: DaemonOptions,
-): Pick<NodeFacts, 'nodeName' | 'blackhole' | 'nonMasqueradeCidrs'> {
-  const { nodeName, blackholeRoute: blackhole, nonMasqueradeCidrs } = options;
-  return { nodeName, blackhole, nonMasqueradeCidrs };
+): Pick<NodeFacts, 'nodeName' | 'blackhole' | 'nonMasqueradeCidrs' | 'forwardRules'> {
+  const { nodeName, blackholeRoute: blackhole, nonMasqueradeCidrs, forwardRules } = options;
+  return { nodeName, blackhole, nonMasqueradeCidrs, forwardRules };
 }
