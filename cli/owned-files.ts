@@ -20,7 +20,7 @@ export interface FilePlaces {
 const agentFiles =
   /^((cni|node|proxy)\.sock|(lease|settings)\.json(\.\d+\.new)?|proxy\.json(\.new)?|cni-queue)$/;
 /** In the directory of what outlives a reboot. An operator's own file, named by WIREGUARD_KEY_FILE, is not ours. */
-const keptFiles = /^wireguard\.key(\.\d+)?$/;
+const keptFiles = /^(wireguard\.key(\.\d+)?|lease\.json(\.\d+\.new)?)$/;
 /** Without this file a directory `cni` is somebody else's. */
 const journal = 'leases.journal';
 

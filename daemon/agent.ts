@@ -106,7 +106,7 @@ export class NodeAgent implements Disposable {
     this.#own = new OwnLease({
       store: options.store,
       signal,
-      previous: () => this.#remembered?.subnets ?? this.#files.readSubnets(),
+      previous: () => this.#remembered ?? this.#files.readPrevious(this.#setup.networks),
       onGranted: (setup: Setup) => {
         this.#granted = setup;
         this.#loop.kick('leases', 0);

@@ -56,7 +56,7 @@ export interface LeaseStore {
   /**
    * Makes sure that this node has a lease with exactly these attributes, and keeps it alive until the signal
    * aborts. May be called again and again; writes only what differs. `previous` are the subnets to ask for
-   * first. Throws {@link StoreError} when that cannot be had now.
+   * first, and `announced` the addresses that they were announced with. Throws {@link StoreError} when that cannot be had now.
    */
   acquire(attributes: LeaseAttributes, options: AcquireOptions): Promise<Lease>;
   /** Takes a changed network over, which this node's subnets fit into. */
@@ -69,6 +69,7 @@ export interface LeaseStore {
 
 export interface AcquireOptions {
   readonly previous?: PerFamily<Cidr> | undefined;
+  readonly announced?: PerFamily<Ip> | undefined;
   readonly signal: AbortSignal;
 }
 

@@ -1,4 +1,3 @@
-import type { Cidr } from '../core/address.ts';
 import {
   type Lease,
   type LeaseAttributes,
@@ -6,7 +5,6 @@ import {
   type LeaseView,
   leaseFamilies,
   narrowLease,
-  type PerFamily,
   sameAttributes,
   sameLease,
 } from './lease.ts';
@@ -14,8 +12,8 @@ import {
 export interface OwnLeaseOptions<For> {
   readonly store: LeaseStore;
   readonly signal: AbortSignal;
-  /** The subnets to ask for where there is no lease yet. */
-  readonly previous: () => PerFamily<Cidr> | undefined;
+  /** The subnets to ask for where there is no lease yet, and what they were announced with, where that is known. */
+  readonly previous: () => Partial<Pick<Lease, 'subnets' | 'publicIps'>>;
   /** The store gave a lease that was asked for with this. */
   readonly onGranted: (purpose: For) => void;
   readonly onProblem: (problem: string | undefined) => void;
@@ -65,9 +63,9 @@ export class OwnLease<For> {
 
   async #acquire(attributes: LeaseAttributes, purpose: For): Promise<void> {
     const { store, signal, onGranted, onProblem } = this.#options;
-    const previous = this.#lease?.subnets ?? this.#options.previous();
+    const { subnets: previous, publicIps: announced } = this.#lease ?? this.#options.previous();
     try {
-      this.#lease = await store.acquire(attributes, { signal, previous });
+      this.#lease = await store.acquire(attributes, { signal, previous, announced });
       this.#asked = attributes;
       onProblem(undefined);
       onGranted(purpose);

@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { type Cidr, cidrContains, families, familyOf, parseCidr } from '../core/address.ts';
+import { type Cidr, cidrContains, families, familyOf, type Ip, parseCidr, parseIp } from '../core/address.ts';
 import type { Lease, PerFamily } from './lease.ts';
 
 /** What this node remembers of itself, so that a restart without its store goes on as before. */
@@ -8,14 +8,18 @@ export interface NodeState {
   readonly nodeName: string;
   readonly key: string;
   readonly subnets: Lease['subnets'];
+  /** What the lease was announced with. */
+  readonly publicIps?: Lease['publicIps'];
   readonly mtuBytes: number;
+  /** See readMachineIdentity. */
+  readonly machine?: string;
 }
 
 /** Readers see the old text or the new one, never half of it. Makes the directory. Mode 0644. */
 export function writeFileAtomic(path: string, text: string): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
   const temporary = `${path}.${process.pid}.new`;
-  writeFileSync(temporary, text, { mode: 0o644 });
+  writeFileSync(temporary, text, { mode: 0o644, flush: true });
   renameSync(temporary, path);
 }
 
@@ -46,11 +50,13 @@ export function parseNodeState(text: string, nodeName: string): NodeState | unde
   } catch {
     return undefined;
   }
-  const { key, mtuBytes } = value ?? {};
-  const subnets = parseSubnets(value?.subnets);
+  const { key, mtuBytes, machine } = value ?? {};
+  const subnets = parsePerFamily(value?.subnets, parseCidr);
+  const publicIps = parsePerFamily(value?.publicIps, parseIp);
   if (value?.nodeName !== nodeName || typeof key !== 'string' || typeof mtuBytes !== 'number')
     return undefined;
-  return subnets && { nodeName, key, subnets, mtuBytes };
+  const more = { ...(publicIps && { publicIps }), ...(typeof machine === 'string' && { machine }) };
+  return subnets && { nodeName, key, subnets, mtuBytes, ...more };
 }
 
 /**
@@ -72,12 +78,15 @@ export function readNodeState(
   return state !== undefined && isInside ? state : 'foreign';
 }
 
-function parseSubnets(value: unknown): PerFamily<NonNullable<ReturnType<typeof parseCidr>>> | undefined {
+function parsePerFamily<T extends Ip | Cidr>(
+  value: unknown,
+  parse: (text: string) => T | undefined,
+): PerFamily<T> | undefined {
   if (value === null || typeof value !== 'object') return undefined;
   const found = families.flatMap((family) => {
     const text = (value as Record<number, unknown>)[family];
-    const cidr = typeof text === 'string' ? parseCidr(text) : undefined;
-    return cidr !== undefined && familyOf(cidr) === family ? [[family, cidr] as const] : [];
+    const parsed = typeof text === 'string' ? parse(text) : undefined;
+    return parsed !== undefined && familyOf(parsed) === family ? [[family, parsed] as const] : [];
   });
   return found.length === 0 ? undefined : Object.fromEntries(found);
 }

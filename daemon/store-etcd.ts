@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Cidr, cidrsOverlap, families, ipOf } from '../core/address.ts';
+import { type Cidr, cidrsOverlap, families, type Ip, ipOf } from '../core/address.ts';
 import { type NetworkConfig, parseNetworkConfig } from './config.ts';
 import type { EtcdClient, EtcdEntry } from './etcd.ts';
 import { parseLease, parseSubnetKey, renderLeaseValue, subnetKey } from './etcd-record.ts';
@@ -107,14 +107,15 @@ export class EtcdLeaseStore implements LeaseStore {
     this.#networks = networks;
   }
 
-  async acquire(attributes: LeaseAttributes, { previous, signal }: AcquireOptions): Promise<Lease> {
+  async acquire(attributes: LeaseAttributes, options: AcquireOptions): Promise<Lease> {
+    const { signal } = options;
     let fresh: string | undefined; // one etcd lease for all tries
     const grant = async () => {
       fresh ??= await this.#client.grant(this.#ttlSeconds, signal);
       return fresh;
     };
     for (let tries = 0; tries < raceTries; tries += 1) {
-      const held = await this.#claim(attributes, previous, grant, signal);
+      const held = await this.#claim(attributes, options, grant);
       if (held !== undefined) {
         this.#hold(held, signal);
         return { ...attributes, key: held.key, subnets: parseSubnetKey(held.key) ?? {} };
@@ -128,12 +129,12 @@ export class EtcdLeaseStore implements LeaseStore {
   /** One try: undefined when something changed meanwhile. */
   async #claim(
     attributes: LeaseAttributes,
-    previous: PerFamily<Cidr> | undefined,
+    options: AcquireOptions,
     grant: () => Promise<string>,
-    signal: AbortSignal,
   ): Promise<HeldLease | undefined> {
+    const { previous, signal } = options;
     const { entries, revision } = await this.#client.range(this.#prefix, signal);
-    const own = this.#findOwn(entries, attributes, previous);
+    const own = this.#findOwn(entries, attributes, options);
     if (own !== undefined && this.#fits(own.lease)) {
       return await this.#keep(own.entry, own.lease, attributes, grant, signal);
     }
@@ -194,8 +195,11 @@ export class EtcdLeaseStore implements LeaseStore {
     return done ? held : undefined;
   }
 
-  /** By the etcd lease we hold, else by our public addresses, else by our tunnel end on our last subnets. */
-  #findOwn(entries: EtcdEntry[], attributes: LeaseAttributes, previous: PerFamily<Cidr> | undefined) {
+  /**
+   * By the etcd lease we hold, else by our last subnets where the rest of the lease is ours as well: so a node that was
+   * away and comes back with another address has them again. Else by our public addresses, as flannel does.
+   */
+  #findOwn(entries: EtcdEntry[], attributes: LeaseAttributes, { previous, announced }: AcquireOptions) {
     const known = entries.flatMap((entry) => {
       const lease = parseLease(entry.key.slice(this.#prefix.length), entry.value);
       return 'problem' in lease ? [] : [{ entry, lease }];
@@ -204,10 +208,8 @@ export class EtcdLeaseStore implements LeaseStore {
     const held = this.#held;
     return (
       known.find(({ entry, lease }) => lease.key === held?.key && entry.etcdLease === held.etcdLease) ??
-      known
-        .filter(({ lease }) => hasSameAddresses(lease, attributes))
-        .sort((a, b) => Number(b.lease.key === previousKey) - Number(a.lease.key === previousKey))[0] ??
-      known.find(({ lease }) => lease.key === previousKey && sameTunnelEnd(lease, attributes))
+      known.find(({ lease }) => lease.key === previousKey && wasOurs(lease, attributes, announced)) ??
+      known.find(({ lease }) => hasSameAddresses(lease, attributes))
     );
   }
 
@@ -275,14 +277,21 @@ function startOf(key: string): string {
 }
 
 /** In every family that both have; one of them may have been of one family only when it was written. */
-function hasSameAddresses(lease: Lease, { publicIps }: LeaseAttributes): boolean {
+function hasSameAddresses(lease: Lease, { publicIps }: Pick<LeaseAttributes, 'publicIps'>): boolean {
   const both = families.filter((family) => lease.publicIps[family] && publicIps[family]);
   return both.length > 0 && both.every((family) => lease.publicIps[family] === publicIps[family]);
 }
 
-function sameTunnelEnd(lease: Lease, attributes: LeaseAttributes): boolean {
-  return families.some((family) => {
-    const data = canonicalJson(attributes.backendData[family]);
-    return data !== 'null' && data === canonicalJson(lease.backendData[family]);
+/** By our tunnel end; where the backend has none that a node is known by, by what we announced last. */
+function wasOurs(lease: Lease, attributes: LeaseAttributes, announced: PerFamily<Ip> | undefined): boolean {
+  const [then, now] = [tunnelEnds(lease), tunnelEnds(attributes)];
+  if (then.length > 0 && now.length > 0) return then.some((end) => now.includes(end));
+  return announced !== undefined && hasSameAddresses(lease, { publicIps: announced });
+}
+
+function tunnelEnds({ backendData }: LeaseAttributes): string[] {
+  return families.flatMap((family) => {
+    const data = canonicalJson(backendData[family]);
+    return data === 'null' ? [] : [`${family} ${data}`];
   });
 }

@@ -16,6 +16,8 @@ export interface AgentArguments {
   readonly endpoint: string;
   readonly config: string;
   readonly directory: string;
+  /** What outlives a reboot; by default with the rest. */
+  readonly keptDirectory?: string;
   readonly ttlSeconds?: number;
   readonly blackholeRoute?: boolean;
   readonly nonMasqueradeCidrs?: readonly string[];
@@ -28,6 +30,7 @@ const {
   endpoint,
   config: text,
   directory,
+  keptDirectory,
   ttlSeconds,
   configFile,
   blackholeRoute,
@@ -59,6 +62,7 @@ const store = new EtcdLeaseStore({
     config,
     configSource: configFile === undefined ? undefined : fileConfigSource(configFile, { pollMs: 50 }),
     cni: { socketPath: `${directory}/cni.sock`, stateDir: `${directory}/state` },
+    keptDir: keptDirectory,
     subnetFile: `${directory}/subnet.env`,
     blackholeRoute,
     nonMasqueradeCidrs: nonMasqueradeCidrs.flatMap((text) => parseCidr(text) ?? []),

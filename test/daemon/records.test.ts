@@ -2,6 +2,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import { parseLease, parseSubnetKey, renderLeaseValue, subnetKey } from '../../daemon/etcd-record.ts';
 import { type Lease, sameLease } from '../../daemon/lease.ts';
+import { readMachineIdentity } from '../../daemon/machine-identity.ts';
 import {
   annotationKey,
   leaseAnnotations,
@@ -12,7 +13,7 @@ import {
 } from '../../daemon/node-record.ts';
 import { parseNodeState, renderNodeState } from '../../daemon/state-file.ts';
 import { parseSubnetEnv, renderSubnetEnv } from '../../daemon/subnet-env.ts';
-import { cidr, leaseOf, type TestNode } from './golden.ts';
+import { cidr, ip, leaseOf, type TestNode } from './golden.ts';
 
 const prefix = 'flannel.alpha.coreos.com';
 const nodes = fc.record({
@@ -156,6 +157,8 @@ test('subnet.env is read as well: what flanneld left tells the subnets of before
 test('what a node remembers is believed only when this node wrote it', (t) => {
   const state = { nodeName: 'n1', key: 'k', subnets: { 4: cidr('10.244.1.0/24') }, mtuBytes: 1450 };
   t.deepEqual(parseNodeState(renderNodeState(state), 'n1'), state);
+  const more = { ...state, publicIps: { 4: ip('192.0.2.1') }, machine: readMachineIdentity() };
+  t.deepEqual(parseNodeState(renderNodeState(more), 'n1'), more);
   t.is(parseNodeState(renderNodeState(state), 'n2'), undefined);
   for (const bad of [
     '',

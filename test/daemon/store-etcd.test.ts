@@ -125,6 +125,25 @@ test('a changed address or tunnel end is written to the same key', async (t) => 
   );
 });
 
+test('a node that comes back with another address has its lease again, and takes nobody else’s', async (t) => {
+  using etcd = setUp();
+  const plain = (v4: string): LeaseAttributes => ({
+    ...{ publicIps: { 4: ip(v4) }, backendType: 'host-gw', backendData: {} },
+  });
+  const [own, other] = [
+    await etcd.store().acquire(plain('192.0.2.1'), etcd),
+    await etcd.store().acquire(plain('192.0.2.2'), etcd),
+  ];
+  const before = { previous: own.subnets, announced: own.publicIps };
+  const moved = await etcd.store().acquire(plain('192.0.2.2'), { ...etcd, ...before });
+  t.is(moved.key, own.key, 'not that of the node that has our address of now');
+  const again = { previous: other.subnets, announced: own.publicIps };
+  const third = await etcd.store().acquire(plain('192.0.2.3'), { ...etcd, ...again });
+  t.false([own.key, other.key].includes(third.key), 'its last subnets are somebody else’s by now');
+  const stranger = await etcd.store().acquire(plain('192.0.2.4'), { ...etcd, previous: other.subnets });
+  t.false([own.key, other.key, third.key].includes(stranger.key), 'nothing says that they were its own');
+});
+
 test('the previous subnet is asked for first', async (t) => {
   using etcd = setUp();
   const first = await etcd.store().acquire(attributes('192.0.2.1'), etcd);

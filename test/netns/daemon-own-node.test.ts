@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import test from 'ava';
 import { until } from '../daemon/etcd-server.ts';
 import { type Agent, inside, Nodes } from './daemon-nodes.ts';
@@ -47,6 +48,34 @@ test.serial('another address of the node is announced, and is where its tunnel b
   const { failures } = await a.workload.report();
   t.deepEqual(failures, [], 'the open connection goes on');
 });
+
+for (const type of ['vxlan', 'host-gw']) {
+  test.serial(
+    `with ${type}, a node that reboots and has another address then keeps its subnet and its one lease`,
+    async (t) => {
+      const nodes = await Nodes.open(t, 1);
+      const keptDirectory = `${nodes.lab.directory}/kept`;
+      const first = nodes.start(0, config(type), { keptDirectory });
+      const { lease } = await first.ready();
+      await first.end('SIGKILL');
+      const { namespace } = nodes.machine(0);
+      const ip = (words: string) => inside(namespace, 'ip', ...words.split(' '));
+      // What a reboot takes: all of /run and of the kernel.
+      rmSync(first.options.directory, { recursive: true });
+      for (const family of ['-4', '-6']) ip(`${family} route flush proto 88`);
+      if (type === 'vxlan') for (const device of ['fl.1', 'fl6.1']) ip(`link del ${device}`);
+      for (const words of ['addr del 172.30.0.11/24', 'addr add 172.30.0.99/24', 'addr del fd30::b/64'])
+        ip(`${words} dev eth0`);
+      ip('addr add fd30::99/64 dev eth0 nodad');
+      ip('route add default via 172.30.0.254');
+      const again = nodes.start(0, config(type), { keptDirectory });
+      t.is((await again.ready()).lease, lease);
+      const keys = nodes.etcd.ctl('get', '--prefix', '--keys-only', '/coreos.com/network/subnets/');
+      t.deepEqual(keys.split('\n').filter(Boolean), [`/coreos.com/network/subnets/${lease}`]);
+      t.regex(nodes.etcd.ctl('get', `/coreos.com/network/subnets/${lease}`), /"172\.30\.0\.99"/);
+    },
+  );
+}
 
 test.serial('packets to addresses that no pod has end in the blackhole, where one is wished', async (t) => {
   const nodes = await Nodes.open(t, 1);
