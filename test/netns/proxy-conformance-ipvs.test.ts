@@ -1,7 +1,19 @@
 import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
+import { openNamespace } from '../../kernel/netns.ts';
 import { removeAllModes } from '../../proxy/cleanup.ts';
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
-import { conformance } from './proxy-conformance.ts';
+import { conformance, inNewNamespace } from './proxy-conformance.ts';
+
+async function missingIpvs(name: string): Promise<string | undefined> {
+  using namespace = openNamespace(`/run/netns/${name}`);
+  try {
+    using _ = await IpvsSocket.open({ namespaceFd: namespace.fd });
+    return undefined;
+  } catch (error) {
+    if (error instanceof IpvsMissingError) return error.message;
+    throw error;
+  }
+}
 
 /* Runs where there is IPVS: `npm run test:vm -- test/netns/proxy-conformance-ipvs.test.ts`. */
 conformance({
@@ -12,15 +24,7 @@ conformance({
   remove: async ({ namespace }) => {
     await removeAllModes({ namespaceFd: namespace.fd });
   },
-  missing: async ({ namespace }) => {
-    try {
-      using _ = await IpvsSocket.open({ namespaceFd: namespace.fd });
-      return undefined;
-    } catch (error) {
-      if (error instanceof IpvsMissingError) return error.message;
-      throw error;
-    }
-  },
+  missing: await inNewNamespace(missingIpvs),
   // docs/proxy.md says why.
   differs: {
     hasOneListForAll: true,

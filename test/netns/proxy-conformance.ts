@@ -1,5 +1,6 @@
 import test, { type ExecutionContext } from 'ava';
 import { type Cidr, type Family, families, type Ip } from '../../core/address.ts';
+import { createNamespace, deleteNamespace } from '../../kernel/netns.ts';
 import type { Backend } from '../../proxy/backend.ts';
 import type { ProxyPolicy } from '../../proxy/policy.ts';
 import { labName } from './lab.ts';
@@ -46,8 +47,8 @@ export interface ConformingBackend {
   open(place: BackendPlace): Backend;
   /** Takes away all that it wrote. */
   remove(place: BackendPlace): Promise<void>;
-  /** Why it cannot be tested here. */
-  missing?(lab: BackendLab): Promise<string | undefined>;
+  /** Why it cannot be tested here: its tests are skipped, and their titles say so. */
+  readonly missing?: string | undefined;
   /** What it does otherwise than nftables, and may. */
   readonly differs: {
     /** A cluster IP's unused ports and unallocated addresses are left to routing. */
@@ -87,7 +88,6 @@ export interface Stage {
 /** Tests of one backend, in a lab of its own. Call it once in a test file. */
 export function conformance(backend: ConformingBackend): void {
   let lab: BackendLab;
-  let reason: string | undefined;
   let current: Backend | undefined;
   const place = (changes: Partial<ProxyPolicy> = {}) => ({
     namespace: lab.namespace,
@@ -97,7 +97,6 @@ export function conformance(backend: ConformingBackend): void {
 
   test.before(async () => {
     lab = await BackendLab.open(labName());
-    reason = await backend.missing?.(lab);
   });
   test.after.always(async () => {
     current?.[Symbol.dispose]();
@@ -113,14 +112,14 @@ export function conformance(backend: ConformingBackend): void {
     return current;
   }
 
+  function one(title: string, run: (t: ExecutionContext) => Promise<void>): void {
+    if (backend.missing === undefined) test.serial(title, run);
+    else test.serial.skip(`${title} (${backend.missing.split(/[:\n]/)[0]})`, run);
+  }
+
   /** A test of both families. */
   function fact(title: string, run: (t: ExecutionContext, family: Family) => Promise<void>): void {
-    for (const family of families) {
-      test.serial(`IPv${family}: ${title}`, async (t) => {
-        if (reason === undefined) await run(t, family);
-        else t.pass(reason);
-      });
-    }
+    for (const family of families) one(`IPv${family}: ${title}`, (t) => run(t, family));
   }
 
   async function check(t: ExecutionContext, family: Family, flows: readonly Flow[]): Promise<void> {
@@ -324,8 +323,7 @@ export function conformance(backend: ConformingBackend): void {
   objectFacts(stage);
   rawFacts(stage);
 
-  test.serial('a restart over what was written writes nothing', async (t) => {
-    if (reason !== undefined) return t.pass(reason);
+  one('a restart over what was written writes nothing', async (t) => {
     const running = await start();
     t.deepEqual(
       await running.replace(new Map(services.map((each) => [`default/s${each.number}`, portsOf(each)]))),
@@ -336,11 +334,21 @@ export function conformance(backend: ConformingBackend): void {
     );
   });
 
-  test.serial('it can be taken away without a trace', async (t) => {
-    if (reason !== undefined) return t.pass(reason);
+  one('it can be taken away without a trace', async (t) => {
     await backend.remove(place());
     t.is(await lab.seen('client', lab.target(4, 'nodePort', 1)), 'refused');
   });
+}
+
+/** For what has to be tried out before there is a lab. */
+export async function inNewNamespace<T>(ask: (name: string) => Promise<T>): Promise<T> {
+  const name = labName();
+  createNamespace(`/run/netns/${name}`);
+  try {
+    return await ask(name);
+  } finally {
+    deleteNamespace(`/run/netns/${name}`);
+  }
 }
 
 /** Of an expected text. */
