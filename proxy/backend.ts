@@ -26,6 +26,11 @@ export interface Backend extends Disposable {
   updateNode(facts: NodeFacts): Promise<SyncResult>;
   /** Whether somebody else has changed what is ours, or may have, since the last call. */
   isDisturbed(): Promise<boolean>;
+  /**
+   * Whether much of what is ours is certainly gone. Asked while `isDisturbed` would cost too much, because others change
+   * things all the time: so it costs next to nothing.
+   */
+  isDamaged(): Promise<boolean>;
   /** What cannot be done as wanted, by service. */
   problems(): ReadonlyMap<string, string>;
 }

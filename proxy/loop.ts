@@ -179,14 +179,19 @@ export class ProxyLoop implements ServiceProxy {
     return this.#isNodeDirty;
   }
 
-  /** Looks, not too often, whether somebody else was at our tables. */
+  /**
+   * Looks, not too often, whether somebody else was at our tables. Where others are at theirs all the time, each look
+   * would lead to reading everything: after some of these only what is certainly gone is made again, until the time comes.
+   */
   async #watch(): Promise<void> {
     const nowMs = performance.now();
     if (this.#stop.signal.aborted || nowMs < this.#watchAgainAtMs) return;
-    if (this.#restUntilMs > nowMs + FULL_SYNC_CREDIT_MS) return;
     this.#watchAgainAtMs = nowMs + WATCH_INTERVAL_MS;
+    const isResting = this.#restUntilMs > nowMs + FULL_SYNC_CREDIT_MS;
     const isOld = nowMs > this.#fullSyncAtMs + (this.#options.fullSyncIntervalMs ?? FULL_SYNC_INTERVAL_MS);
-    this.#needsFullSync ||= isOld || (await this.#backend.isDisturbed().catch(() => true));
+    const backend = this.#backend;
+    const isOther = isResting ? backend.isDamaged() : isOld || backend.isDisturbed();
+    this.#needsFullSync ||= await Promise.resolve(isOther).catch(() => true);
   }
 
   /** Brings what is dirty, or everything, to the kernel. False: it has to be tried again. */

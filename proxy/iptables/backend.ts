@@ -155,6 +155,11 @@ export class IptablesBackend implements Backend {
     return this.#programs !== undefined && this.#watch.isDisturbed();
   }
 
+  /** Looks find what is there, not who was at it: they are never in vain. */
+  isDamaged(): Promise<boolean> {
+    return this.isDisturbed();
+  }
+
   async #every(is: (chains: FamilyChains, programs: Programs) => Promise<boolean>): Promise<boolean> {
     for (const chains of this.#chains) {
       if (this.#programs !== undefined && !(await is(chains, this.#programs))) return false;

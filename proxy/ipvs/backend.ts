@@ -241,23 +241,35 @@ export class IpvsBackend implements Backend {
     return performance.now() - startMs;
   }
 
-  /** Rules and addresses by the kernel's own word; servers by looking, for IPVS tells nobody. */
+  /** Rules by the kernel's own word; servers by looking, for IPVS tells nobody. */
   isDisturbed(): Promise<boolean> {
     return this.#alone(async () => {
       const kernel = this.#kernel;
       if (kernel === undefined) return false;
-      if (this.#isSuspect || (await kernel.foreign.any())) return true;
-      if (this.#hasNewAddresses) {
-        this.#hasNewAddresses = false;
-        if (await this.#areAddressesOther(kernel)) return true;
-      }
-      const startMs = performance.now();
-      if (startMs < this.#lookAgainAtMs) return false;
-      const isOther = await this.#areServersOther(kernel);
-      const tookMs = performance.now() - startMs;
-      this.#lookAgainAtMs = startMs + Math.max(this.#lookIntervalMs, tookMs * LOOK_SHARE);
-      return isOther;
+      return this.#isSuspect || (await kernel.foreign.any()) || (await this.#isOther(kernel));
     });
+  }
+
+  isDamaged(): Promise<boolean> {
+    return this.#alone(async () => {
+      const kernel = this.#kernel;
+      if (kernel === undefined) return false;
+      return (await kernel.areTablesDamaged()) || (await this.#isOther(kernel));
+    });
+  }
+
+  /** Addresses by the kernel's own word, servers by looking. */
+  async #isOther(kernel: IpvsKernel): Promise<boolean> {
+    if (this.#hasNewAddresses) {
+      this.#hasNewAddresses = false;
+      if (await this.#areAddressesOther(kernel)) return true;
+    }
+    const startMs = performance.now();
+    if (startMs < this.#lookAgainAtMs) return false;
+    const isOther = await this.#areServersOther(kernel);
+    const tookMs = performance.now() - startMs;
+    this.#lookAgainAtMs = startMs + Math.max(this.#lookIntervalMs, tookMs * LOOK_SHARE);
+    return isOther;
   }
 
   async #areAddressesOther(kernel: IpvsKernel): Promise<boolean> {

@@ -17,6 +17,7 @@ import { LinkIndex } from '../../kernel/linkindex.ts';
 import type { NftElement, NftLayout } from '../../kernel/netlink/nftables/spec.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { ForeignChanges, LAYOUT_MISSING, NftTable, openNftSocket } from '../../kernel/nftables.ts';
+import { TableGlance } from '../../kernel/nftables-glance.ts';
 import { SysctlTable } from '../../kernel/sysctl.ts';
 import type { SyncResult } from '../backend.ts';
 import type { IpvsSettings } from '../config/config.ts';
@@ -45,7 +46,7 @@ export class IpvsKernel implements Disposable {
   readonly #ipvs: IpvsSocket;
   readonly #route: NetlinkSocket;
   readonly #device: DeviceTable;
-  readonly #nft: readonly { readonly family: Family; readonly table: NftTable }[];
+  readonly #nft: readonly OpenTable[];
   #schedulers: ReadonlySet<string> = new Set();
   #stack: DisposableStack;
 
@@ -107,14 +108,24 @@ export class IpvsKernel implements Disposable {
   async differences(actual: ActualRows): Promise<PlanChanges> {
     const { plan } = this.#options;
     const elements: Record<Family, Change<string, NftElement>[]> = { 4: [], 6: [] };
-    for (const { family, table } of this.#nft)
+    for (const { family, table, glance } of this.#nft) {
+      glance.forget();
       elements[family] = changesOf(table, plan.elements[family].rows(), await table.read());
+    }
     return {
       addresses: changesOf(this.addresses, plan.addresses.rows(), await this.addresses.read()),
       servers: changesOf(this.servers, plan.servers.rows(), actual.servers),
       destinations: changesOf(this.destinations, plan.destinations.rows(), actual.destinations),
       elements,
     };
+  }
+
+  /** Whether much of the tables of nftables is gone: a few short messages. */
+  async areTablesDamaged(): Promise<boolean> {
+    for (const { table, glance } of this.#nft) {
+      if (await glance.isDamaged(table.timesMade, [])) return true;
+    }
+    return false;
   }
 
   async read(): Promise<ActualRows> {
@@ -177,16 +188,23 @@ export interface ActualRows {
   readonly destinations: ReadonlyMap<string, DestinationRow>;
 }
 
+/** The table of one family. */
+interface OpenTable {
+  readonly family: Family;
+  readonly table: NftTable;
+  readonly glance: TableGlance;
+}
+
 function openTables(
   { plan, layouts, onRefused }: KernelOptions,
   sockets: { readonly socket: NetlinkSocket; readonly reader: NetlinkSocket },
-): { readonly family: Family; readonly table: NftTable }[] {
+): OpenTable[] {
   return families.flatMap((family) => {
     const layout = layouts[family];
     if (layout === undefined) return [];
     const rows = () => plan.elements[family].values();
     const table = new NftTable({ ...sockets, layout, rows, ...(onRefused && { onRefused }) });
-    return [{ family, table }];
+    return [{ family, table, glance: new TableGlance(sockets.socket, layout) }];
   });
 }
 

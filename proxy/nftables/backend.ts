@@ -57,6 +57,7 @@ export type TableOfFamily = Pick<
   | 'replace'
   | 'update'
   | 'updateNode'
+  | 'isDamaged'
   | 'readConnections'
   | 'connectionsTo'
   | 'forgetConnections'
@@ -133,6 +134,11 @@ export class NftablesBackend implements Backend {
 
   isDisturbed(): Promise<boolean> {
     return this.#foreign.any();
+  }
+
+  async isDamaged(): Promise<boolean> {
+    for (const table of this.#served) if (await table.isDamaged()) return true;
+    return false;
   }
 
   problems(): ReadonlyMap<string, string> {

@@ -4,6 +4,7 @@ import { type Change, layer } from '../../core/rows.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { LAYOUT_MISSING, type Made, NftTable, readLayoutNote } from '../../kernel/nftables.ts';
+import { TableGlance } from '../../kernel/nftables-glance.ts';
 import { Slices } from '../../kernel/nftables-slices.ts';
 import type { SyncResult, Views } from '../backend.ts';
 import type { NodeFacts, ProxyPolicy } from '../policy.ts';
@@ -55,6 +56,7 @@ export class FamilyTable {
   #plan: FamilyPlan;
   #capacity: Capacity = leastCapacity;
   #table: NftTable;
+  #glance: TableGlance;
   #isInPlace = false;
 
   constructor(
@@ -71,6 +73,7 @@ export class FamilyTable {
     this.#nodeElements = nodeElements(family, policy.detectLocal, facts);
     this.#plan = FamilyPlan.of(family, new Map());
     this.#table = this.#newTable();
+    this.#glance = new TableGlance(sockets.socket, this.#layout);
   }
 
   get problems(): ReadonlyMap<string, string> {
@@ -87,6 +90,7 @@ export class FamilyTable {
     const there = note === undefined ? undefined : parseCapacity(note);
     const wanted = capacityFor(planSize(services, this.family));
     this.#provide(there === undefined ? wanted : largerCapacity(wanted, there));
+    this.#glance.forget();
     this.#isInPlace = true;
     if (note === undefined) {
       this.#plan = FamilyPlan.of(this.family, new Map());
@@ -119,7 +123,7 @@ export class FamilyTable {
     const before = byKey(this.#nodeElements);
     this.#facts = facts;
     this.#nodeElements = nodeElements(this.family, this.#policy.detectLocal, facts);
-    if (isOtherLayout) this.#table = this.#newTable();
+    if (isOtherLayout) this.#renewTable();
     if (!this.#isInPlace) return { writes: 0, failures: [] };
     if (isOtherLayout) return await this.#rewrite();
     const after = byKey(this.#nodeElements);
@@ -131,6 +135,18 @@ export class FamilyTable {
         ...came.map(([key, wanted]) => ({ kind: 'create', key, wanted }) as const),
       ],
     ]);
+  }
+
+  /** Whether much of the table is gone: a few short messages. */
+  async isDamaged(): Promise<boolean> {
+    return this.#isInPlace && (await this.#glance.isDamaged(this.#table.timesMade, this.#samples()));
+  }
+
+  /** One element of each kind that services or the layout have. */
+  #samples(): readonly NftElement[] {
+    const ofLayout = layoutElements({ family: this.family, capacity: this.#capacity });
+    const firsts = new Map(ofLayout.map((element) => [element.set, element]));
+    return [...firsts.values(), ...this.#plan.samples()];
   }
 
   /** Takes in what frontends have counted by now. */
@@ -168,8 +184,13 @@ export class FamilyTable {
   #provide(wanted: Capacity): boolean {
     if (hasRoomFor(this.#capacity, wanted)) return false;
     this.#capacity = largerCapacity(this.#capacity, wanted);
-    this.#table = this.#newTable();
+    this.#renewTable();
     return true;
+  }
+
+  #renewTable(): void {
+    this.#table = this.#newTable();
+    this.#glance = new TableGlance(this.#sockets.socket, this.#layout);
   }
 
   #newTable(): NftTable {

@@ -244,6 +244,12 @@ export class FamilyPlan {
     yield* this.#clusterIps.elements();
   }
 
+  /** Some element of each kind that services have, if there are any. */
+  samples(): NftElement[] {
+    const some = [this.#lists, this.#frontends, this.#clusterIps, this.#hairpins];
+    return some.flatMap((each) => each.elements().take(1).toArray());
+  }
+
   size(): PlanSize {
     return {
       frontends: Math.max(this.#frontends.size, this.#clusterIps.size),

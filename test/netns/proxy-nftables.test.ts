@@ -224,6 +224,42 @@ test.serial("others' changes are seen, own ones are not; what others broke is me
   t.is(await replace(t, backend, viewsOf(services)), 0);
 });
 
+test.serial('what is gone is seen at a glance, and nothing else is', async (t) => {
+  const space = openNftSpace(t);
+  const backend = await open(t, space);
+  t.false(await backend.isDamaged());
+  await replace(t, backend, viewsOf(services));
+  t.false(await backend.isDamaged());
+  const table = 'ip6 fairlead-proxy';
+  const harms = [
+    'flush ruleset',
+    `delete table ${table}`,
+    `flush table ${table}`,
+    `flush chain ${table} nat-output`,
+    `flush map ${table} services`,
+    `flush map ${table} endpoints`,
+    `flush set ${table} cluster-ips`,
+  ];
+  for (const harm of harms) {
+    space.nft(harm);
+    t.true(await backend.isDamaged(), harm);
+    await replace(t, backend, viewsOf(services));
+    t.false(await backend.isDamaged(), harm);
+  }
+  // The same by name, and of old.
+  const list = space.nft(`list table ${table}`);
+  space.nft(`delete table ${table}`);
+  space.load(list);
+  t.true(await backend.isDamaged());
+  await replace(t, backend, viewsOf(services));
+  space.nft('add table ip another');
+  await backend.update(viewsOf([{ number: 1, pods: ['one'] }]));
+  // Our own new table is no harm.
+  await backend.updateNode({ ...facts, nodePortIps: { 4: 'all', 6: 'all' } });
+  t.false(await backend.isDamaged());
+  t.true(await backend.isDisturbed());
+});
+
 test.serial('a change that the kernel refuses makes the table anew', async (t) => {
   const space = openNftSpace(t);
   const backend = await open(t, space);

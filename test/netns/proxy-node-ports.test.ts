@@ -28,6 +28,7 @@ test('node ports follow the addresses of the node', async (t) => {
       return await done();
     },
     isDisturbed: async () => false,
+    isDamaged: async () => false,
     problems: () => new Map(),
     [Symbol.dispose]: () => {},
   };

@@ -45,6 +45,23 @@ test('others’ changes are noticed while services change all the time', async (
   t.pass();
 });
 
+test('where others change things all the time, what is gone is made again at once all the same', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  backend.staysDisturbed = true;
+  backend.disturbed = true;
+  // Each pass of this length is paid for by six seconds without looking.
+  backend.replaceMs = 600;
+  await start().synced;
+  await sleep(1_500);
+  const passes = backend.calls.length;
+  t.true(passes <= 2);
+  const startMs = performance.now();
+  backend.damaged = true;
+  await until(() => backend.calls.length === passes + 1);
+  t.true(performance.now() - startMs < 3_000);
+});
+
 test('everything is compared from time to time while services change all the time', async (t) => {
   const { api, backend, start } = setUp(t);
   api.put(SERVICES, web);

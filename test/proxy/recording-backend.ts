@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Backend, SyncResult, Views } from '../../proxy/backend.ts';
 import type { NodeFacts } from '../../proxy/policy.ts';
 
@@ -7,13 +8,21 @@ export class RecordingBackend implements Backend {
   readonly calls: string[] = [];
   readonly facts: NodeFacts[] = [];
   disturbed = false;
+  /** What others did is more than a change. */
+  damaged = false;
+  /** Others go on with it. */
+  staysDisturbed = false;
   disposed = false;
+  /** How long each `replace` takes. */
+  replaceMs = 0;
   failNext = 0;
   /** Called at each `replace` and `update`. */
   onSync = () => {};
 
   async replace(views: Views): Promise<SyncResult> {
-    this.disturbed = false;
+    this.disturbed &&= this.staysDisturbed;
+    this.damaged = false;
+    await sleep(this.replaceMs);
     return this.#record('replace', views);
   }
 
@@ -40,6 +49,10 @@ export class RecordingBackend implements Backend {
 
   async isDisturbed(): Promise<boolean> {
     return this.disturbed;
+  }
+
+  async isDamaged(): Promise<boolean> {
+    return this.damaged;
   }
 
   problems(): ReadonlyMap<string, string> {

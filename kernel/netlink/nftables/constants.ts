@@ -35,8 +35,8 @@ export const families = { unspec: 0, inet: 1, ip: 2, bridge: 7, ip6: 10 } as con
 export const LIST_ELEM = 1;
 
 export const generation = { ID: 1, PROCESS_ID: 2, PROCESS_NAME: 3 } as const;
-export const table = { NAME: 1, FLAGS: 2, USERDATA: 6 } as const;
-export const chain = { TABLE: 1, NAME: 3, HOOK: 4, POLICY: 5, TYPE: 7 } as const;
+export const table = { NAME: 1, FLAGS: 2, HANDLE: 4, USERDATA: 6 } as const;
+export const chain = { TABLE: 1, NAME: 3, HOOK: 4, POLICY: 5, USE: 6, TYPE: 7 } as const;
 export const hook = { NUMBER: 1, PRIORITY: 2 } as const;
 export const rule = { TABLE: 1, CHAIN: 2, EXPRESSIONS: 4, USERDATA: 7 } as const;
 export const set = {

@@ -1,5 +1,6 @@
 import type { NetlinkMessage } from '../message.ts';
 import * as nft from './constants.ts';
+import { encodeData } from './encode-expression.ts';
 import { attributesOf, payloadWriter, type TableName } from './messages.ts';
 
 /** Requests that read. Those for one object answer ENOENT when it is not there; the others are for dumps. */
@@ -51,6 +52,18 @@ export function getElements(name: TableName, set: string): NetlinkMessage {
     payload,
     operation: `NFT_MSG_GETSETELEM ${name.table} ${set}`,
   };
+}
+
+/** Asks for one element of a set without ranges. */
+export function getElement(name: TableName, set: string, key: string): NetlinkMessage {
+  const writer = payloadWriter(name.family)
+    .attrText(nft.elementList.TABLE, name.table)
+    .attrText(nft.elementList.SET, set);
+  const list = writer.beginNest(nft.elementList.ELEMENTS);
+  const element = writer.beginNest(nft.LIST_ELEM);
+  encodeData(writer, nft.element.KEY, key);
+  writer.endNest(element).endNest(list);
+  return { ...getElements(name, set), payload: writer.finish() };
 }
 
 /** Asks for the number that every transaction of the namespace, whosever, counts up. */

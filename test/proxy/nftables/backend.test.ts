@@ -29,6 +29,7 @@ class FakeTable implements TableOfFamily {
   replace = () => this.#sync('replace');
   update = () => this.#sync('update');
   updateNode = () => this.#sync('node');
+  isDamaged = async () => false;
   readConnections = async () => {};
   connectionsTo = () => 0;
   forgetConnections = () => {};
