@@ -4,12 +4,7 @@ import test, { type ExecutionContext } from 'ava';
 import { Containerd, CRI_NAMESPACE } from './clients/containerd.ts';
 import { CriClient } from './clients/cri.ts';
 import { WEB_ANSWER, WEB_SERVER } from './clients/root-filesystem.ts';
-import {
-  type Conflist,
-  FAIRLEAD_CONFLIST,
-  PORTMAP_CONFLIST,
-  requirePrograms,
-} from './clients/runtime-host.ts';
+import { type Conflist, FAIRLEAD_CONFLIST, requirePrograms } from './clients/runtime-host.ts';
 import { assertConnected, assertNoTrace, openStage, type Stage, url } from './clients/stage.ts';
 
 const START_TIMEOUT_MS = 60_000;
@@ -63,9 +58,8 @@ test('a container of ctr has addresses, reaches pods and is reached, and goes wi
   await assertNoTrace(t, stage);
 });
 
-// The type loopback, which containerd calls for every sandbox, is not served yet, nor is portmap.
 test('a pod of the kubelet has addresses and a host port, and goes without a trace', async (t) => {
-  const [containerd, stage] = await openContainerd(t, PORTMAP_CONFLIST);
+  const [containerd, stage] = await openContainerd(t);
   const { cluster, host } = stage;
   await containerd.importSandboxImage();
   using cri = new CriClient(containerd.socketPath);

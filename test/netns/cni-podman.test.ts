@@ -61,33 +61,37 @@ test('a container of podman whose program is missing leaves nothing', async (t) 
   await assertNoTrace(t, stage);
 });
 
-// The type portmap is not served yet.
-test('podman publishes a port to the outside, to its own machine and to a pod', async (t) => {
-  const [podman, stage] = await openPodman(t, PORTMAP_CONFLIST);
-  const { cluster, host, near, far } = stage;
-  const port = 18080;
-  await podman.run(['--detach', '--name', 'web', '--publish', `${port}:${WEB_PORT}`], WEB_SERVER);
-  const outside = cluster.lab.workload(cluster.lab.outside.namespace, 'outside');
-  const machine = cluster.lab.workload(host.node.namespace, 'machine');
-  for (const address of host.node.addresses) {
-    for (const client of [outside, machine, near.app, far.app]) {
-      const seen = await client.get(url(address, port));
-      t.like(seen, { ok: true, answer: WEB_ANSWER }, `${client.namespace} → ${address}`);
+for (const [what, conflist] of Object.entries({
+  'the conflist of the agent': FAIRLEAD_CONFLIST,
+  'a chain with portmap': PORTMAP_CONFLIST,
+})) {
+  test(`podman publishes a port to the outside, to its own machine and to a pod, by ${what}`, async (t) => {
+    const [podman, stage] = await openPodman(t, conflist);
+    const { cluster, host, near, far } = stage;
+    const port = 18080;
+    await podman.run(['--detach', '--name', 'web', '--publish', `${port}:${WEB_PORT}`], WEB_SERVER);
+    const outside = cluster.lab.workload(cluster.lab.outside.namespace, 'outside');
+    const machine = cluster.lab.workload(host.node.namespace, 'machine');
+    for (const address of host.node.addresses) {
+      for (const client of [outside, machine, near.app, far.app]) {
+        const seen = await client.get(url(address, port));
+        t.like(seen, { ok: true, answer: WEB_ANSWER }, `${client.namespace} → ${address}`);
+      }
     }
-  }
-  t.like(await machine.get(url('127.0.0.1', port)), { ok: true, answer: WEB_ANSWER });
-  const itself = await podman.command(
-    'exec',
-    'web',
-    '/bin/wget',
-    '-q',
-    '-O',
-    '-',
-    url(host.node.addresses[0], port),
-  );
-  t.deepEqual(JSON.parse(itself), WEB_ANSWER, 'hairpin');
+    t.like(await machine.get(url('127.0.0.1', port)), { ok: true, answer: WEB_ANSWER });
+    const itself = await podman.command(
+      'exec',
+      'web',
+      '/bin/wget',
+      '-q',
+      '-O',
+      '-',
+      url(host.node.addresses[0], port),
+    );
+    t.deepEqual(JSON.parse(itself), WEB_ANSWER, 'hairpin');
 
-  await podman.command('rm', '--force', '--time', '0', 'web');
-  t.like(await outside.get(url(host.node.addresses[0], port), 500), { ok: false });
-  await assertNoTrace(t, stage);
-});
+    await podman.command('rm', '--force', '--time', '0', 'web');
+    t.like(await outside.get(url(host.node.addresses[0], port), 500), { ok: false });
+    await assertNoTrace(t, stage);
+  });
+}

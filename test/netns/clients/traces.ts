@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Cluster } from '../../../cli/cluster/cluster.ts';
 import type { RuntimeHost } from './runtime-host.ts';
@@ -17,7 +17,7 @@ export async function readTraces(cluster: Cluster, host: RuntimeHost): Promise<s
   const links = await host.exec('ip', '-oneline', 'link');
   const addresses = await host.exec('ip', '-oneline', 'address');
   const ps = await host.exec('busybox', 'ps', '-o', 'comm');
-  const journal = readFileSync(`${cluster.paths.run(host.node.name)}/cni/leases.journal`, 'utf8');
+  const run = cluster.paths.run(host.node.name);
   return [
     ...named('link', links.replace(/^(\d+: [^:]+).*$/gm, '$1')),
     ...named('address', addresses.replace(/^\d+: (\S+\s+\S+\s+\S+).*$/gm, '$1')),
@@ -25,7 +25,9 @@ export async function readTraces(cluster: Cluster, host: RuntimeHost): Promise<s
     ...named('route', await host.exec('ip', '-6', 'route', 'show', 'table', 'all', 'type', 'unicast')),
     ...named('queue', await host.exec('tc', 'qdisc')),
     ...named('nft', withoutOurRules(await host.exec('/usr/sbin/nft', '--stateless', 'list', 'ruleset'))),
-    ...leasesOf(journal).map((key) => `lease ${key}`),
+    ...named('iptables', await readLegacyRules(host)),
+    ...leasesOf(readFileSync(`${run}/cni/leases.journal`, 'utf8')).map((key) => `lease ${key}`),
+    ...entriesOf(`${run}/cni-queue`).map((name) => `queued DEL ${name}`),
     ...named('namespace', await host.exec('ls', '/run/netns')),
     ...named('mount', await host.exec('findmnt', '--list', '--noheadings', '--output', 'TARGET')),
     ...named('process', ps).filter((line) => line !== 'process busybox'),
@@ -49,6 +51,23 @@ function withoutOurRules(ruleset: string): string {
     .join('\n');
 }
 
+/** Those of the other kind are in the ruleset of nftables. */
+async function readLegacyRules(host: RuntimeHost): Promise<string> {
+  const programs = ['iptables-legacy-save', 'ip6tables-legacy-save'];
+  const told = await Promise.all(programs.map((program) => host.exec(program).catch(() => '')));
+  return told
+    .join('')
+    .replace(/^#.*$/gm, '')
+    .replace(/\[\d+:\d+\]$/gm, '');
+}
+
+/** Of the queue's directory, those that were refused included. */
+function entriesOf(directory: string): string[] {
+  return existsSync(directory)
+    ? readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter((name) => name !== 'refused')
+    : [];
+}
+
 function named(kind: string, lines: string): string[] {
   return lines
     .split('\n')
@@ -56,13 +75,13 @@ function named(kind: string, lines: string): string[] {
     .map((line) => `${kind} ${line.trim()}`);
 }
 
-/** Keys of the leases that are in force. */
+/** Attachments and types of the leases that are in force. */
 function leasesOf(journal: string): string[] {
   const keys = new Set<string>();
   for (const line of journal.trim().split('\n')) {
-    const { add, del } = JSON.parse(line);
-    if (add !== undefined) keys.add(`${add.network}/${add.containerId}/${add.ifname}`);
-    if (del !== undefined) keys.delete(del);
+    const { part, del, type } = JSON.parse(line);
+    if (part !== undefined) keys.add(`${part.network}/${part.containerId}/${part.ifname} ${part.type}`);
+    if (del !== undefined) keys.delete(`${del} ${type}`);
   }
   return [...keys];
 }
