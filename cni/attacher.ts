@@ -17,7 +17,7 @@ import {
 } from './part.ts';
 import type { PartTables } from './part-tables.ts';
 import { hostPortsOf, staleFlows } from './types/hostport.ts';
-import type { WantedRows } from './wanted.ts';
+import { leadsElsewhere, type WantedRows } from './wanted.ts';
 
 /** Places where a test may stop the process, about in the order in which ADD and DEL pass them. */
 export const faultPoints = [
@@ -223,8 +223,12 @@ export class Attacher {
     const changes = [...own].flatMap(([key, row]): Change<unknown, unknown>[] => {
       // A parameter of the node is many pods', and each write costs as much as all the rest of a host port.
       if (way === 'create' && kind === 'sysctls' && wanted.isMade(kind, key)) return [];
-      if (way === 'create') return [{ kind: 'create', key, wanted: row }];
-      return wanted.has(kind, key) || isFailed(key) ? [] : [{ kind: 'delete', key, actual: row }];
+      const current = wanted.current(kind, key);
+      const isAnothers = current !== undefined && leadsElsewhere(current, row);
+      if (way === 'create') return isAnothers ? [] : [{ kind: 'create', key, wanted: row }];
+      if (isFailed(key)) return [];
+      if (isAnothers) return [{ kind: 'update', key, wanted: current, actual: row }];
+      return current === undefined ? [{ kind: 'delete', key, actual: row }] : [];
     });
     if (changes.length === 0) return undefined;
     const write: Table<unknown, unknown>['write'] = async (some) => {

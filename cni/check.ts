@@ -8,9 +8,11 @@ import type { AttachmentRequest } from './request.ts';
 import type { Result } from './result.ts';
 import type { BridgeNeeds } from './types/bridge.ts';
 import { checkInterface } from './types/check.ts';
+import type { WantedRows } from './wanted.ts';
 
 export interface CheckOptions {
   readonly tables: PartTables;
+  readonly wanted: Pick<WantedRows, 'current'>;
 }
 
 /**
@@ -22,7 +24,7 @@ export async function checkPart(
   namespaceFd: number,
   part: Part | undefined,
   previous: Result | undefined,
-  { tables }: CheckOptions,
+  { tables, wanted }: CheckOptions,
 ): Promise<void> {
   if (previous === undefined) throw new CniError(cniCode.invalidConfig, 'Required prevResult missing');
   if (part === undefined || part.isLeft) throw unknownAttachment(request);
@@ -35,7 +37,7 @@ export async function checkPart(
     const problem = checkInterface({ sandbox, ifname, hostName, bridge, previous }, state);
     if (problem !== undefined) throw problem;
   }
-  await checkRows(part.rows, namespaceFd, tables);
+  await checkRows(part.rows, namespaceFd, { tables, wanted });
   if (part.foreignIpam !== undefined) {
     const { type, configText } = part.foreignIpam;
     // A delegate has a configuration of its own.
@@ -76,16 +78,22 @@ export async function checkChained(
 }
 
 /** Every row is read and compared; the first that is not as it was made is told. */
-async function checkRows(rows: PartRows, namespaceFd: number, tables: PartTables): Promise<void> {
+async function checkRows(
+  rows: PartRows,
+  namespaceFd: number,
+  { tables, wanted }: CheckOptions,
+): Promise<void> {
   for (const kind of rowKinds) {
     // The pair was looked at from both sides.
     if (kind === 'attachment' || rowsOf(rows, kind).size === 0) continue;
     const table = tableOf(kind, rows, namespaceFd, tables);
     const actual = await table.read();
-    for (const [key, wanted] of rowsOf(rows, kind)) {
+    for (const [key, row] of rowsOf(rows, kind)) {
       const there = actual.get(key);
       if (there === undefined) throw notThere(`${table.name} ${key}: not found`);
-      if (!table.same(wanted, there)) throw notThere(`${table.name} ${key}: not as it was made`);
+      // A host port of the container may lead to it by another of its networks.
+      if (!table.same(wanted.current(kind, key) ?? row, there))
+        throw notThere(`${table.name} ${key}: not as it was made`);
     }
   }
 }

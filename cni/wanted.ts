@@ -1,13 +1,16 @@
+import type { NftElement } from '../kernel/netlink/nftables/spec.ts';
 import type { CniError } from './error.ts';
 import { attachmentKey, type KindRows, type Part, type RowKind, rowKinds, rowsOf } from './part.ts';
 import { type HostPortHolder, HostPortHolders } from './types/hostport.ts';
 
 interface Wanted {
-  readonly row: unknown;
+  row: unknown;
   /** Parts that want it. */
   count: number;
   /** Whether one of them has been made. */
   isMade: boolean;
+  /** Rows of the same key that lead elsewhere, in the order in which they take over. */
+  later: unknown[] | undefined;
 }
 
 /** The rows that all parts together want, by kind: what the kernel is compared with. */
@@ -20,7 +23,12 @@ export class WantedRows {
     this.#hostPorts.add(holderOf(part), part.rows);
     for (const [wanted, key, row] of this.#entries(part.rows)) {
       const there = wanted.get(key);
-      wanted.set(key, { row, count: (there?.count ?? 0) + 1, isMade: there?.isMade ?? false });
+      if (there === undefined) wanted.set(key, { row, count: 1, isMade: false, later: undefined });
+      else if (leadsElsewhere(there.row, row)) there.later = [...(there.later ?? []), row];
+      else {
+        there.row = row;
+        there.count += 1;
+      }
     }
   }
 
@@ -35,12 +43,15 @@ export class WantedRows {
   remove(part: Part): void {
     this.#hostPorts.remove(holderOf(part), part.rows);
     const { rows } = part;
-    for (const [wanted, key] of this.#entries(rows)) {
+    for (const [wanted, key, row] of this.#entries(rows)) {
       const there = wanted.get(key);
-      if (there === undefined) continue;
-      there.count -= 1;
-      if (there.count === 0) wanted.delete(key);
+      if (there !== undefined && !take(there, row)) wanted.delete(key);
     }
+  }
+
+  /** The row of this key that is to be in the kernel: of several that lead to different places the first. */
+  current<K extends RowKind>(kind: K, key: string): KindRows[K] | undefined {
+    return this.#of(kind).get(key)?.row as KindRows[K] | undefined;
   }
 
   has(kind: RowKind, key: string): boolean {
@@ -57,9 +68,9 @@ export class WantedRows {
     for (const there of this.#of(kind).values()) there.isMade = false;
   }
 
-  /** The refusal when a host port of the part is that of another attachment. */
+  /** The refusal when a host port of the part is that of another container. */
   hostPortConflict(part: Part): CniError | undefined {
-    return this.#hostPorts.conflict(attachmentKey(part), part.rows);
+    return this.#hostPorts.conflict(part.containerId, part.rows);
   }
 
   size(kind: RowKind): number {
@@ -85,4 +96,26 @@ export class WantedRows {
 
 function holderOf(part: Part): HostPortHolder {
   return { key: attachmentKey(part), containerId: part.containerId };
+}
+
+/** Of equal keys, as two networks of one container have them for its host ports. */
+export function leadsElsewhere(one: unknown, other: unknown): boolean {
+  const [a, b] = [(one as Partial<NftElement>).data, (other as Partial<NftElement>).data];
+  return a !== b && typeof a === 'string' && typeof b === 'string';
+}
+
+/** One part less wants the row; false when nobody wants any of this key. */
+function take(there: Wanted, row: unknown): boolean {
+  const { later = [] } = there;
+  if (leadsElsewhere(there.row, row)) {
+    const at = later.findIndex((one) => !leadsElsewhere(one, row));
+    there.later = later.filter((_, index) => index !== at);
+    return true;
+  }
+  there.count -= 1;
+  if (there.count > 0) return true;
+  const [next, ...rest] = later;
+  if (next === undefined) return false;
+  Object.assign(there, { row: next, count: 1, later: rest });
+  return true;
 }

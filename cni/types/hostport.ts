@@ -10,7 +10,7 @@ export type PortProtocol = 'tcp' | 'udp' | 'sctp';
 /** In the IP header. */
 export const protocolNumbers = { tcp: 6, udp: 17, sctp: 132 } as const satisfies Record<PortProtocol, number>;
 
-/** One host port of one family, and where it leads. Two attachments cannot have the same one. */
+/** One host port of one family, and where it leads. Two containers cannot have the same one. */
 export interface HostPort {
   readonly family: Family;
   /** Undefined: every local address of the family. */
@@ -140,12 +140,15 @@ export class HostPortHolders {
     }
   }
 
-  /** The refusal when a host port of the wanted rows is somebody else's than the holder's with this key. */
-  conflict(key: string, wanted: HostPortRows): CniError | undefined {
+  /**
+   * The refusal when a host port of the wanted rows is another container's. Runtimes give the same ports to every network
+   * of a container.
+   */
+  conflict(containerId: string, wanted: HostPortRows): CniError | undefined {
     const ports = hostPortsOf(wanted);
     for (const number of new Set(claimsOf(wanted).map((claim) => claim.key.slice(-portDigits)))) {
       for (const { holder, claim } of this.#claims.get(number) ?? []) {
-        if (holder.key === key) continue;
+        if (holder.containerId === containerId) continue;
         const other = hostPortOf(claim);
         const taken = other && ports.find((port) => overlap(port, other));
         if (taken !== undefined) return takenBy(taken, holder);
