@@ -109,7 +109,7 @@ export function concerns(
     case RTM_DELROUTE:
       return concernsRoute(message, interest);
     case RTM_NEWNETCONF:
-      return isAboutForwardingOfAll(payload);
+      return isAboutSettings(payload, interest);
     default:
       return false;
   }
@@ -153,13 +153,20 @@ function concernsRoute(
 const NETCONF_HEADER_BYTES = 4;
 const NETCONFA_IFINDEX = 1;
 const NETCONFA_FORWARDING = 2;
+const NETCONFA_RP_FILTER = 3;
 /** The index that stands for net/ipv4/conf/all and net/ipv6/conf/all. */
 const NETCONFA_IFINDEX_ALL = -1;
 
-/** Each new device brings notifications of its own parameters, too; only the switch of the node is ours. */
-function isAboutForwardingOfAll(payload: Uint8Array): boolean {
+/**
+ * Each new device brings notifications of its own parameters, too; only the switches of the node are ours, and the
+ * filter of our own devices.
+ */
+function isAboutSettings(payload: Uint8Array, { devices, underlayIndex }: KernelInterest): boolean {
   const attributes = Attributes.parse(payload.subarray(NETCONF_HEADER_BYTES), 'netconf');
-  return attributes.has(NETCONFA_FORWARDING) && attributes.i32(NETCONFA_IFINDEX) === NETCONFA_IFINDEX_ALL;
+  const index = attributes.i32(NETCONFA_IFINDEX) ?? 0;
+  const isFilter = attributes.has(NETCONFA_RP_FILTER);
+  if (index === NETCONFA_IFINDEX_ALL) return isFilter || attributes.has(NETCONFA_FORWARDING);
+  return isFilter && index !== underlayIndex && devices.has(index);
 }
 
 /** Links, addresses and neighbours have the index at the same place of their headers. */

@@ -33,6 +33,8 @@ export interface NodeFacts {
 export interface NodePlan {
   readonly facts: BackendFacts;
   readonly sysctls: ReadonlyMap<string, string>;
+  /** Settings of devices among `links`. */
+  readonly linkSysctls: ReadonlyMap<string, string>;
   readonly links: ReadonlyMap<string, LinkRow>;
   readonly offloads: ReadonlyMap<string, OffloadRow>;
   readonly addresses: ReadonlyMap<string, AddressRow>;
@@ -52,6 +54,7 @@ export function planNode(facts: NodeFacts, backend: Backend): NodePlan {
   return {
     facts,
     sysctls: sysctls.rows,
+    linkSysctls: planReversePathFilter(rows.links, facts.sysctls),
     links: keyed(rows.links, linkKey),
     offloads: keyed(rows.offloads, offloadKey),
     addresses: keyed(rows.addresses, addressKey),
@@ -106,7 +109,31 @@ const acceptRa = (device: string) => `net/ipv6/conf/${device}/accept_ra`;
 
 /** The sysctls that a plan may be about. */
 export function sysctlKeys(device: string): string[] {
-  return [acceptRa(device), ...Object.values(forwarding), ...Object.values(bridgeFilter)];
+  return [
+    acceptRa(device),
+    ...Object.values(forwarding),
+    ...Object.values(bridgeFilter),
+    ...Object.values(strictness),
+  ];
+}
+
+const rpFilter = (device: string) => `net/ipv4/conf/${device}/rp_filter`;
+/** What counts is the larger one of `all` and of the device, which begins as `default`. */
+const strictness = { all: rpFilter('all'), new: rpFilter('default') } as const;
+const STRICT = '1';
+const LOOSE = '2';
+
+/**
+ * A strict filter takes packets only from the interface that leads back to their sender. A peer may well send through
+ * the tunnel what we would send it on the underlay: with DirectRouting at one end, or while it is switched on node by
+ * node. The kernel has this filter for IPv4 alone.
+ */
+function planReversePathFilter(
+  links: readonly LinkRow[],
+  sysctls: ReadonlyMap<string, string>,
+): Map<string, string> {
+  const isStrict = Object.values(strictness).some((key) => sysctls.get(key) === STRICT);
+  return new Map(isStrict ? links.map(({ name }) => [rpFilter(name), LOOSE]) : []);
 }
 
 /**

@@ -1,3 +1,4 @@
+import { accessSync, constants } from 'node:fs';
 import { type Cidr, cidrContains } from '../core/address.ts';
 import { layer, type Plan, type Table } from '../core/rows.ts';
 import { AddressTable } from '../kernel/address.ts';
@@ -60,7 +61,8 @@ export class NodeTables implements Disposable {
 
   /** The sysctls that this kernel has, of those that a plan may want. */
   async readSysctls(device: string): Promise<ReadonlyMap<string, string>> {
-    return await this.#sysctls(sysctlKeys(device)).read();
+    const sysctls = await this.#sysctls(sysctlKeys(device)).read();
+    return isWritable('/proc/sys/net') ? sysctls : withoutFilters(sysctls);
   }
 
   #sysctls(keys: readonly string[]): SysctlTable {
@@ -88,6 +90,7 @@ export class NodeTables implements Disposable {
         scoped(new LinkTable({ ...on, namespaceFd }), ({ alias }) => alias === backendAlias),
         plan.links,
       ),
+      layer(this.#sysctls([...plan.linkSysctls.keys()]), plan.linkSysctls),
       layer(new OffloadTable({ devices: [...plan.offloads.keys()], namespaceFd }), plan.offloads),
       layer(scoped(new AddressTable(on), isMine), plan.addresses),
       ...(this.#backend?.layers(plan.facts) ?? []),
@@ -125,6 +128,20 @@ export class NodeTables implements Disposable {
     this.#backend?.[Symbol.dispose]();
     this.#stack[Symbol.dispose]();
   }
+}
+
+/** In a container that may not: what is only good to have is no reason to be unready. */
+function isWritable(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'EROFS';
+  }
+}
+
+function withoutFilters(sysctls: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
+  return new Map([...sysctls].filter(([key]) => !key.endsWith('/rp_filter')));
 }
 
 function inNamespace(namespaceFd: number | undefined): { namespaceFd?: number } {

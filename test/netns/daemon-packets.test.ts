@@ -105,6 +105,31 @@ test.serial('networks that know the ways to pods see their addresses, all others
   }
 });
 
+test.serial('a strict reverse path filter does not drop what a peer sends through the tunnel', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const vxlan = (more: object) =>
+    JSON.stringify({ Network: '10.244.0.0/16', Backend: { Type: 'vxlan', ...more } });
+  const strict = nodes.machine(0).namespace;
+  inside(strict, 'sysctl', '-qw', 'net.ipv4.conf.all.rp_filter=1', 'net.ipv4.conf.default.rp_filter=1');
+  // The one sends past the tunnel, the other through it.
+  const first = nodes.start(0, vxlan({ DirectRouting: true }));
+  const second = nodes.start(1, vxlan({}));
+  for (const agent of [first, second])
+    await agent.until('the peer', ({ ready, peers }) => ready && peers === 1);
+  const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+  t.true(first.run('ip', 'route').includes('via 172.30.0.12 dev eth0'));
+  await until('packets cross', async () => (await a.workload.get(urlOf(b.ips[0] ?? ''), 2_000)).ok);
+  const filter = () => first.run('sysctl', '-n', 'net.ipv4.conf.fl/1.rp_filter').trim();
+  t.is(filter(), '2');
+  first.run('sysctl', '-qw', 'net.ipv4.conf.fl/1.rp_filter=1');
+  await until('it is loose again', () => filter() === '2', 5_000);
+  t.is(
+    first.run('sysctl', '-n', 'net.ipv4.conf.eth0.rp_filter').trim(),
+    '0',
+    "the node's own is its operator's",
+  );
+});
+
 test.serial('the ruleset that nft lists loads again, and the agent takes it for its own', async (t) => {
   const nodes = await Nodes.open(t, 1);
   const [agent] = (await nodes.startAll(1, config('host-gw'))) as [Agent];
