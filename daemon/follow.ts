@@ -11,7 +11,7 @@ const reopenMs = 1_000;
 
 /** Tables of rows whose changes the kernel tells nobody of (of settings, it tells of some). */
 const unheardTables: readonly string[] = ['sysctl', 'wireguard', 'iptables-legacy'];
-const unheardPollMs = 500;
+const unheardPollMs = 400;
 /** Where a look takes much of a processor, there are fewer: never more than this part of its time. */
 const unheardShare = 0.04;
 
@@ -27,15 +27,17 @@ export async function followKernel({
   onNews,
   onError,
   signal,
+  open = monitor,
 }: Following & {
   readonly namespaceFd: number | undefined;
   /** undefined: everything is news. */
   readonly interest: () => KernelInterest | undefined;
   readonly onNews: () => void;
+  readonly open?: typeof monitor;
 }): Promise<void> {
   for (let isFirst = true; !signal.aborted; isFirst = false) {
     try {
-      const events = monitor(kernelGroups, { namespaceFd, signal });
+      const events = open(kernelGroups, { namespaceFd, signal });
       if (!isFirst) onNews(); // whatever was told meanwhile
       for await (const event of events) {
         const wanted = interest();

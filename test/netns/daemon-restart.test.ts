@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { until } from '../daemon/etcd-server.ts';
+import { assertRepairs, commonBreaks, deviceBreaks, routeBreaks, settingsOf } from './daemon-breaks.ts';
 import { type Agent, cni, inside, Nodes, steady } from './daemon-nodes.ts';
 
 const config = JSON.stringify({
@@ -96,38 +97,38 @@ test.serial('a first start without the store leaves nothing behind and says why'
 test.serial('what others break is whole again', async (t) => {
   const nodes = await Nodes.open(t, 2);
   const [agent] = (await nodes.startAll(2, config)) as [Agent, Agent];
-  const before = agent.kernel();
-  const breaks: Record<string, () => void> = {
-    'a route deleted': () => agent.run('ip', 'route', 'flush', 'proto', '88'),
-    'IPv6 routes deleted': () => agent.run('ip', '-6', 'route', 'flush', 'proto', '88'),
+  await assertRepairs(t, agent, {
+    ...routeBreaks(agent),
     'a neighbour deleted': () => agent.run('ip', 'neigh', 'flush', 'dev', 'fl.1', 'nud', 'permanent'),
     'an FDB entry deleted': () => {
       const [mac = ''] = agent.run('bridge', 'fdb', 'show', 'dev', 'fl.1').split(' ');
       agent.run('bridge', 'fdb', 'del', mac, 'dev', 'fl.1');
     },
-    'the address deleted': () => agent.run('ip', 'addr', 'flush', 'dev', 'fl.1'),
-    'the link down': () => agent.run('ip', 'link', 'set', 'fl.1', 'down'),
-    'the link deleted': () => agent.run('ip', 'link', 'del', 'fl.1'),
-    'nftables flushed': () => agent.run(nft, 'flush', 'ruleset'),
-    'a rule deleted': () => agent.run(nft, 'flush', 'chain', 'inet', 'fairlead', 'postrouting'),
-    'a set emptied': () => agent.run(nft, 'flush', 'set', 'inet', 'fairlead', 'cluster4'),
-    'IPv4 forwarding off': () => agent.run('sysctl', '-qw', 'net.ipv4.ip_forward=0'),
-    'IPv6 forwarding off': () => agent.run('sysctl', '-qw', 'net.ipv6.conf.all.forwarding=0'),
-    'a foreign route through our tunnel': () =>
-      agent.run('ip', 'route', 'add', '10.244.250.0/24', 'dev', 'fl.1', 'proto', '88'),
-  };
-  for (const [what, doBreak] of Object.entries(breaks)) {
-    const { writes } = await agent.status();
-    doBreak();
-    const begin = performance.now();
-    await agent.until(`${what}: noticed`, (status) => status.writes > writes);
-    await until(`${what}: repaired`, () => agent.kernel() === before);
-    t.log(`${what}: ${Math.round(performance.now() - begin)} ms, of which up to 300 for looking`);
-  }
-  for (const key of ['net.ipv4.ip_forward', 'net.ipv6.conf.all.forwarding']) {
-    t.is(agent.run('sysctl', '-n', key).trim(), '1', key);
-  }
+    ...deviceBreaks(agent, 'fl.1'),
+    ...commonBreaks(agent),
+  });
+  t.regex(settingsOf(agent), /ip_forward = 1\n.*forwarding = 1\n.*iptables = 1\n.*accept_ra = 2/);
 });
+
+for (const [type, device] of [
+  ['host-gw', undefined],
+  ['udp', 'fl-udp'],
+] as const) {
+  test.serial(`what others break is whole again over ${type}`, async (t) => {
+    const nodes = await Nodes.open(t, 2);
+    const [agent, peer] = (await nodes.startAll(2, config.replace('vxlan', type))) as [Agent, Agent];
+    const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+    const subnet = (await peer.status()).subnets[0] ?? '';
+    await assertRepairs(t, agent, {
+      ...routeBreaks(agent),
+      'a route that leads elsewhere': () =>
+        agent.run('ip', 'route', 'replace', subnet, 'via', '172.30.0.254', 'proto', '88'),
+      ...(device && deviceBreaks(agent, device)),
+    });
+    for (const url of [`http://${b.ips[0]}:8080/`, `http://[${b.ips[1]}]:8080/`])
+      await until(`${url} answers`, async () => (await a.workload.get(url, 5_000)).ok);
+  });
+}
 
 test.serial('another backend after a restart leaves nothing of the first one, and pods stay', async (t) => {
   const nodes = await Nodes.open(t, 2);

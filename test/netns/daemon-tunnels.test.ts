@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 import { inNamespace } from '../../cli/cluster/workload-client.ts';
 import { until } from '../daemon/etcd-server.ts';
+import { assertRepairs, deviceBreaks, removeWireguardPeers, routeBreaks } from './daemon-breaks.ts';
 import { type Agent, inside, Nodes } from './daemon-nodes.ts';
 
 const DATAGRAM = fileURLToPath(new URL('./daemon-datagram.ts', import.meta.url));
@@ -49,12 +50,26 @@ for (const [families, network] of Object.entries(networks)) {
           t.true(bulk.ok, `1 MB to ${host} and back: ${JSON.stringify(bulk)}`);
         }
         t.deepEqual((await agent?.status())?.problems, []);
+        if (agent !== undefined) await assertWhole(t, agent, backend);
+        await until(
+          'the first peer answers',
+          async () => (await a.workload.get(urlOf(b.ips[0] ?? ''), 5_000)).ok,
+        );
         await agent?.end('SIGTERM');
         const after = await a.workload.get(urlOf(b.ips[0] ?? ''), 2000);
         t.true(after.ok, 'the device carries packets when the agent has stopped');
       },
     );
   }
+}
+
+async function assertWhole(t: ExecutionContext, agent: Agent, backend: 'ipip' | 'wireguard'): Promise<void> {
+  const [device = ''] = agent.run('ip', '-o', 'link').match(/fl-(ipip6?|wg6?)(?=[:@])/) ?? [];
+  await assertRepairs(t, agent, {
+    ...routeBreaks(agent),
+    ...deviceBreaks(agent, device),
+    ...(backend === 'wireguard' ? { 'peers removed': () => removeWireguardPeers(agent) } : {}),
+  });
 }
 
 /** Sends one datagram with these bytes from a namespace. */
