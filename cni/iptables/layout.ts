@@ -9,9 +9,14 @@ import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
  *   PREROUTING, OUTPUT  → FAIRLEAD-HOSTPORTS → FAIRLEAD-HP-MARK (who is masqueraded), then FAIRLEAD-HP-DNAT
  *   POSTROUTING (first) → FAIRLEAD-HP-MASQ
  *   FORWARD (first)     → FAIRLEAD-FORWARD → FAIRLEAD-ADMIN (the administrator's chain), then FAIRLEAD-ACCEPT
+ *
+ * Host ports at 127.0.0.1 need route_localnet, with which the kernel no longer refuses such addresses from the wire. So
+ * one rule of PREROUTING drops them before anything else (CVE-2020-8558). It stays when the host ports are gone, as the
+ * parameter does.
  */
 
-export type IptablesTableName = 'nat' | 'filter';
+export const iptablesTables = ['mangle', 'nat', 'filter'] as const;
+export type IptablesTableName = (typeof iptablesTables)[number];
 
 /** A chain whose rules are rows. In which order these stand makes no difference in any of them. */
 export const rowChains = {
@@ -37,46 +42,57 @@ export interface IptablesRow {
   readonly isCutOff?: boolean | undefined;
 }
 
-/** Chains that only jump, each with its rules in order. */
-export const fixedChains: readonly FixedChain[] = [
-  {
-    table: 'nat',
-    chain: 'FAIRLEAD-HOSTPORTS',
-    rules: ['-j FAIRLEAD-HP-MARK', '-j FAIRLEAD-HP-DNAT'],
-  },
-  {
-    table: 'filter',
-    chain: 'FAIRLEAD-FORWARD',
-    rules: ['-j FAIRLEAD-ADMIN', '-j FAIRLEAD-ACCEPT'],
-  },
-];
-
-interface FixedChain {
+/** What rows of one table need to be of any effect. */
+export interface Frame {
+  /** Whose rows need it. */
+  readonly of: IptablesTableName;
+  /** Undefined: both. */
+  readonly family?: Family;
+  /** Where it is. */
   readonly table: IptablesTableName;
-  readonly chain: string;
-  readonly rules: readonly string[];
+  /** A chain that only jumps, with its rules in order. */
+  readonly chain?: { readonly name: string; readonly rules: readonly string[] };
+  /** Rules in chains of the kernel, in the words of iptables-save. `first`: before what others have there. */
+  readonly entries: readonly Entry[];
 }
 
-/** The jumps from the kernel's chains. `first`: before what others have there. */
-export const jumps: readonly Jump[] = [
-  { table: 'nat', from: 'PREROUTING', rule: jumpToHostports('fairlead host ports'), first: false },
-  { table: 'nat', from: 'OUTPUT', rule: jumpToHostports('fairlead host ports'), first: false },
-  // The masquerading rules of others would come first and choose as they like.
-  {
-    table: 'nat',
-    from: 'POSTROUTING',
-    rule: commented('fairlead host ports', 'FAIRLEAD-HP-MASQ'),
-    first: true,
-  },
-  { table: 'filter', from: 'FORWARD', rule: commented('fairlead firewall', 'FAIRLEAD-FORWARD'), first: true },
-];
-
-export interface Jump {
-  readonly table: IptablesTableName;
+interface Entry {
   readonly from: 'PREROUTING' | 'OUTPUT' | 'POSTROUTING' | 'FORWARD';
   readonly rule: string;
   readonly first: boolean;
 }
+
+export const frames: readonly Frame[] = [
+  {
+    of: 'nat',
+    table: 'nat',
+    chain: { name: 'FAIRLEAD-HOSTPORTS', rules: ['-j FAIRLEAD-HP-MARK', '-j FAIRLEAD-HP-DNAT'] },
+    entries: [
+      { from: 'PREROUTING', rule: jumpToHostports('fairlead host ports'), first: false },
+      { from: 'OUTPUT', rule: jumpToHostports('fairlead host ports'), first: false },
+      // The masquerading rules of others would come first and choose as they like.
+      { from: 'POSTROUTING', rule: commented('fairlead host ports', 'FAIRLEAD-HP-MASQ'), first: true },
+    ],
+  },
+  {
+    of: 'nat',
+    family: 4,
+    table: 'mangle',
+    entries: [
+      {
+        from: 'PREROUTING',
+        rule: `-d 127.0.0.0/8 ! -i lo ${commented('fairlead loopback from the wire', 'DROP')}`,
+        first: true,
+      },
+    ],
+  },
+  {
+    of: 'filter',
+    table: 'filter',
+    chain: { name: 'FAIRLEAD-FORWARD', rules: ['-j FAIRLEAD-ADMIN', '-j FAIRLEAD-ACCEPT'] },
+    entries: [{ from: 'FORWARD', rule: commented('fairlead firewall', 'FAIRLEAD-FORWARD'), first: true }],
+  },
+];
 
 function jumpToHostports(comment: string): string {
   return `-m addrtype --dst-type LOCAL ${commented(comment, 'FAIRLEAD-HOSTPORTS')}`;

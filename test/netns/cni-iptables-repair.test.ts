@@ -18,9 +18,10 @@ for (const kind of ['nft', 'legacy'] as const) {
     const bin = join(node.directory, 'bin');
     mkdirSync(bin);
     for (const name of names) symlinkSync(programs[kind], join(bin, name));
-    const iptables = (...words: string[]) => node.exec(join(bin, 'iptables'), '-t', 'nat', ...words);
+    const iptables = (...words: string[]) => node.exec(join(bin, 'iptables'), '-t', ...words);
+    const guard = /-A PREROUTING -d 127\.0\.0\.0\/8 ! -i lo .*-j DROP/;
     const rules = async () => {
-      const lines = (await node.exec(join(bin, 'iptables-save'), '-t', 'nat')).split('\n');
+      const lines = (await node.exec(join(bin, 'iptables-save'))).split('\n');
       return lines.filter((line) => line.startsWith('-A')).sort();
     };
     await node.start({}, `${bin}:${process.env.PATH}`);
@@ -31,12 +32,14 @@ for (const kind of ['nft', 'legacy'] as const) {
     const before = await rules();
     t.regex(before.join('\n'), /-A FAIRLEAD-HP-DNAT .*--dport 8080 /);
     const isBack = () => eventually(async () => (await rules()).join() === before.join(), repairMs);
-    const jump = before.find((rule) => rule.startsWith('-A PREROUTING')) ?? '';
-    await node.exec('sh', '-c', `${bin}/iptables -t nat ${jump.replace('-A', '-D')}`);
+    t.regex(before.join('\n'), guard);
+    await iptables('nat', '-D', 'PREROUTING', '1');
     t.true(await isBack(), node.log.join('\n'));
-    await iptables('-F');
+    await iptables('nat', '-F');
+    await iptables('mangle', '-F');
     t.true(await isBack(), node.log.join('\n'));
     t.is((await node.call('DEL', { ...pod, config })).exitCode, 0);
     t.notRegex((await rules()).join('\n'), /8080/);
+    t.regex((await rules()).join('\n'), guard, 'as long as route_localnet is set');
   });
 }

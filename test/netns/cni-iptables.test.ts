@@ -145,12 +145,28 @@ test('a rule that the kernel does not come to is no rule: its jump alone comes b
   t.is(await settle(t, table, rows), 0);
 });
 
+test('what listens on the loopback of the node is not reached by pods, also by iptables', async (t) => {
+  const lab = await openFilterLab(t);
+  const pod = await lab.addPod(5);
+  const table = tableOf(lab);
+  await lab.client('node').serve('node', 8080);
+  lab.run(pod.namespace, '/usr/sbin/ip route add 127.0.0.2/32 via 10.244.1.1');
+  lab.run(pod.namespace, '/usr/sbin/sysctl -qw net.ipv4.conf.eth0.route_localnet=1');
+  lab.run(pod.namespace, '/usr/sbin/ip route flush table local 127.0.0.0/8');
+  const reached = async () => (await pod.workload.get('http://127.0.0.2:8080/', SILENCE_MS)).ok;
+  t.true(await reached(), 'the hole is there');
+  await settle(t, table, portRows(pod));
+  t.false(await reached());
+  await table.remove();
+  t.deepEqual([saved(lab, 4), saved(lab, 6)], ['', '']);
+});
+
 test('many writes at the same time make each jump once', async (t) => {
   const lab = await openFilterLab(t);
   const table = tableOf(lab);
   const rows = portRows(await lab.addPod(5));
   await Promise.all(rows.map((row) => table.write([{ kind: 'create', key: iptablesKey(row), wanted: row }])));
-  t.is(saved(lab, 4).match(/^-A PREROUTING/gm)?.length, 1);
+  t.is(saved(lab, 4).match(/^-A PREROUTING .*HOSTPORTS/gm)?.length, 1);
   t.is(await settle(t, table, rows), 0);
 });
 
