@@ -4,7 +4,7 @@ import { families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
 import { LinkIndex } from '../kernel/linkindex.ts';
-import type { TunnelPackets } from './backend/backend.ts';
+import type { Standing, TunnelPackets } from './backend/backend.ts';
 import type { NetworkConfig } from './config.ts';
 import { configObstacles } from './config-change.ts';
 import { Failures, isAboutPeer, letsPodsStart, withoutRefused } from './failures.ts';
@@ -22,7 +22,6 @@ import { PassCounts } from './pass-counts.ts';
 import { PodNetwork } from './pod-network.ts';
 import { Problems } from './problems.ts';
 import { announcedIps, type Setup, setUp, wishedSelector } from './setup.ts';
-import type { NodeState } from './state-file.ts';
 import { type DaemonStatus, renderStatus } from './status.ts';
 import { NodeTables } from './tables.ts';
 import { selectUnderlay, type Underlay, type UnderlayFacts, type UnderlaySelector } from './underlay.ts';
@@ -67,7 +66,6 @@ export class NodeAgent implements Disposable {
   readonly #own: OwnLease<Setup>;
   /** What the lease was acquired for; the next pass begins with that. */
   #granted: Setup | undefined;
-  #remembered: NodeState | undefined;
   #underlay: Underlay | undefined;
   readonly #pods: PodNetwork;
   #plan: NodePlan | undefined;
@@ -87,7 +85,8 @@ export class NodeAgent implements Disposable {
     const { forwardRules: forward = true } = options;
     this.#options = options;
     this.#signal = signal;
-    this.#pods = new PodNetwork(options);
+    this.#files = new NodeFiles(options);
+    this.#pods = new PodNetwork(options, this.#files);
     this.#setup = setUp(config, options);
     this.#wanted = this.#setup;
     this.#problems = new Problems(log);
@@ -106,7 +105,7 @@ export class NodeAgent implements Disposable {
     this.#own = new OwnLease({
       store: options.store,
       signal,
-      previous: () => this.#remembered ?? this.#files.readPrevious(this.#setup.networks),
+      previous: () => this.#pods.previous(this.#setup.networks),
       onGranted: (setup: Setup) => {
         this.#granted = setup;
         this.#loop.kick('leases', 0);
@@ -116,10 +115,9 @@ export class NodeAgent implements Disposable {
         this.#problems.log();
       },
     });
-    this.#files = new NodeFiles(options);
     this.ready = this.#markReady.promise;
     this.ready.catch(() => {});
-    this.#remember();
+    this.#pods.remember(this.#setup.networks);
   }
 
   network(): NodeNetwork | undefined {
@@ -131,7 +129,7 @@ export class NodeAgent implements Disposable {
    * must know, then one pass takes the old rows away and makes the new ones.
    */
   reconfigure(config: NetworkConfig): void {
-    const own = this.#own.lease?.subnets ?? this.#remembered?.subnets;
+    const own = this.#own.lease?.subnets ?? this.#pods.remembered?.subnets;
     const obstacles = configObstacles(this.#setup.config, config, own);
     this.#toldConfig(obstacles.map((what) => `the changed configuration waits for a restart: ${what}`));
     if (obstacles.length > 0 || isDeepStrictEqual(config, this.#wanted.config)) return;
@@ -210,16 +208,6 @@ export class NodeAgent implements Disposable {
     this.#problems.log();
   }
 
-  /** What an earlier run wrote down lets pods start before the store answers. */
-  #remember(): void {
-    const { log } = this.#options;
-    const state = this.#files.readState(this.#setup.networks);
-    if (state === undefined) return;
-    this.#remembered = state;
-    this.#pods.offer(state.subnets, state.mtuBytes);
-    log.info({ lease: state.key }, 'last known lease is used until the store answers');
-  }
-
   async #work(dirt: ReadonlySet<Dirt>): Promise<Outcome> {
     this.#counts.begin();
     let outcome: Outcome | undefined;
@@ -283,7 +271,7 @@ export class NodeAgent implements Disposable {
     this.#problems.set('kernel', this.#refused.texts);
     this.#problems.set('nftables', []);
     this.#problems.set('daemon', []);
-    if (failures.every(letsPodsStart)) this.#publish(self, underlay);
+    if (failures.every(letsPodsStart)) this.#pods.publish(self, this.#setup, underlay);
     if (!failures.every(isAboutPeer) || this.#own.isBeingAcquired) return 'again';
     this.#inKernel = withoutRefused(layers, failures);
     await this.#becomeReady();
@@ -327,11 +315,16 @@ export class NodeAgent implements Disposable {
     const attributes: LeaseAttributes = {
       publicIps: announcedIps(underlay, view?.wishes?.()),
       backendType: setup.config.backend.type,
-      backendData: setup.backend.data(this.#options.nodeName, underlay),
+      backendData: setup.backend.data(this.#options.nodeName, underlay, this.#standing()),
     };
     if (this.#own.isHeld(attributes, view)) this.#useSetup(setup);
     else this.#own.acquire(attributes, setup);
     return this.#own.lease;
+  }
+
+  #standing(): Standing {
+    const { key, backendData } = this.#own.lease ?? this.#pods.previous(this.#setup.networks);
+    return { key, backendData, leases: this.#leases() };
   }
 
   /** Plan and lease are of one mind: what is announced is what the kernel is brought in line with. */
@@ -352,7 +345,7 @@ export class NodeAgent implements Disposable {
     this.#interest = kernelInterest(facts, underlay.device, plan);
     const own = families.flatMap((family) => self.subnets[family] ?? []);
     // Where we have never been, what stands in our place is flanneld's.
-    const isTakeover = this.#remembered === undefined && !this.#isReady;
+    const isTakeover = this.#pods.remembered === undefined && !this.#isReady;
     return this.#tables.layers(plan, own, { links, adopts: isTakeover ? 'flannel' : 'same' });
   }
 
@@ -369,12 +362,6 @@ export class NodeAgent implements Disposable {
     const writes = report.writes - report.failures.length;
     this.#counts.wrote(writes, dirt);
     if (writes > 0) this.#options.log.info({ writes, because: [...dirt] }, 'kernel brought in line');
-  }
-
-  #publish(lease: Lease, underlay: Underlay): void {
-    const mtuBytes = this.#setup.backend.mtuBytes(underlay);
-    this.#pods.offer(lease.subnets, mtuBytes);
-    this.#files.write(lease, this.#setup.networks, mtuBytes);
   }
 
   async #becomeReady(): Promise<void> {

@@ -133,7 +133,7 @@ export class EtcdLeaseView implements LeaseView {
     const lease = parseLease(name, entry.value);
     this.#drop(name);
     if ('problem' in lease) this.#unreadable.set(name, lease.problem);
-    else this.#leases.set(name, lease);
+    else this.#leases.set(name, { ...lease, since: entry.createRevision });
   }
 
   #drop(name: string): void {

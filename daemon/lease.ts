@@ -1,5 +1,4 @@
-import { createHash } from 'node:crypto';
-import { type Cidr, type Family, families, type Ip, ipOf, type Mac, macFromBytes } from '../core/address.ts';
+import { type Cidr, type Family, families, type Ip, ipOf } from '../core/address.ts';
 
 /** The cluster's pod network of one family and how it is cut into one subnet a node. */
 export interface FamilyNetwork {
@@ -28,6 +27,8 @@ export interface Lease extends LeaseAttributes {
   /** Unique in the store: the node's name (Kubernetes) or the subnet key (etcd). */
   readonly key: string;
   readonly subnets: PerFamily<Cidr>;
+  /** When it was made, in the store's own count. */
+  readonly since?: number;
 }
 
 /** The leases that a store holds, kept up to date until the watch's signal aborts. */
@@ -121,14 +122,10 @@ export function narrowLease(lease: Lease, inUse: readonly Family[]): Lease {
   };
 }
 
-/**
- * The MAC address of a node's tunnel end: the same after every restart and on every machine that computes it,
- * locally administered and unicast. Peers' neighbour and FDB entries stay valid whatever udev does.
- */
-export function vtepMac(nodeName: string, family: Family): Mac {
-  const bytes = createHash('sha256').update(`fairlead vtep ${family} ${nodeName}`).digest();
-  bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
-  return macFromBytes(bytes);
+/** Of two that claim the same, whose it is. Where a store does not say which was first, all agree all the same. */
+export function isOlder(a: Pick<Lease, 'key' | 'since'>, b: Pick<Lease, 'key' | 'since'>): boolean {
+  const [first, second] = [a.since ?? 0, b.since ?? 0];
+  return first === second ? a.key < b.key : first < second;
 }
 
 /** What rows about a lease are named by: its subnets, their first addresses, and what its tunnel ends are known by. */

@@ -52,9 +52,10 @@ export class NodeFiles {
     return subnets === undefined ? {} : { subnets };
   }
 
-  write({ key, subnets, publicIps }: Lease, networks: PerFamily<Cidr>, mtuBytes: number): void {
-    const machine = this.#machine;
-    const state = renderNodeState({ nodeName: this.#nodeName, key, subnets, publicIps, mtuBytes, machine });
+  write(lease: Lease, networks: PerFamily<Cidr>, mtuBytes: number): void {
+    const { key, subnets, publicIps, backendData } = lease;
+    const [nodeName, machine] = [this.#nodeName, this.#machine];
+    const state = renderNodeState({ nodeName, key, subnets, publicIps, backendData, mtuBytes, machine });
     writeIfOther(join(this.#directory, stateFile), state);
     this.#keep(state);
     const masquerade = this.#masquerade;

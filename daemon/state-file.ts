@@ -10,6 +10,7 @@ export interface NodeState {
   readonly subnets: Lease['subnets'];
   /** What the lease was announced with. */
   readonly publicIps?: Lease['publicIps'];
+  readonly backendData?: Lease['backendData'];
   readonly mtuBytes: number;
   /** See readMachineIdentity. */
   readonly machine?: string;
@@ -50,13 +51,18 @@ export function parseNodeState(text: string, nodeName: string): NodeState | unde
   } catch {
     return undefined;
   }
-  const { key, mtuBytes, machine } = value ?? {};
+  const { key, mtuBytes, machine, backendData } = value ?? {};
   const subnets = parsePerFamily(value?.subnets, parseCidr);
   const publicIps = parsePerFamily(value?.publicIps, parseIp);
   if (value?.nodeName !== nodeName || typeof key !== 'string' || typeof mtuBytes !== 'number')
     return undefined;
-  const more = { ...(publicIps && { publicIps }), ...(typeof machine === 'string' && { machine }) };
-  return subnets && { nodeName, key, subnets, mtuBytes, ...more };
+  if (subnets === undefined) return undefined;
+  return {
+    ...{ nodeName, key, subnets, mtuBytes },
+    ...(publicIps && { publicIps }),
+    ...(typeof machine === 'string' && { machine }),
+    ...(backendData !== null && typeof backendData === 'object' && { backendData }),
+  };
 }
 
 /**

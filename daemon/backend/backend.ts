@@ -92,11 +92,19 @@ export const noRows: BackendRows = Object.freeze({
   peers: 0,
 });
 
+/** This node among the others, as the store has it. */
+export interface Standing {
+  /** Of this node's lease, where it has or had one, and what was announced with that. */
+  readonly key?: string | undefined;
+  readonly backendData?: Lease['backendData'] | undefined;
+  readonly leases: ReadonlyMap<string, Lease>;
+}
+
 /** One way to carry pod packets between nodes. Pure: the same facts give the same rows in the same order. */
 export interface Backend {
   readonly type: string;
   /** What the peers must know of this node, for {@link Lease.backendData}. */
-  data(nodeName: string, underlay: Underlay): PerFamily<unknown>;
+  data(nodeName: string, underlay: Underlay, standing: Standing): PerFamily<unknown>;
   /** The largest packet that a pod may send so that no node has to cut it. */
   mtuBytes(underlay: Underlay): number;
   plan(facts: BackendFacts): BackendRows;

@@ -23,6 +23,8 @@ export interface Peer {
   readonly publicIp: Ip;
   /** As published, not yet checked. */
   readonly data: unknown;
+  /** See {@link Lease.since}. */
+  readonly since: number | undefined;
 }
 
 /** The first and last address of a network, as numbers: of IPv6 they are too large for anything but bigint. */
@@ -52,7 +54,8 @@ function candidateOf(lease: Lease, family: Family): Candidate | undefined {
   if (known !== undefined) return known;
   const publicIp = lease.publicIps[family];
   const data = lease.backendData[family];
-  const peer = publicIp === undefined ? undefined : { key: lease.key, family, subnet, publicIp, data };
+  const { key, since } = lease;
+  const peer = publicIp === undefined ? undefined : { key, family, subnet, publicIp, data, since };
   const candidate = { lease, peer, subnet, ...rangeOf(subnet) };
   candidates[family].set(lease, candidate);
   return candidate;

@@ -1,21 +1,12 @@
 import { release } from 'node:os';
-import {
-  addressBits,
-  type Family,
-  families,
-  hostCidr,
-  ipOf,
-  type Mac,
-  macToBytes,
-  parseMac,
-} from '../../core/address.ts';
+import { addressBits, type Family, families, hostCidr, ipOf, type Mac } from '../../core/address.ts';
 import type { AddressRow } from '../../kernel/address.ts';
 import type { LinkRow } from '../../kernel/link.ts';
 import type { FdbRow, NeighborRow } from '../../kernel/neighbor.ts';
 import type { OffloadRow } from '../../kernel/offload.ts';
 import type { RouteRow } from '../../kernel/route.ts';
 import type { JsonObject } from '../json-object.ts';
-import { type PerFamily, vtepMac } from '../lease.ts';
+import { isOlder, leaseFamilies, type PerFamily } from '../lease.ts';
 import type { Underlay } from '../underlay.ts';
 import {
   type Backend,
@@ -28,6 +19,7 @@ import {
 } from './backend.ts';
 import { innerMtu, leastInnerMtu, readMtu, type UnderlayMtu, underlayFamilies } from './mtu.ts';
 import { isAdjacent, type Peer, selectPeers } from './peers.ts';
+import { chooseMac, macOf, vtepMac } from './vtep.ts';
 
 /*
  * The life of one packet, from pod 10.244.1.5 here to pod 10.244.2.7 on the node 192.0.2.2:
@@ -103,7 +95,10 @@ export function vxlanBackend(config: VxlanConfig, kernelRelease: string): Backen
   const known: TunnelledPeers = new WeakMap();
   return {
     type: 'vxlan',
-    data: (nodeName, underlay) => vtepData(config, nodeName, underlay),
+    data: (nodeName, underlay, standing) =>
+      perUnderlayFamily(underlay, (family) => {
+        return { VNI: config.vni, VtepMAC: chooseMac(nodeName, family, standing) };
+      }),
     mtuBytes: (underlay) => leastInnerMtu(config, underlay, vxlanOverheadBytes),
     plan: (facts) => planVxlan(config, facts, { transmitChecksum, known }),
   };
@@ -119,13 +114,8 @@ function offloadOf({ checksumOffload }: VxlanConfig, kernelRelease: string): boo
   return major > 5 || (major === 5 && minor >= 7);
 }
 
-function vtepData(config: VxlanConfig, nodeName: string, underlay: Underlay): PerFamily<unknown> {
-  return Object.fromEntries(
-    underlayFamilies(underlay).map((family) => [
-      family,
-      { VNI: config.vni, VtepMAC: vtepMac(nodeName, family) },
-    ]),
-  );
+function perUnderlayFamily<T>(underlay: Underlay, make: (family: Family) => T): PerFamily<T> {
+  return Object.fromEntries(underlayFamilies(underlay).map((family) => [family, make(family)]));
 }
 
 /** The rows of a peer behind the tunnel; a peer that has not changed has the same ones in every plan. */
@@ -160,7 +150,7 @@ function planVxlan(
       name,
       kind: 'vxlan',
       alias: backendAlias,
-      mac: vtepMac(facts.nodeName, family),
+      mac: ownMac(facts, family),
       mtuBytes: innerMtu(config, facts.underlay, vxlanOverheadBytes, family),
       up: true,
       vxlan: { vni, port, local: ipOf(local), device: facts.underlay.device, learning, gbp },
@@ -168,16 +158,25 @@ function planVxlan(
     offloads.push({ device: name, transmitChecksum });
     addresses.push({ device: name, address: hostCidr(ipOf(subnet), addressBits(family)) });
   }
+  const claims = new MacClaims(facts);
+  const direct = new Set(
+    config.directRouting ? peers.filter((peer) => isAdjacent(facts.underlay, peer)) : [],
+  );
   for (const peer of peers) {
-    if (config.directRouting && isAdjacent(facts.underlay, peer)) {
+    if (direct.has(peer)) continue;
+    const rows = known.get(peer) ?? tunnelled(config, peer);
+    known.set(peer, rows);
+    if (!('problem' in rows)) claims.add(peer, rows.neighbor.mac);
+  }
+  problems.push(...claims.ownProblems());
+  for (const peer of peers) {
+    const rows = known.get(peer);
+    if (rows === undefined || direct.has(peer)) {
       routes.push({ destination: peer.subnet, gateway: peer.publicIp, device: facts.underlay.device });
     } else {
-      const rows = known.get(peer) ?? tunnelled(config, peer);
-      known.set(peer, rows);
-      if ('problem' in rows) {
-        problems.push(rows.problem);
-        continue;
-      }
+      const problem = 'problem' in rows ? rows.problem : claims.problem(peer, rows.neighbor.mac);
+      if (problem !== undefined) problems.push(problem);
+      if (problem !== undefined || 'problem' in rows) continue;
       neighbors.push(rows.neighbor);
       fdb.push(rows.fdb);
       routes.push(rows.route);
@@ -210,8 +209,51 @@ function peerMac(config: VxlanConfig, { key, data }: Peer): Mac | { readonly pro
   if (vni !== undefined && vni !== config.vni) {
     return { problem: `${key}: its VNI is ${JSON.stringify(vni)}, not ${config.vni}` };
   }
-  const mac = typeof text === 'string' ? parseMac(text) : undefined;
-  const multicast = mac !== undefined && ((macToBytes(mac)[0] ?? 0) & 1) === 1;
-  if (mac !== undefined && !multicast && mac !== '00:00:00:00:00:00') return mac;
-  return { problem: `${key}: its VtepMAC is not a unicast MAC address: ${JSON.stringify(text)}` };
+  const mac = macOf(data);
+  return mac ?? { problem: `${key}: its VtepMAC is not a unicast MAC address: ${JSON.stringify(text)}` };
 }
+
+/** What this node announced is what its device has, until it announces another. */
+function ownMac({ self, nodeName }: BackendFacts, family: Family): Mac {
+  return macOf(self.backendData[family]) ?? vtepMac(nodeName, family);
+}
+
+/**
+ * Whose a MAC address is. The device has one way for each: with two nodes of one address, packets for both would go to
+ * the one that was written last.
+ */
+class MacClaims {
+  readonly #facts: BackendFacts;
+  readonly #own: PerFamily<Mac>;
+  readonly #owners = { 4: new Map<Mac, Peer>(), 6: new Map<Mac, Peer>() } as const;
+
+  constructor(facts: BackendFacts) {
+    this.#facts = facts;
+    this.#own = { 4: ownMac(facts, 4), 6: ownMac(facts, 6) };
+  }
+
+  add(peer: Peer, mac: Mac): void {
+    const owners = this.#owners[peer.family];
+    const before = owners.get(mac);
+    if (before === undefined || isOlder(peer, before)) owners.set(mac, peer);
+  }
+
+  /** Why the peer cannot have it; undefined: it has. */
+  problem({ key, family }: Peer, mac: Mac): string | undefined {
+    const owner = mac === this.#own[family] ? 'this node' : this.#owners[family].get(mac)?.key;
+    return owner === key ? undefined : `${key}: its VtepMAC ${mac} is that of ${owner}${advice}`;
+  }
+
+  /** Who had the address first that this node's name gives. */
+  ownProblems(): string[] {
+    const { nodeName, self } = this.#facts;
+    return leaseFamilies(self).flatMap((family) => {
+      const usual = vtepMac(nodeName, family);
+      const owner = this.#owners[family].get(usual);
+      if (owner === undefined || this.#own[family] === usual) return [];
+      return [`this node: the VtepMAC ${usual} of the name ${nodeName} is that of ${owner.key}${advice}`];
+    });
+  }
+}
+
+const advice = '; does another node have its name? Each needs one of its own (--node-name, NODE_NAME)';

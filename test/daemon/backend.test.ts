@@ -1,7 +1,8 @@
 import test from 'ava';
 import fc from 'fast-check';
-import { vtepMac } from '../../daemon/lease.ts';
-import { golden, planOf, planText, type TestNode } from './golden.ts';
+import { chooseMac, vtepMac } from '../../daemon/backend/vtep.ts';
+import type { Lease } from '../../daemon/lease.ts';
+import { golden, leaseOf, planOf, planText, type TestNode } from './golden.ts';
 
 const v4 = (backend: object) => JSON.stringify({ Network: '10.244.0.0/16', Backend: backend });
 const v6 = (backend: object) =>
@@ -77,6 +78,66 @@ test('a node that announces this node’s address gets no rows, and is told by n
       ["node-2: it announces 192.0.2.1, which is this node's address: is it gone?"],
     );
   }
+});
+
+test('of two nodes with one MAC address the older one has it, and the other is told by name', (t) => {
+  const data = { VNI: 1, VtepMAC: '02:00:00:00:04:99' };
+  const told = (...nodes: TestNode[]) => {
+    const plan = planOf(v4({ Type: 'vxlan' }), [{ n: 1 }, ...nodes]);
+    t.is(plan.fdb.size, 1);
+    t.is(plan.peers, 1);
+    return [
+      [...plan.fdb.values()][0]?.destination as string,
+      ...plan.problems.filter((text) => /^node-/.test(text)),
+    ];
+  };
+  const advice = '; does another node have its name? Each needs one of its own (--node-name, NODE_NAME)';
+  t.deepEqual(told({ n: 2, data, since: 7 }, { n: 3, data, since: 5 }), [
+    '192.0.2.3',
+    `node-2: its VtepMAC 02:00:00:00:04:99 is that of node-3${advice}`,
+  ]);
+  t.deepEqual(told({ n: 2, data }, { n: 3, data }), [
+    '192.0.2.2',
+    `node-3: its VtepMAC 02:00:00:00:04:99 is that of node-2${advice}`,
+  ]);
+  const ours = { VNI: 1, VtepMAC: '02:00:00:00:04:01' };
+  t.deepEqual(told({ n: 2, data: ours }, { n: 3 }), [
+    '192.0.2.3',
+    `node-2: its VtepMAC 02:00:00:00:04:01 is that of this node${advice}`,
+  ]);
+});
+
+test('a node whose name gives the MAC address of an older lease makes one of its lease, and keeps that', (t) => {
+  const usual = vtepMac('node', 4);
+  const lease = (n: number, since: number, mac = usual) => {
+    return { ...leaseOf({ n, data: { VNI: 1, VtepMAC: mac } }, 'vxlan'), since };
+  };
+  const chosen = (...all: Lease[]) => {
+    const [{ backendData } = {}] = all;
+    return chooseMac('node', 4, {
+      key: 'node-1',
+      backendData,
+      leases: new Map(all.map((one) => [one.key, one])),
+    });
+  };
+  const own = vtepMac('node node-1', 4);
+  t.is(chosen(), usual);
+  t.is(chosen(lease(1, 5)), usual);
+  t.is(chosen(lease(1, 5), lease(2, 7)), usual, 'the other one is later');
+  t.is(chosen(lease(1, 5), lease(2, 3)), own);
+  t.is(chosen(lease(1, 5, own), lease(2, 3)), own);
+  t.is(chosen(lease(1, 5, own)), own, 'though the other has gone');
+  t.is(chosen(lease(2, 3)), usual, 'no lease yet');
+  const plan = planOf(v4({ Type: 'vxlan' }), [
+    { n: 1, data: { VNI: 1, VtepMAC: vtepMac('node-1 node-1', 4) } },
+    { n: 2, data: { VNI: 1, VtepMAC: vtepMac('node-1', 4) } },
+  ]);
+  t.is(plan.links.get('fl.1')?.mac, vtepMac('node-1 node-1', 4), 'what is announced is what the device has');
+  t.true(
+    plan.problems.some((text) =>
+      text.startsWith(`this node: the VtepMAC ${vtepMac('node-1', 4)} of the name`),
+    ),
+  );
 });
 
 test('the same facts give the same rows in the same order, however the leases came in', (t) => {

@@ -42,6 +42,7 @@ export interface TestNode {
   readonly backendType?: string;
   readonly data?: unknown;
   readonly subnets?: PerFamily<string>;
+  readonly since?: number;
 }
 
 export function leaseOf(node: TestNode, backendType: string): Lease {
@@ -68,6 +69,7 @@ export function leaseOf(node: TestNode, backendType: string): Lease {
       ],
       ip,
     ),
+    ...('since' in node ? { since: node.since } : {}),
     backendType: node.backendType ?? backendType,
     backendData: { ...(has(4) ? { 4: data(4) } : {}), ...(has(6) ? { 6: data(6) } : {}) },
   };

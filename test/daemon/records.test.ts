@@ -157,7 +157,8 @@ test('subnet.env is read as well: what flanneld left tells the subnets of before
 test('what a node remembers is believed only when this node wrote it', (t) => {
   const state = { nodeName: 'n1', key: 'k', subnets: { 4: cidr('10.244.1.0/24') }, mtuBytes: 1450 };
   t.deepEqual(parseNodeState(renderNodeState(state), 'n1'), state);
-  const more = { ...state, publicIps: { 4: ip('192.0.2.1') }, machine: readMachineIdentity() };
+  const told = { publicIps: { 4: ip('192.0.2.1') }, backendData: { 4: { VNI: 1 } } };
+  const more = { ...state, ...told, machine: readMachineIdentity() };
   t.deepEqual(parseNodeState(renderNodeState(more), 'n1'), more);
   t.is(parseNodeState(renderNodeState(state), 'n2'), undefined);
   for (const bad of [

@@ -77,6 +77,37 @@ for (const type of ['vxlan', 'host-gw']) {
   );
 }
 
+test.serial(
+  'two nodes of one name have two MAC addresses, say why, and others have rows of both',
+  async (t) => {
+    const nodes = await Nodes.open(t, 3);
+    const v4 = JSON.stringify({ Network: '10.244.0.0/16', Backend: { Type: 'vxlan' } });
+    const [first, third] = [nodes.start(0, v4, { nodeName: 'node' }), nodes.start(2, v4)];
+    await first.ready();
+    const second = nodes.start(1, v4, { nodeName: 'node' });
+    await Promise.all(
+      [first, second, third].map((agent) => agent.until('both others', ({ peers }) => peers === 2)),
+    );
+    const mac = (agent: Agent) => /ether (\S+)/.exec(agent.run('ip', 'link', 'show', 'fl.1'))?.[1] ?? '';
+    await until('the later one has another', () => mac(first) !== mac(second));
+    await third.until('no problem', ({ problems }) => !problems.some((text) => text.includes('VtepMAC')));
+    const entries = third.run('bridge', 'fdb', 'show', 'dev', 'fl.1');
+    for (const [agent, address] of [
+      [first, '172.30.0.11'],
+      [second, '172.30.0.12'],
+    ] as const)
+      t.true(entries.includes(`${mac(agent)} dst ${address} self permanent`), entries);
+    await second.until('it says why', ({ problems }) => {
+      return problems.some((text) => /^this node: the VtepMAC .* of the name node is that of/.test(text));
+    });
+    const kept = mac(second);
+    await second.end('SIGKILL');
+    const again = nodes.start(1, v4, { nodeName: 'node' });
+    t.is((await again.ready()).writes, 0);
+    t.is(mac(again), kept, 'also after a restart');
+  },
+);
+
 test.serial('packets to addresses that no pod has end in the blackhole, where one is wished', async (t) => {
   const nodes = await Nodes.open(t, 1);
   // No bridge of pods with a route of its own to the subnet: as where another plugin has a route for each pod.
