@@ -1,5 +1,5 @@
 import { isMissing } from './errors.ts';
-import { decodeChain, decodeTable } from './netlink/nftables/messages.ts';
+import { decodeChainUses, decodeTable, decodeTableHandle } from './netlink/nftables/messages.ts';
 import { getChain, getElement, getTable } from './netlink/nftables/requests.ts';
 import type { NftElement, NftLayout } from './netlink/nftables/spec.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
@@ -39,9 +39,9 @@ export class TableGlance {
   async #isSameTable(): Promise<boolean> {
     const [table] = await this.#socket.request(getTable(this.#layout));
     if (table === undefined) return false;
-    const { handle, flags } = decodeTable(table);
+    const handle = decodeTableHandle(table);
     this.#handle ??= handle;
-    return handle === this.#handle && flags === 0;
+    return handle === this.#handle && decodeTable(table).flags === 0;
   }
 
   /** Nothing leads to chains with hooks but the kernel: what counts there are rules. */
@@ -49,7 +49,7 @@ export class TableGlance {
     for (const { name, hook, rules } of this.#layout.chains) {
       if (hook === undefined) continue;
       const [chain] = await this.#socket.request(getChain(this.#layout, name));
-      if (chain === undefined || decodeChain(chain).uses < rules.length) return false;
+      if (chain === undefined || decodeChainUses(chain) < rules.length) return false;
     }
     return true;
   }

@@ -56,7 +56,7 @@ function openSet(layout: NftLayout, spec: NftSet): OpenSet {
 export interface NftTableOptions {
   /** From {@link openNftSocket}. */
   readonly socket: NetlinkSocket;
-  /** Another one, to read with: with a lane, so that nothing waits while the kernel writes down a large set. */
+  /** Another one, for what is long: with a lane, so that nothing waits while the kernel writes down or takes in much. */
   readonly reader?: NetlinkSocket;
   readonly layout: NftLayout;
   /**
@@ -177,7 +177,7 @@ export class NftTable implements Table<string, NftElement> {
     for (const change of good) this.#keep(change.key, change.kind === 'delete' ? undefined : change.wanted);
     if (this.#inPlace && refused === undefined) return failures;
     if (refused !== undefined) this.#onRefused(refused);
-    const error = await this.#makeAnew([...this.#fitting(this.#ownersRows?.() ?? this.#rows.values())]);
+    const { error } = await this.#makeAnew([]);
     if (error === undefined) return failures;
     // Nothing was done. The next write makes the table anew, with these rows as they were.
     for (const change of good) this.#keep(change.key, change.kind === 'create' ? undefined : change.actual);
@@ -195,14 +195,8 @@ export class NftTable implements Table<string, NftElement> {
   /** Makes the table of the owner's rows, in the one transaction that puts it in the place of what is there. */
   async rebuild(): Promise<Made> {
     const failures: Failure<string>[] = [];
-    const rows: NftElement[] = [];
-    const slices = new Slices();
-    for (const row of this.#fitting(this.#ownersRows?.() ?? this.#rows.values(), failures)) {
-      rows.push(row);
-      if (slices.isOverAfterStep()) await slices.next();
-    }
-    const error = await this.#makeAnew(rows);
-    if (error === undefined) return { writes: rows.length, failures };
+    const { error, writes } = await this.#makeAnew(failures);
+    if (error === undefined) return { writes, failures };
     return { writes: 0, failures: [...failures, { key: LAYOUT_MISSING, kind: 'create', error }] };
   }
 
@@ -243,6 +237,7 @@ export class NftTable implements Table<string, NftElement> {
     await commit(this.#socket, this.#removal());
     return await this.rebuild();
   }
+
   /** What goes to the kernel in one transaction each. */
   *#portions(
     elements: Iterable<NftElement | PackedElements>,
@@ -266,15 +261,6 @@ export class NftTable implements Table<string, NftElement> {
     yield { count, messages: messages.concat(this.#elementMessages('add', rows)) };
   }
 
-  /** Those that can be elements of their sets. */
-  *#fitting(elements: Iterable<NftElement>, failures: Failure<string>[] = []): Generator<NftElement> {
-    for (const element of elements) {
-      const reason = this.#misfit(element);
-      if (reason === undefined) yield element;
-      else failures.push(this.#misfitting(nftElementKey(element), 'create', reason));
-    }
-  }
-
   #misfitting(key: string, kind: Failure['kind'], reason: string): Failure<string> {
     return { key, kind, error: new RangeError(`${this.name}, element "${key}": ${reason}`) };
   }
@@ -285,15 +271,27 @@ export class NftTable implements Table<string, NftElement> {
     else this.#rows.set(key, row);
   }
 
-  async #makeAnew(rows: readonly NftElement[]): Promise<KernelError | undefined> {
-    const dynamic = await this.#readDynamic();
+  /** Of all rows; those that do not fit become failures. In slices, and the kernel takes it in beside all else. */
+  async #makeAnew(
+    failures: Failure<string>[],
+  ): Promise<{ readonly error: KernelError | undefined; readonly writes: number }> {
+    const slices = new Slices();
+    const { begin, end } = this.#encoded;
+    const messages = [...this.#removal(), ...begin];
+    let writes = 0;
+    for (const portion of this.#portions(this.#ownersRows?.() ?? this.#rows.values(), failures)) {
+      messages.push(...portion.messages);
+      writes += portion.count;
+      if (slices.isOver) await slices.next();
+    }
+    messages.push(...(await this.#readDynamic(slices)), ...end);
     const counted = await this.readPackets();
-    const error = await this.#send(this.#tableMessages(rows, dynamic));
+    const error = await commit(this.#reader, messages);
     this.#inPlace = error === undefined;
-    if (error !== undefined) return error;
+    if (error !== undefined) return { error, writes: 0 };
     this.#timesMade += 1;
     if (counted.size > 0) this.#onCounted(counted);
-    return undefined;
+    return { error, writes };
   }
 
   /** Takes the whole table away; it may be gone already. */
@@ -316,17 +314,21 @@ export class NftTable implements Table<string, NftElement> {
     return error;
   }
 
-  /** What packets have put into the table that is about to be replaced: clients keep their endpoints. */
-  async #readDynamic(): Promise<NftElement[]> {
+  /** Messages of what packets have put into the table that is about to be replaced: clients keep their endpoints. */
+  async #readDynamic(slices: Slices): Promise<NetlinkMessage[]> {
     const dynamic = this.#layout.sets.filter((set) => set.dynamic);
     if (dynamic.length === 0) return [];
     const there = await readSets(this.#socket, this.#layout);
-    const elements: NftElement[] = [];
+    const kept: NetlinkMessage[] = [];
     for (const set of dynamic.filter((each) => there.has(each))) {
-      const messages = await this.#reader.dump(getElements(this.#layout, set.name));
-      elements.push(...decodeElements(set, messages));
+      for (const message of await this.#reader.dump(getElements(this.#layout, set.name))) {
+        const elements = decodeElements(set, [message]);
+        const living = elements.filter(({ lifetime }) => lifetime === undefined || lifetime.expiresMs > 0);
+        kept.push(...this.#elementMessages('add', living));
+        if (slices.isOver) await slices.next();
+      }
     }
-    return elements.filter(({ lifetime }) => lifetime === undefined || lifetime.expiresMs > 0);
+    return kept;
   }
 
   /** Only what changes. A new value is a removal and an addition: the kernel has no other way. */
@@ -339,17 +341,6 @@ export class NftTable implements Table<string, NftElement> {
   /** A table must be there to be deleted. */
   #removal(): NetlinkMessage[] {
     return [newTable(this.#layout), deleteTable(this.#layout)];
-  }
-
-  #tableMessages(rows: readonly NftElement[], dynamic: readonly NftElement[]): NetlinkMessage[] {
-    const { begin, end } = this.#encoded;
-    return [
-      ...this.#removal(),
-      ...begin,
-      ...this.#elementMessages('add', rows),
-      ...this.#elementMessages('add', dynamic),
-      ...end,
-    ];
   }
 
   #elementMessages(way: 'add' | 'remove', elements: Iterable<NftElement>): NetlinkMessage[] {

@@ -4,6 +4,7 @@ import test from 'ava';
 import { reconcile } from '../../core/reconcile.ts';
 import { layer } from '../../core/rows.ts';
 import type { KernelError } from '../../kernel/errors.ts';
+import { openLane } from '../../kernel/lane.ts';
 import { drop, inSet, rule, setMetaFromMap, vmap } from '../../kernel/netlink/nftables/expressions.ts';
 import { ipDaddr, ipSaddr, masked, metaMark } from '../../kernel/netlink/nftables/fields.ts';
 import { hexU32, nftKey, nftRange, writeHex } from '../../kernel/netlink/nftables/keys.ts';
@@ -13,7 +14,7 @@ import {
   type NftLayout,
   nftElementKey,
 } from '../../kernel/netlink/nftables/spec.ts';
-import { LAYOUT_MISSING, NftTable, readGeneration } from '../../kernel/nftables.ts';
+import { LAYOUT_MISSING, NftTable, openNftSocket, readGeneration } from '../../kernel/nftables.ts';
 import { largeLayout, largeRows } from './nftables-killed.ts';
 import { NSENTER, openNftSpace, settle } from './nftables-space.ts';
 
@@ -254,6 +255,30 @@ test('a table that is filled in several transactions is the one that is made in 
   t.is(nft('list ruleset').replaceAll(elements, ''), listing.replaceAll(elements, ''));
   t.is((await table.read()).size, 25_002);
   t.is(table.timesMade, 2);
+});
+
+test('what makes a whole table goes by the socket for what is long, and changes by the other', async (t) => {
+  const { socket, fd } = openNftSpace(t);
+  using lane = openLane();
+  using reader = openNftSocket({ namespaceFd: fd, lane });
+  const sent: string[] = [];
+  for (const [name, one] of Object.entries({ socket, reader })) {
+    const send = one.transaction.bind(one);
+    one.transaction = (messages, ...rest) => {
+      const bytes = messages.reduce((sum, { payload }) => sum + payload.length, 0);
+      sent.push(`${name}: ${bytes > 10_000 ? 'much' : 'little'}`);
+      return send(messages, ...rest);
+    };
+  }
+  const change = { kind: 'delete', key: 'marks 0a000001', actual: mark(1, 0) } as const;
+  const table = new NftTable({ socket, reader, layout: largeLayout, rows: largeRows });
+  await table.rebuild();
+  t.deepEqual(sent.splice(0), ['reader: much']);
+  t.deepEqual(await table.write([change]), []);
+  t.deepEqual(sent.splice(0), ['socket: little']);
+  // It is not there any more: the change is refused, and all rows are written.
+  t.deepEqual(await table.write([change]), []);
+  t.deepEqual(sent, ['socket: little', 'reader: much']);
 });
 
 test('a table is filled with elements that were put straight into messages, as with rows', async (t) => {

@@ -192,8 +192,6 @@ export interface TableState {
   /** NFT_TABLE_F_*; 1 is dormant: nothing of it is in force. */
   readonly flags: number;
   readonly comment: string | undefined;
-  /** The kernel's own number for it: a table that is made again gets another one. */
-  readonly handle: bigint;
 }
 
 export function decodeTable(message: NetlinkMessage): TableState {
@@ -202,7 +200,6 @@ export function decodeTable(message: NetlinkMessage): TableState {
     name: attributes.text(nft.table.NAME) ?? '',
     flags: attributes.u32be(nft.table.FLAGS) ?? 0,
     comment: commentOf(attributes.get(nft.table.USERDATA)),
-    handle: attributes.u64be(nft.table.HANDLE) ?? 0n,
   };
 }
 
@@ -213,8 +210,6 @@ export interface ChainState {
   /** NF_INET_* and priority, of base chains. */
   readonly hook: { readonly number: number; readonly priority: number } | undefined;
   readonly policy: number | undefined;
-  /** Its rules, and what leads to it. */
-  readonly uses: number;
 }
 
 export function decodeChain(message: NetlinkMessage): ChainState {
@@ -229,8 +224,17 @@ export function decodeChain(message: NetlinkMessage): ChainState {
       priority: (hook.u32be(nft.hook.PRIORITY) ?? 0) | 0,
     },
     policy: attributes.u32be(nft.chain.POLICY),
-    uses: attributes.u32be(nft.chain.USE) ?? 0,
   };
+}
+
+/** The kernel's own number for a table: one that is made again gets another. */
+export function decodeTableHandle(message: NetlinkMessage): bigint {
+  return attributesOf(message, 'NFT_MSG_NEWTABLE').u64be(nft.table.HANDLE) ?? 0n;
+}
+
+/** How many rules a chain has, and how many lead to it. */
+export function decodeChainUses(message: NetlinkMessage): number {
+  return attributesOf(message, 'NFT_MSG_NEWCHAIN').u32be(nft.chain.USE) ?? 0;
 }
 
 export interface RuleState {
