@@ -100,6 +100,12 @@ export class Bridges {
     return this.#known.get(bridge)?.link?.mac;
   }
 
+  /** The link's number; undefined while it is not known to stand. */
+  indexOf(bridge: string): number | undefined {
+    const known = this.#known.get(bridge);
+    return known?.ready === true ? known.link?.index : undefined;
+  }
+
   /** Looks whether the bridge is as it must be; gives the number of rows that were written. Throws CniError. */
   async repair(bridge: string): Promise<number> {
     const known = this.#known.get(bridge);

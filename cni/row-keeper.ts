@@ -73,6 +73,8 @@ export class RowKeeper {
     for (const { table, key, error } of failures)
       log.error({ table, key, error: error.message }, 'row not brought in line');
     if (writes > 0) log.warn({ writes }, 'rows of pods brought in line');
+    for (const part of leases.values()) wanted.noteMade(part);
+    if (failures.some(({ table }) => table === node.sysctls.name)) wanted.noteLost('sysctls');
     await this.#iptables.look();
     await tables.flush();
   }

@@ -16,6 +16,7 @@ import { NodeLinks } from './node-links.ts';
 import type { NodeNetwork } from './node-network.ts';
 import { KernelTables } from './part-tables.ts';
 import { type Call, Plugin } from './plugin.ts';
+import { PortKeeper } from './port-keeper.ts';
 import { subnetRange } from './ranges.ts';
 import { RowKeeper } from './row-keeper.ts';
 import { makeVlanGateway } from './vlan-gateway.ts';
@@ -73,10 +74,12 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
     log,
     onRepaired: () => keeper.onBridge(),
   });
+  const ports = new PortKeeper({ tables, wanted, log, indexOf: (bridge) => bridges.indexOf(bridge) });
   const trouble = () => bridgeKeeper.trouble() ?? keeper.trouble();
   const plugin = new Plugin({ tables, bridges, leases, wanted, imports, node, network, log, pass, trouble });
   keepRunning(stack, (signal) => bridgeKeeper.run(signal));
   keepRunning(stack, (signal) => keeper.run(signal));
+  keepRunning(stack, (signal) => ports.run(signal));
   keepRunning(stack, (signal) => keepNodeBridge(bridges, options, signal));
   const serve = (call: Call) => plugin.serve(call);
   const { lane } = tables.node.attachment;

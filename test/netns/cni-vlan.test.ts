@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import test, { type ExecutionContext } from 'ava';
-import { CniNode, execIn, testConfig } from '../cni/node.ts';
+import { CniNode, eventually, execIn, testConfig } from '../cni/node.ts';
 
 //  pod a, pod b ── VLAN 5 ─┐
 //                          cni0 ── VLAN 5 ── cni0.5 (10.55.5.1/24) on the node
@@ -53,4 +53,12 @@ test('pods in a VLAN reach each other and their gateway on the node; one in anot
   t.is(await connect(node.namespace, b.ip), '10.55.5.1');
   await t.throwsAsync(connect(other.netns, b.ip));
   t.is((await node.exec('sysctl', '-n', 'net/ipv6/conf/cni0.5/accept_ra')).trim(), '0');
+  for (const pair of await node.pairs()) await node.exec('bridge', 'vlan', 'del', 'vid', '5', 'dev', pair);
+  t.true(
+    await eventually(() =>
+      connect(a.netns, b.ip)
+        .then((ip) => ip === a.ip)
+        .catch(() => false),
+    ),
+  );
 });
