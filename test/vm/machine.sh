@@ -10,6 +10,8 @@ here=$(readlink -f "$(dirname "$0")")
 # Relative names from here on: a socket's path may have 107 bytes only, and /mnt is about to be hidden.
 cd "$2"
 version=$(ls "$kernel"/lib/modules)
+# virtiofsd locks a file of this name that all machines share.
+share=share-$(basename "$PWD")
 memory_mb=768
 
 # What the guest needs to reach the host's root; everything else it then loads from there.
@@ -44,10 +46,10 @@ share_root() {
   awk '$5 ~ "^/mnt/" { print $5 }' /proc/self/mountinfo | while read -r place; do
     mount -o remount,bind,ro "$(printf '%b' "$place")" 2>/dev/null || true
   done
-  /usr/lib/qemu/virtiofsd --socket-path=share -o source=/mnt -o cache=always -o sandbox=chroot \
+  /usr/lib/qemu/virtiofsd --socket-path="$share" -o source=/mnt -o cache=always -o sandbox=chroot \
     --thread-pool-size=4 >virtiofsd.log 2>&1 </dev/null &
   tries=100
-  until [ -S share ]; do
+  until [ -S "$share" ]; do
     tries=$((tries - 1))
     [ "$tries" -gt 0 ] || { cat virtiofsd.log >&2 && exit 1; }
     sleep 0.05
@@ -67,7 +69,7 @@ exec qemu-system-x86_64 \
     random.trust_cpu=on selinux=0 apparmor=0 audit=0' \
   -serial file:console \
   -object memory-backend-memfd,id=memory,size="$memory_mb"M,share=on -numa node,memdev=memory \
-  -chardev socket,id=share,path=share -device vhost-user-fs-pci,chardev=share,tag=root \
+  -chardev socket,id=share,path="$share" -device vhost-user-fs-pci,chardev=share,tag=root \
   -device virtio-serial-pci \
   -chardev stdio,id=output,signal=off -device virtserialport,chardev=output,name=output \
   -chardev file,id=results,path=results -device virtserialport,chardev=results,name=results

@@ -12,8 +12,12 @@ import { Command } from 'commander';
 import { NAMED_LIMIT_SECONDS, parseResults, renderJob, renderSummary, SUITES, type Suite } from './suites.ts';
 
 const EXIT_UNABLE = 3;
-/** Beyond the budget, which the guest itself keeps between suites: for boot, and for the suite begun last. */
+/** Beyond the budget, which the guest itself keeps: for its boot and its end. */
 const GRACE_SECONDS = 60;
+/** For the list; files that are named get as much as their limits come to. */
+const BUDGET_MINUTES = 18;
+/** apt may wait long for a network that does not answer. */
+const PREPARATION_LIMIT_MS = 5 * 60_000;
 const PARENT_POLL_MS = 500;
 
 const checkout = join(import.meta.dirname, '../..');
@@ -24,47 +28,61 @@ const command = new Command('npm run test:vm --')
     "Runs test files in a virtual machine with Debian's kernel. Without a file: a list of its own.",
   )
   .argument('[files...]', 'the test files to run, or benches')
-  .option('--minutes <n>', 'no further file is begun after this time', Number, 15)
+  .option('--minutes <n>', 'a file is begun only if its limit ends within this time', Number)
+  .option('--entries', 'benches print what they found for another process', false)
   .action(main);
 await command.parseAsync();
 
-async function main(files: readonly string[], { minutes }: { minutes: number }): Promise<void> {
+interface Options {
+  readonly minutes?: number;
+  readonly entries: boolean;
+}
+
+async function main(files: readonly string[], options: Options): Promise<void> {
+  const suites = files.length === 0 ? SUITES : files.map((name) => namedSuite(name, options));
+  const { minutes = files.length === 0 ? BUDGET_MINUTES : limitMinutes(suites) } = options;
   if (!(minutes > 0)) command.error(`error: --minutes: a number above 0 is needed`);
-  const suites = files.length === 0 ? SUITES : files.map(namedSuite);
-  const kernel = prepareKernel();
+  const kernel = prepareKernel(suites);
   if (kernel === undefined) return;
   using folder = runFolder();
-  const budgetSeconds = Math.ceil(minutes * 60);
+  // The preparation counts as well.
+  const budgetSeconds = Math.max(1, Math.ceil(minutes * 60 - performance.now() / 1000));
   writeFileSync(join(folder.path, 'job'), renderJob(checkout, budgetSeconds, suites));
-  const end = await runMachine(kernel, folder.path, lastSecond(budgetSeconds, suites));
+  const end = await runMachine(kernel, folder.path, budgetSeconds + GRACE_SECONDS);
   report(folder.path, suites, end);
 }
 
-function namedSuite(name: string): Suite {
+function limitMinutes(suites: readonly Suite[]): number {
+  const seconds = suites.reduce((sum, { limitSeconds }) => sum + limitSeconds, GRACE_SECONDS);
+  return (seconds * 1000 + PREPARATION_LIMIT_MS) / 60_000;
+}
+
+function namedSuite(name: string, { entries }: Options): Suite {
   const file = relative(checkout, resolve(name));
   if (file.startsWith('..') || !existsSync(join(checkout, file)))
     command.error(`error: ${name}: no such test file in ${checkout}`);
-  return SUITES.find((suite) => suite.file === file) ?? { file, limitSeconds: NAMED_LIMIT_SECONDS };
-}
-
-/** When the machine is ended from outside. */
-function lastSecond(budgetSeconds: number, suites: readonly Suite[]): number {
-  return budgetSeconds + Math.max(...suites.map(({ limitSeconds }) => limitSeconds)) + GRACE_SECONDS;
+  const match = entries && file.startsWith('bench/') ? '--entries' : undefined;
+  return { file, limitSeconds: NAMED_LIMIT_SECONDS, ...(match && { match }) };
 }
 
 /** The folder with the unpacked kernel; undefined, with the exit status set, when there is none to be had. */
-function prepareKernel(): string | undefined {
-  const { status, stdout, stderr } = spawnSync('sh', [join(import.meta.dirname, 'prepare.sh'), cache], {
+function prepareKernel(suites: readonly Suite[]): string | undefined {
+  const { status, stdout, error } = spawnSync('sh', [join(import.meta.dirname, 'prepare.sh'), cache], {
     stdio: ['ignore', 'pipe', 'inherit'],
     encoding: 'utf8',
+    timeout: PREPARATION_LIMIT_MS,
   });
   if (status === 0) return stdout.trim();
-  unable(stderr ?? 'the preparation failed (above)');
+  unable(
+    error === undefined ? 'the preparation failed (above)' : `the preparation: ${error.message}`,
+    suites,
+  );
   return undefined;
 }
 
-function unable(reason: string): void {
+function unable(reason: string, suites: readonly Suite[]): void {
   process.stderr.write(`vm: skipped, nothing was run in a virtual machine: ${reason}\n`);
+  process.stderr.write(renderSummary(parseResults('', suites), 'no machine'));
   process.exitCode = EXIT_UNABLE;
 }
 
@@ -125,7 +143,7 @@ function report(folder: string, suites: readonly Suite[], end: End): void {
     return;
   }
   if (results.kernel === undefined) {
-    unable(`the machine did not come up; its console says:\n${read('console').slice(-2000)}`);
+    unable(`the machine did not come up; its console says:\n${read('console').slice(-2000)}`, suites);
     return;
   }
   const { version, bootSeconds } = results.kernel;

@@ -8,8 +8,9 @@ cache=$1
 mkdir -p "$cache"
 log=$cache/apt.log
 
-# qemu-system-common brings virtiofsd; busybox is the whole user space until the host's root is mounted.
-packages='qemu-system-x86 qemu-system-common busybox-static cpio'
+# qemu-system-common brings virtiofsd; busybox is the whole user space until the host's root is mounted; ipvsadm is
+# somebody else at the virtual servers, for tests.
+packages='qemu-system-x86 qemu-system-common busybox-static cpio ipvsadm'
 meta_package=linux-image-cloud-amd64
 
 unable() {

@@ -51,8 +51,8 @@ export const SUITES: readonly Suite[] = [
   { file: 'test/netns/cluster.test.ts', limitSeconds: 180, match: 'a removed pod leaves nothing*' },
 ];
 
-/** For a file that somebody names. */
-export const NAMED_LIMIT_SECONDS = 600;
+/** For a file that somebody names, whole. */
+export const NAMED_LIMIT_SECONDS = 1_500;
 
 /** What the tests use of the kernel and what is not loaded by itself on use, or is worth a word when it is absent. */
 export const MODULES: readonly string[] = [
