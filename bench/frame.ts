@@ -43,6 +43,8 @@ export interface Frame {
   ratio(name: string, samplesA: Samples, samplesB: Samples, options?: { readonly target?: Target }): number;
   /** Names a peer that is not installed or cannot run here. */
   missing(peer: string, why: string): void;
+  /** What was found on another machine, with its kernel. */
+  elsewhere(kernel: string, entries: readonly Entry[]): void;
   /** A line for the people who wait; goes to stderr. */
   progress(text: string): void;
 }
@@ -57,6 +59,8 @@ export interface Bench {
 export class RecordingFrame implements Frame {
   readonly quick: boolean;
   readonly entries: Entry[] = [];
+  /** Of another machine, where it was not this one that was measured. */
+  kernel: string | undefined;
   readonly #progress: (text: string) => void;
 
   constructor(options: { quick: boolean; progress: (text: string) => void }) {
@@ -92,6 +96,11 @@ export class RecordingFrame implements Frame {
 
   missing(peer: string, why: string): void {
     this.entries.push({ kind: 'missing', peer, why });
+  }
+
+  elsewhere(kernel: string, entries: readonly Entry[]): void {
+    this.kernel = kernel;
+    this.entries.push(...entries);
   }
 
   progress(text: string): void {

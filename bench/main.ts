@@ -8,8 +8,16 @@ import { type Bench, RecordingFrame } from './frame.ts';
 const notBenches = ['main.ts', 'frame.ts'];
 const recordUrl = new URL('../docs/benchmarks.md', import.meta.url);
 
+/** What the proxy's modes are measured by. */
+const modeBenches: ReadonlyMap<string, string> = new Map([
+  ['nftables', 'proxy'],
+  ['ipvs', 'ipvs'],
+]);
+
 interface Options {
   readonly json: boolean;
+  readonly entries: boolean;
+  readonly mode?: string | undefined;
   readonly record: boolean;
   readonly quick: boolean;
 }
@@ -18,6 +26,8 @@ const command = new Command('npm run bench --')
   .description('Measures Fairlead. Without a name: lists the benches. "all" runs every one.')
   .argument('[names...]', 'the benches to run')
   .option('--json', 'print one JSON object a line', false)
+  .option('--entries', 'print all that was found as one line of JSON, for another process', false)
+  .option('--mode <mode>', `of the bench proxy: ${[...modeBenches.keys()].join(' (default) or ')}`)
   .option('--record', "replace the bench's section in docs/benchmarks.md", false)
   .option('--quick', 'few rounds and small sizes: shows that it runs, not how fast', false)
   .action(main);
@@ -25,6 +35,8 @@ await command.parseAsync();
 
 async function main(names: readonly string[], options: Options): Promise<void> {
   const known = benchNames();
+  if (options.mode !== undefined)
+    return main(namesOfMode(names, options.mode), { ...options, mode: undefined });
   if (names.length === 0) return listBenches(known);
   if (options.quick && options.record) command.error('error: --quick measures nothing worth recording');
   const wanted = names.includes('all') ? known : names;
@@ -32,6 +44,17 @@ async function main(names: readonly string[], options: Options): Promise<void> {
   if (unknown.length > 0)
     command.error(`error: no bench ${unknown.join(', ')}; there are: ${known.join(', ')}`);
   for (const name of wanted) await runBench(name, options);
+}
+
+/** `proxy --mode ipvs` is the bench ipvs. */
+function namesOfMode(names: readonly string[], mode: string): string[] {
+  const bench = modeBenches.get(mode);
+  if (names.join() !== 'proxy') command.error('error: --mode is for the bench proxy');
+  if (bench === undefined)
+    return command.error(
+      `error: --mode: ${mode} is not measured; there are: ${[...modeBenches.keys()].join(', ')}`,
+    );
+  return [bench];
 }
 
 function benchNames(): string[] {
@@ -57,7 +80,8 @@ async function runBench(name: string, options: Options): Promise<void> {
     progress: (text) => console.error(`${name}: ${text}`),
   });
   await bench.run(frame);
-  if (options.json) for (const line of renderJson(name, frame.entries)) console.log(line);
+  if (options.entries) console.log(JSON.stringify(frame.entries));
+  else if (options.json) for (const line of renderJson(name, frame.entries)) console.log(line);
   else
     console.log(
       `${name}: ${bench.description}\n${renderTable(frame.entries)}\n${renderVerdict(frame.entries)}\n`,
@@ -65,11 +89,11 @@ async function runBench(name: string, options: Options): Promise<void> {
   if (options.record) record(name, bench, frame);
 }
 
-function record(name: string, { description }: Bench, { entries }: RecordingFrame): void {
+function record(name: string, { description }: Bench, { entries, kernel }: RecordingFrame): void {
   const occasion = {
     date: new Date().toISOString().slice(0, 10),
-    command: `npm run bench -- ${name}`,
-    kernel: `${type()} ${release()}`,
+    command: `npm run bench -- ${name === 'ipvs' ? 'proxy --mode ipvs' : name}`,
+    kernel: kernel ?? `${type()} ${release()}`,
     cores: availableParallelism(),
     node: process.version,
   };
