@@ -10,6 +10,8 @@ import { fileConfigSource } from '../../daemon/config-source.ts';
 import { startDaemon } from '../../daemon/daemon.ts';
 import { EtcdClient } from '../../daemon/etcd.ts';
 import { EtcdLeaseStore } from '../../daemon/store-etcd.ts';
+import { KubeLeaseStore } from '../../daemon/store-kube.ts';
+import { KubeClient } from '../../kube/client.ts';
 
 export interface AgentArguments {
   readonly nodeName: string;
@@ -21,6 +23,8 @@ export interface AgentArguments {
   readonly ttlSeconds?: number;
   readonly blackholeRoute?: boolean;
   readonly nonMasqueradeCidrs?: readonly string[];
+  /** Leases are Nodes of this API server, not keys of etcd. */
+  readonly api?: { readonly server: string; readonly token: string };
   /** A file whose changes are followed; it begins as `config`. */
   readonly configFile?: string;
 }
@@ -35,6 +39,7 @@ const {
   configFile,
   blackholeRoute,
   nonMasqueradeCidrs = [],
+  api,
 } = JSON.parse(process.argv[2] ?? '') as AgentArguments;
 const write = (line: object) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const logged = (level: string) => (fields: object, message: string) =>
@@ -48,13 +53,13 @@ function setClock(jumpSeconds: number): void {
   Date.now = () => now() + jumpSeconds * 1000;
 }
 
-const config = parseNetworkConfig(text);
+const config = parseNetworkConfig(text, undefined, api && { givesSubnets: false });
 using client = new EtcdClient({ endpoints: [endpoint] });
-const store = new EtcdLeaseStore({
-  client,
-  networks: config.networks,
-  ...(ttlSeconds ? { ttlSeconds } : {}),
-});
+using kube = new KubeClient(api ?? { server: 'http://127.0.0.1:1' });
+const { networks } = config;
+const store = api
+  ? new KubeLeaseStore({ client: kube, nodeName, networks, registerNode: true })
+  : new EtcdLeaseStore({ client, networks, ...(ttlSeconds ? { ttlSeconds } : {}) });
 {
   await using daemon = await startDaemon({
     nodeName,
