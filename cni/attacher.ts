@@ -1,5 +1,6 @@
 import { applyChanges, type Report } from '../core/reconcile.ts';
 import type { Change, Table } from '../core/rows.ts';
+import type { AttachmentRow, BegunPair } from '../kernel/attachment.ts';
 import { KernelError } from '../kernel/errors.ts';
 import type { Reply } from '../kernel/unix-socket.ts';
 import type { Bridges } from './bridges.ts';
@@ -24,6 +25,7 @@ export const faultPoints = [
   'add:begin',
   'add:asking',
   'add:allocated',
+  'add:planned',
   'add:begun',
   'add:recorded',
   ...rowKinds.map((kind) => `add:${kind}` as const),
@@ -54,6 +56,19 @@ export interface AnswerAhead {
   arm(): void;
 }
 
+/** A pair of links that the kernel is at work on. */
+export interface Begun {
+  readonly pair: BegunPair;
+  /** Takes it back, where it does not come to `make`. */
+  abandon(): Promise<void>;
+}
+
+/** What `make` has to do with besides rows. */
+export interface MakeOptions {
+  readonly ahead?: AnswerAhead | undefined;
+  readonly begun?: Begun | undefined;
+}
+
 type Way = 'create' | 'delete';
 
 interface LayerOptions {
@@ -61,6 +76,7 @@ interface LayerOptions {
   readonly namespaceFd: number | undefined;
   /** Sent when the pair is made. */
   readonly reply?: Reply | undefined;
+  readonly begun?: BegunPair | undefined;
   /** Rows that are left alone. */
   readonly but?: readonly Failed[];
 }
@@ -83,13 +99,32 @@ export class Attacher {
   }
 
   /**
+   * The kernel begins with the pair of links while all the rest is planned, which `make` goes on with. Undefined where
+   * that is of no use.
+   */
+  begin(attachment: AttachmentRow, namespaceFd: number): Begun | undefined {
+    const { tables, log } = this.#options;
+    const [row] = forWrite(new Map([['', attachment]]), 'attachment', 'create', { namespaceFd }).values();
+    const pair = tables.begin(row as AttachmentRow);
+    if (pair === undefined) return undefined;
+    const { hostName } = attachment;
+    const abandon = async () => {
+      const error = await tables.abandon(hostName, pair);
+      if (error !== undefined)
+        log.error({ hostName, error: error.message }, 'link of a failed ADD not removed');
+    };
+    return { pair, abandon };
+  }
+
+  /**
    * Makes the rows in the order of their tables. The record is written while the kernel works on the first of them: a
    * row without a part is removed by the next daemon. Throws CniError.
    */
-  async make(part: Part, namespaceFd: number, ahead?: AnswerAhead): Promise<void> {
+  async make(part: Part, namespaceFd: number, { ahead, begun }: MakeOptions = {}): Promise<void> {
     const { leases, wanted, pass } = this.#options;
     const conflict = wanted.hostPortConflict(part);
     if (conflict !== undefined) {
+      await begun?.abandon();
       if (part.addresses !== undefined) leases.giveBack(attachmentKey(part));
       throw conflict;
     }
@@ -102,6 +137,7 @@ export class Attacher {
     const isLast = ahead !== undefined && staleFlows(hostPortsOf(part.rows)).length === 0;
     const making = this.#write(part.rows, 'create', {
       namespaceFd,
+      begun: begun?.pair,
       ...(isLast && { ahead: { reply: ahead.reply, arm } }),
     });
     pass('add:begun');
@@ -213,10 +249,10 @@ export class Attacher {
     );
   }
 
-  #layer(rows: PartRows, kind: RowKind, way: Way, { namespaceFd, reply, but = [] }: LayerOptions) {
+  #layer(rows: PartRows, kind: RowKind, way: Way, { namespaceFd, reply, begun, but = [] }: LayerOptions) {
     if (rows[kind] === undefined) return undefined;
     const { wanted, pass } = this.#options;
-    const own = forWrite(rowsOf(rows, kind), kind, way, { namespaceFd, reply });
+    const own = forWrite(rowsOf(rows, kind), kind, way, { namespaceFd, reply, begun });
     const table = this.#table(kind, rows, namespaceFd);
     if (table === undefined) return undefined;
     const isFailed = (key: string) => but.some((one) => one.table === table.name && one.key === key);
@@ -274,12 +310,15 @@ function forWrite(
   own: ReadonlyMap<string, unknown>,
   kind: RowKind,
   way: Way,
-  { namespaceFd, reply }: LayerOptions,
+  { namespaceFd, reply, begun }: LayerOptions,
 ): ReadonlyMap<string, unknown> {
   if (kind !== 'attachment' || way === 'delete') return own;
   const rows = own as ReturnType<typeof rowsOf<'attachment'>>;
   return new Map(
-    [...rows].map(([key, row]) => [key, { ...row, pod: row.pod && { ...row.pod, namespaceFd, reply } }]),
+    [...rows].map(([key, row]) => [
+      key,
+      { ...row, pod: row.pod && { ...row.pod, namespaceFd, reply, begun } },
+    ]),
   );
 }
 

@@ -1,5 +1,5 @@
 import { Addressing, type AddressingOptions } from './addressing.ts';
-import { type AnswerAhead, Attacher, type AttacherOptions, interfaceExists } from './attacher.ts';
+import { type AnswerAhead, Attacher, type AttacherOptions, type Begun, interfaceExists } from './attacher.ts';
 import { checkChained, checkPart } from './check.ts';
 import { foreignOf } from './configured-foreign.ts';
 import { CniError } from './error.ts';
@@ -63,22 +63,28 @@ export class Chain {
     const acquired = acquiring instanceof Promise ? await acquiring : acquiring;
     pass('add:allocated');
     let isMaking = false;
+    let begun: Begun | undefined;
     try {
-      const planned = network.plan({ id, sandbox, args, ipam: acquired.ipam });
-      if (planned instanceof CniError) throw planned;
-      const { rows, bridge, result } = planned;
+      const pair = network.plan({ id, sandbox, args, ipam: acquired.ipam });
+      if (pair instanceof CniError) throw pair;
+      const { bridge } = pair;
       const ready = bridge === undefined || bridges.ensure(bridge);
       if (ready !== true) await ready;
+      begun = pair.attachment && this.#attacher.begin(pair.attachment, namespaceFd);
+      const planned = pair.rest();
+      if (planned instanceof CniError) throw planned;
+      pass('add:planned');
+      const { rows, result } = planned;
       const part: Part = { ...id, type: request.type, rows, ...acquired.kept, bridge };
       isMaking = true;
       const answer = () => this.#withBridgeMac(result, bridge?.bridge);
-      await this.#attacher.make(
-        part,
-        namespaceFd,
-        ahead && { reply: ahead.reply, arm: () => ahead.arm(answer()) },
-      );
+      await this.#attacher.make(part, namespaceFd, {
+        ahead: ahead && { reply: ahead.reply, arm: () => ahead.arm(answer()) },
+        begun,
+      });
       return { part, result: answer() };
     } catch (error) {
+      if (!isMaking) await begun?.abandon();
       // What was begun gives its addresses back itself; a foreign plugin is always told.
       await this.#addressing.giveBack(request, isMaking ? { ...acquired, kept: {} } : acquired);
       throw error;

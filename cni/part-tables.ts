@@ -1,4 +1,5 @@
 import type { Change, Failure, Table } from '../core/rows.ts';
+import type { AttachmentRow, BegunPair } from '../kernel/attachment.ts';
 import { type AttachmentPlace, type AttachmentState, readAttachment } from '../kernel/attachment-check.ts';
 import { AttachmentTable } from '../kernel/attachment-table.ts';
 import { BridgePortTable } from '../kernel/bridge-port.ts';
@@ -30,6 +31,10 @@ export interface PartTables {
   pod(namespaceFd: Descriptor, settings: readonly PodSetting[]): Table<string, PodSetting>;
   /** Those of the node's parameters that the rows of a part are. */
   sysctls(keys: readonly string[]): Table<string, SysctlSettingRow>;
+  /** {@link AttachmentTable.begin} */
+  begin(row: AttachmentRow): BegunPair | undefined;
+  /** {@link AttachmentTable.abandon} */
+  abandon(hostName: string, begun: BegunPair): Promise<Error | undefined>;
   /** Both sides of an attachment's pair. Throws KernelError. */
   readPair(place: AttachmentPlace): Promise<AttachmentState>;
   /** Flows to these host ports begin anew. Throws KernelError. */
@@ -95,6 +100,14 @@ export class KernelTables implements PartTables, Disposable {
 
   sysctls(keys: readonly string[]): Table<string, SysctlSettingRow> {
     return new NodeSysctls({ namespaceFd: this.#namespaceFd, record: this.#record }, keys);
+  }
+
+  begin(row: AttachmentRow): BegunPair | undefined {
+    return this.node.attachment.begin(row);
+  }
+
+  abandon(hostName: string, begun: BegunPair): Promise<Error | undefined> {
+    return this.node.attachment.abandon(hostName, begun);
   }
 
   readPair(place: AttachmentPlace): Promise<AttachmentState> {

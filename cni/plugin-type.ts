@@ -1,4 +1,5 @@
 import type { Ip } from '../core/address.ts';
+import type { AttachmentRow } from '../kernel/attachment.ts';
 import type { PodSetting } from '../kernel/pod-setting.ts';
 import type { CniArgs } from './args.ts';
 import type { CniError } from './error.ts';
@@ -24,6 +25,15 @@ export interface Planned {
   /** What the rows lie on. */
   readonly bridge?: BridgeNeed | undefined;
   readonly result: Result;
+}
+
+/** What ADD begins with, and what all the rest lies on. */
+export interface PlannedPair {
+  /** Its pair of links is as it will be; undefined: known only with the rest. */
+  readonly attachment?: AttachmentRow | undefined;
+  readonly bridge?: BridgeNeed | undefined;
+  /** All of it, the pair included. */
+  rest(): Planned | CniError;
 }
 
 /** A program found in CNI_PATH. */
@@ -62,7 +72,7 @@ export interface InterfaceCall {
 /** A network as a container is to be attached to it. */
 export interface InterfaceNetwork {
   readonly ipam: IpamChoice;
-  plan(call: InterfaceCall): Planned | CniError;
+  plan(call: InterfaceCall): PlannedPair | CniError;
 }
 
 /** A plugin that makes the interface: the first of a chain. */

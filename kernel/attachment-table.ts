@@ -4,9 +4,11 @@ import { familyOf } from '../core/address.ts';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import type { Descriptor, Lane } from '../native/index.ts';
 import {
+  type AttachmentGround,
   type AttachmentPod,
   type AttachmentRow,
   attachmentAliasPrefix,
+  type BegunPair,
   hostMessages,
   ipv6MtuMinBytes,
   podIndexUsual,
@@ -31,6 +33,13 @@ const indexSpread = 1 << 29;
 
 /** On the node, then inside the container if there is anything to do. */
 type Steps = readonly [JobStep, ...JobStep[]];
+
+/** What is left to be done for a row. */
+interface Begun {
+  readonly begun: BegunPair | undefined;
+  readonly ground: AttachmentGround;
+  readonly later: readonly JobStep[];
+}
 
 export interface AttachmentTableOptions {
   /** The node's network namespace; else that of the process. Open as long as the table is used. */
@@ -98,6 +107,27 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     return failures;
   }
 
+  /**
+   * Has the kernel begin with a row's pair: `write` goes on with it, where the row has it as `begun`. Undefined where it
+   * takes more than the usual steps. The row needs no more than what belongs to the pair.
+   */
+  begin(row: AttachmentRow): BegunPair | undefined {
+    const { pod, hostName } = row;
+    const master = this.#knownMaster(row);
+    if (pod?.namespaceFd === undefined || master === undefined) return undefined;
+    if (!isPlain(row) || this.#reaper.isReaping(hostName)) return undefined;
+    const ground = { master, host: this.#index++, pod: podIndexUsual, hasIpv6: this.#hasIpv6(row) };
+    return { ground, job: this.#jobs.begin({ messages: hostMessages(row, pod, ground) }) };
+  }
+
+  /** Takes back a pair that nobody wants any more. */
+  async abandon(hostName: string, { job }: BegunPair): Promise<Error | undefined> {
+    const refused = await this.#jobs.run([], undefined, job);
+    // Not even made; what has its name is not ours.
+    if (refused !== undefined && refused.errors[0] !== undefined) return undefined;
+    return await this.#deleteNow(hostName);
+  }
+
   /** Where rows are made. */
   get lane(): Lane {
     return this.#jobs.lane;
@@ -144,23 +174,23 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
     if (pod === undefined || namespaceFd === undefined) {
       return new Error(`${hostName}: no descriptor of the container's namespace`);
     }
-    if (this.#reaper.isReaping(hostName)) await this.#reaper.flush();
+    let { begun } = pod;
+    if (begun === undefined && this.#reaper.isReaping(hostName)) await this.#reaper.flush();
     let podIndex = podIndexUsual;
     for (let attempt = 1; ; attempt += 1) {
       // Nothing is awaited on the usual way: the job has begun when `write` returns its promise.
-      const known = this.#knownMaster(row);
-      const master = known ?? (await this.#masterOf(row));
+      const master = begun?.ground.master ?? this.#knownMaster(row) ?? (await this.#masterOf(row));
       if (master === undefined) return missingBridge(row);
-      const host = this.#index++;
-      const ground = { master, host, pod: podIndex, hasIpv6: this.#hasIpv6(row) };
+      const ground = begun?.ground ?? {
+        master,
+        host: this.#index++,
+        pod: podIndex,
+        hasIpv6: this.#hasIpv6(row),
+      };
       const inside = podMessages(pod, ground);
-      const steps: Steps = [
-        { messages: hostMessages(row, pod, ground) },
-        ...(inside.length === 0 ? [] : [{ namespaceFd, messages: inside }]),
-      ];
-      const refused = await (isPlain(row)
-        ? this.#jobs.run(steps, pod.reply)
-        : this.#runGuarded(row, pod, steps));
+      const later: JobStep[] = inside.length === 0 ? [] : [{ namespaceFd, messages: inside }];
+      const refused = await this.#run(row, pod, { begun, ground, later });
+      begun = undefined;
       if (refused instanceof Error) return (await this.#deleteNow(row.hostName)) ?? refused;
       if (refused === undefined) return undefined;
       const final = await this.#clearWay(row, pod, { ...refused, master });
@@ -172,6 +202,16 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
       // Nor may it be that of the end on the host, which is in the same namespace where the host has both.
       podIndex = this.#index++;
     }
+  }
+
+  #run(
+    row: AttachmentRow,
+    pod: AttachmentPod,
+    { begun, ground, later }: Begun,
+  ): Promise<Refusal | Error | undefined> {
+    if (begun !== undefined) return this.#jobs.run(later, pod.reply, begun.job);
+    const steps: Steps = [{ messages: hostMessages(row, pod, ground) }, ...later];
+    return isPlain(row) ? this.#jobs.run(steps, pod.reply) : this.#runGuarded(row, pod, steps);
   }
 
   /** With parameters set before the first packet, or with a wait after the last step. */

@@ -8,6 +8,7 @@ import {
   prefixLengthOf,
 } from '../core/address.ts';
 import type { Reply } from '../native/index.ts';
+import type { BegunJob } from './job.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from './netlink/message.ts';
 import { encodeAddress, IFA_F_NODAD } from './netlink/route/address.ts';
 import { encodeLink, encodeVethPair, IFF_UP, IN6_ADDR_GEN_MODE_NONE } from './netlink/route/link.ts';
@@ -65,6 +66,8 @@ export interface AttachmentPod {
   readonly namespaceFd?: number | undefined;
   /** Sent when the row is made; for the time of a write, too. */
   readonly reply?: Reply | undefined;
+  /** The making of the row has begun with this. */
+  readonly begun?: BegunPair | undefined;
   readonly ifname: string;
   readonly mac: Mac;
   readonly hostMac: Mac;
@@ -121,6 +124,12 @@ export interface AttachmentGround {
   readonly pod: number;
   /** Whether the kernel has IPv6 on the pair; where it has not, messages about it are refused. */
   readonly hasIpv6: boolean;
+}
+
+/** A pair that the kernel is asked for before all is known that is to be on it. */
+export interface BegunPair {
+  readonly ground: AttachmentGround;
+  readonly job: BegunJob;
 }
 
 /** The kernel has no IPv6 on links with less (IPV6_MIN_MTU; RFC 8200 §5). */

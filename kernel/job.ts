@@ -1,4 +1,4 @@
-import { type Descriptor, type Lane, native, type Reply } from '../native/index.ts';
+import { type Begun, type Descriptor, type Lane, native, type Reply, type Step } from '../native/index.ts';
 import { KernelError } from './errors.ts';
 import { frameMessages, type NetlinkMessage } from './netlink/message.ts';
 import { AF_NETLINK, readAnswers, SOCK_RAW } from './netlink/socket.ts';
@@ -8,6 +8,13 @@ export interface JobStep {
   /** Where a socket is opened for this step; undefined: the runner's own socket. */
   readonly namespaceFd?: Descriptor | undefined;
   readonly messages: readonly NetlinkMessage[];
+}
+
+/** The first step of a job, which the kernel may be at work on. */
+export interface BegunJob {
+  readonly step: JobStep;
+  readonly sequence: number;
+  readonly begun: Begun;
 }
 
 /** The kernel did not do all of a job. */
@@ -37,18 +44,21 @@ export class JobRunner implements Disposable {
     this.lane = native.lane();
   }
 
-  /** Undefined when everything was done; the reply is sent then. */
-  async run(steps: readonly JobStep[], reply?: Reply): Promise<Refusal | undefined> {
-    const sequences = steps.map(({ messages }) => this.#take(messages.length));
-    const framed = steps.map(({ namespaceFd, messages }, index) => {
-      const data = frameMessages(messages, sequences[index] ?? 0);
-      return namespaceFd === undefined
-        ? { fd: this.#fd, data }
-        : { namespaceFd, protocol: this.#protocol, data };
-    });
+  /** Begins a job with its first step, while the caller puts together the others for {@link run}. */
+  begin(step: JobStep): BegunJob {
+    const sequence = this.#take(step.messages.length);
+    return { step, sequence, begun: native.begin(this.lane, [this.#frame(step, sequence)]) };
+  }
+
+  /** Undefined when everything was done; the reply is sent then. A step that was begun is the first one. */
+  async run(later: readonly JobStep[], reply?: Reply, first?: BegunJob): Promise<Refusal | undefined> {
+    const taken = later.map(({ messages }) => this.#take(messages.length));
+    const framed = later.map((step, index) => this.#frame(step, taken[index] ?? 0));
+    const steps = first === undefined ? later : [first.step, ...later];
+    const sequences = first === undefined ? taken : [first.sequence, ...taken];
     let answers: Buffer[];
     try {
-      answers = await native.run(this.lane, framed, reply);
+      answers = await native.run(this.lane, framed, reply, first?.begun);
     } catch (error) {
       return notAsked(steps, error);
     }
@@ -65,6 +75,13 @@ export class JobRunner implements Disposable {
     const { outcome: errors } = readAnswers(step.messages, sequences[last] ?? 0, answer);
     const error = errors.find((one) => one !== undefined);
     return error === undefined ? undefined : { step: last, messages: step.messages, errors, error };
+  }
+
+  #frame({ namespaceFd, messages }: JobStep, sequence: number): Step {
+    const data = frameMessages(messages, sequence);
+    return namespaceFd === undefined
+      ? { fd: this.#fd, data }
+      : { namespaceFd, protocol: this.#protocol, data };
   }
 
   #take(count: number): number {

@@ -15,6 +15,7 @@ static const struct {
     {"send", socket_send},
     {"exchange", netlink_exchange},
     {"lane", lane_open},
+    {"begin", lane_begin},
     {"run", lane_run},
     {"attend", lane_attend},
     {"reply", reply_open},

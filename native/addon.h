@@ -9,6 +9,7 @@
 
 #include <node_api.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -57,6 +58,10 @@ struct reply;
 
 struct job {
   struct job *next;
+  atomic_int references;
+  bool is_begun;       // the first part of a job: nobody is told of its end, but in the answer to the second
+  struct job *first;   // the first part, when this is the second; NULL: this is all
+  const void *lane;
   napi_deferred deferred;
   struct reply *reply;  // NULL: none
   struct failure failure;  // number 0: none
@@ -125,10 +130,15 @@ struct job *read_job(napi_env env, napi_value steps);
 // On a lane's thread, whose own namespace is home_fd.
 void run_job(struct job *job, struct answer *scratch, int home_fd);
 void settle_job(napi_env env, struct job *job);
-void free_job(struct job *job);
+void release_job(struct job *job);
+// As a value of JavaScript, which holds it.
+napi_value make_begun(napi_env env, struct job *job);
+// The first part for `job`, which holds it from here. False: it has thrown.
+bool read_begun(napi_env env, napi_value value, struct job *job);
 
 // --- lane.c ---
 napi_value lane_open(napi_env env, napi_callback_info info);
+napi_value lane_begin(napi_env env, napi_callback_info info);
 napi_value lane_run(napi_env env, napi_callback_info info);
 napi_value lane_attend(napi_env env, napi_callback_info info);
 

@@ -18,6 +18,13 @@ export type Step =
   | { readonly fd: Descriptor; readonly data: Uint8Array }
   | { readonly namespaceFd: Descriptor; readonly protocol: number; readonly data: Uint8Array };
 
+declare const begunBrand: unique symbol;
+
+/** See {@link Native.begin}. */
+export interface Begun {
+  readonly [begunBrand]: never;
+}
+
 declare const replyBrand: unique symbol;
 
 /** See {@link Native.reply}. */
@@ -98,8 +105,13 @@ export interface Native {
    * negative NLMSG_ERROR. Resolves to one answer per step that ran; rejects with SystemError. For a step with a
    * namespace the lane's own thread goes there and back; where the way back fails the process aborts. When all
    * steps ran and none was refused, the lane's thread sends the reply, if it is armed by then.
+   *
+   * The steps are the second part of a job where another was `begun` on this lane: they run when all of that was done,
+   * and its answers come first.
    */
-  run(lane: Lane, steps: readonly Step[], reply?: Reply): Promise<Buffer[]>;
+  run(lane: Lane, steps: readonly Step[], reply?: Reply, begun?: Begun): Promise<Buffer[]>;
+  /** The first part of a job, to be run while the second comes together. What comes of it only `run` tells. */
+  begin(lane: Lane, steps: readonly Step[]): Begun;
   /**
    * From now on, until `fd` is closed: whenever a client connects to this listener, the lane's thread wakes up and
    * waits awake for a job, for at most 0.4 ms. A thread that is at work goes on.

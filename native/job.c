@@ -11,12 +11,14 @@
 // Answers above this are handed to JavaScript without a copy.
 #define COPY_BYTES (64u << 10)
 
-void free_job(struct job *job) {
+void release_job(struct job *job) {
+  if (job == NULL || atomic_fetch_sub(&job->references, 1) > 1) return;
   for (size_t i = 0; i < job->count; i++) {
     free(job->steps[i].data);
     free(job->steps[i].answer);
   }
   release_reply(job->reply);
+  release_job(job->first);
   free(job);
 }
 
@@ -76,16 +78,45 @@ struct job *read_job(napi_env env, napi_value steps) {
     throw_failure(env, (struct failure){ENOMEM, "malloc"});
     return NULL;
   }
+  atomic_store(&job->references, 1);
   job->count = count;
   for (uint32_t i = 0; i < count; i++) {
     napi_value step;
     if (napi_get_element(env, steps, i, &step) != napi_ok || !read_step(env, step, &job->steps[i])) {
-      free_job(job);
+      release_job(job);
       throw_pending(env);
       return NULL;
     }
   }
   return job;
+}
+
+static void begun_collected(napi_env env, void *data, void *hint) {
+  (void)env;
+  (void)hint;
+  release_job(data);
+}
+
+napi_value make_begun(napi_env env, struct job *job) {
+  napi_value external;
+  if (napi_create_external(env, job, begun_collected, NULL, &external) != napi_ok) return throw_pending(env);
+  atomic_fetch_add(&job->references, 1);
+  return external;
+}
+
+bool read_begun(napi_env env, napi_value value, struct job *job) {
+  napi_valuetype type = napi_undefined;
+  void *first = NULL;
+  napi_typeof(env, value, &type);
+  if (type == napi_undefined) return true;
+  if (type != napi_external || napi_get_value_external(env, value, &first) != napi_ok ||
+      !((struct job *)first)->is_begun || ((struct job *)first)->lane != job->lane) {
+    napi_throw_type_error(env, NULL, "begun must be what was begun on this lane");
+    return false;
+  }
+  job->first = first;
+  atomic_fetch_add(&job->first->references, 1);
+  return true;
 }
 
 // --- on the lane's thread ---
@@ -110,7 +141,15 @@ static bool run_step(struct answer *scratch, struct step *step, int home_fd, str
   return done;
 }
 
+static bool is_done(const struct job *job) {
+  if (job->ran < job->count) return false;
+  const struct step *last = job->count > 0 ? &job->steps[job->count - 1] : NULL;
+  return last == NULL || !holds_refusal(last->answer, last->answer_length);
+}
+
+// The first part ran on the same thread, before.
 void run_job(struct job *job, struct answer *scratch, int home_fd) {
+  if (job->first != NULL && !is_done(job->first)) return;
   while (job->ran < job->count) {
     struct step *step = &job->steps[job->ran];
     struct failure failure;
@@ -143,21 +182,29 @@ static napi_value make_answer(napi_env env, struct step *step) {
   return make_buffer(env, step->answer, step->answer_length);
 }
 
-void settle_job(napi_env env, struct job *job) {
-  napi_value answers;
-  if (job->failure.number != 0) {
-    napi_reject_deferred(env, job->deferred, make_system_error(env, job->failure));
-    return;
-  }
-  if (napi_create_array_with_length(env, job->ran, &answers) != napi_ok) return;
+// False: an exception is pending.
+static bool add_answers(napi_env env, napi_value answers, uint32_t from, struct job *job) {
   for (size_t i = 0; i < job->ran; i++) {
     napi_value answer = make_answer(env, &job->steps[i]);
-    if (answer == NULL) {
-      napi_value error;
-      if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_reject_deferred(env, job->deferred, error);
-      return;
-    }
-    napi_set_element(env, answers, (uint32_t)i, answer);
+    if (answer == NULL) return false;
+    napi_set_element(env, answers, from + (uint32_t)i, answer);
   }
-  napi_resolve_deferred(env, job->deferred, answers);
+  return true;
+}
+
+void settle_job(napi_env env, struct job *job) {
+  napi_value answers, error;
+  struct job *first = job->first;
+  struct failure failure = first != NULL && first->failure.number != 0 ? first->failure : job->failure;
+  if (failure.number != 0) {
+    napi_reject_deferred(env, job->deferred, make_system_error(env, failure));
+    return;
+  }
+  size_t before = first == NULL ? 0 : first->ran;
+  if (napi_create_array_with_length(env, before + job->ran, &answers) != napi_ok) return;
+  if ((first == NULL || add_answers(env, answers, 0, first)) && add_answers(env, answers, (uint32_t)before, job)) {
+    napi_resolve_deferred(env, job->deferred, answers);
+  } else if (napi_get_and_clear_last_exception(env, &error) == napi_ok) {
+    napi_reject_deferred(env, job->deferred, error);
+  }
 }

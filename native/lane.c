@@ -43,7 +43,7 @@ static void release_lane(struct lane *lane) {
   while (lane->first != NULL) {
     struct job *job = lane->first;
     lane->first = job->next;
-    free_job(job);
+    release_job(job);
   }
   close_descriptors(lane);
   pthread_mutex_destroy(&lane->mutex);
@@ -118,8 +118,12 @@ static void *work(void *argument) {
   int home_fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);  // without it steps get threads of their own
   for (struct job *job = next_job(lane); job != NULL; job = next_job(lane)) {
     run_job(job, &lane->answer, home_fd);
+    if (job->is_begun) {
+      release_job(job);
+      continue;
+    }
     if (napi_call_threadsafe_function(lane->deliver, job, napi_tsfn_nonblocking) != napi_ok) {
-      free_job(job);  // the environment has ended, and with the refusal our hold on the function
+      release_job(job);  // the environment has ended, and with the refusal our hold on the function
       if (home_fd >= 0) close(home_fd);
       return NULL;
     }
@@ -163,7 +167,7 @@ static void deliver(napi_env env, napi_value callback, void *context, void *data
     settle_job(env, data);
     if (--lane->in_flight == 0) napi_unref_threadsafe_function(env, lane->deliver);
   }
-  free_job(data);
+  release_job(data);
 }
 
 static void delivery_ended(napi_env env, void *data, void *hint) {
@@ -292,10 +296,25 @@ napi_value lane_attend(napi_env env, napi_callback_info info) {
   return make_undefined(env);
 }
 
+napi_value lane_begin(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  if (!read_arguments(env, info, 2, values)) return NULL;
+  struct lane *lane = unwrap(env, values[0]);
+  struct job *job = lane == NULL ? NULL : read_job(env, values[1]);
+  if (job == NULL) return NULL;
+  job->is_begun = true;
+  job->lane = lane;
+  napi_value begun = make_begun(env, job);
+  int error = begun == NULL ? 0 : enqueue(lane, job);
+  if (begun != NULL && error == 0) return begun;
+  release_job(job);
+  return begun == NULL ? NULL : throw_failure(env, (struct failure){error, "begin"});
+}
+
 napi_value lane_run(napi_env env, napi_callback_info info) {
-  napi_value values[3], promise;
+  napi_value values[4], promise;
   napi_valuetype type = napi_undefined;
-  if (!read_arguments(env, info, 3, values)) return NULL;
+  if (!read_arguments(env, info, 4, values)) return NULL;
   struct lane *lane = unwrap(env, values[0]);
   if (lane == NULL) return NULL;
   napi_typeof(env, values[2], &type);
@@ -303,17 +322,22 @@ napi_value lane_run(napi_env env, napi_callback_info info) {
   if (reply == NULL && type != napi_undefined) return NULL;
   struct job *job = read_job(env, values[1]);
   if (job == NULL) return NULL;
+  job->lane = lane;
+  if (!read_begun(env, values[3], job)) {
+    release_job(job);
+    return NULL;
+  }
   if (reply != NULL) hold_reply(reply);
   job->reply = reply;
   napi_deferred deferred;
   if (napi_create_promise(env, &deferred, &promise) != napi_ok) {
-    free_job(job);
+    release_job(job);
     return throw_pending(env);
   }
   job->deferred = deferred;
   int error = enqueue(lane, job);  // the job belongs to the thread from here
   if (error != 0) {
-    free_job(job);
+    release_job(job);
     napi_reject_deferred(env, deferred, make_system_error(env, (struct failure){error, "run"}));
     return promise;
   }

@@ -16,7 +16,7 @@ import { CniError } from '../error.ts';
 import { FieldReader, type Fields } from '../fields.ts';
 import type { IpamResult } from '../ipam-result.ts';
 import { attachmentKey, type BridgeNeed, type PartRows } from '../part.ts';
-import type { InterfaceCall, ParseInput, Planned, PluginType } from '../plugin-type.ts';
+import type { InterfaceCall, ParseInput, PlannedPair, PluginType } from '../plugin-type.ts';
 import type { Result, ResultInterface } from '../result.ts';
 import {
   type Absent,
@@ -157,7 +157,7 @@ function vlanDevice(bridge: string, { native }: PortVlans): string {
  * pod's end or, when it is for the gateway's MAC, to the host, which routes it on. So the rows are the pair with the
  * pod's addresses and routes, and what the port may send and to whom.
  */
-export function planBridge(config: BridgeConfig, call: InterfaceCall): Planned | CniError {
+export function planBridge(config: BridgeConfig, call: InterfaceCall): PlannedPair | CniError {
   const given = checkAddresses(config, call);
   if (given instanceof CniError) return given;
   const ipam = config.isGateway ? { ...given, ips: given.ips.map(withGateway) } : given;
@@ -167,9 +167,13 @@ export function planBridge(config: BridgeConfig, call: InterfaceCall): Planned |
   const need = planNeeds(config, ipam);
   const attachment = planPair(config, call, { ...ipam, routes }, need);
   return {
-    rows: { attachment, ...planPortRows(config, attachment, need) },
+    attachment,
     bridge: need,
-    result: planResult(config, attachment, { ...ipam, routes }, need),
+    rest: () => ({
+      rows: { attachment, ...planPortRows(config, attachment, need) },
+      bridge: need,
+      result: planResult(config, attachment, { ...ipam, routes }, need),
+    }),
   };
 }
 

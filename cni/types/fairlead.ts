@@ -1,7 +1,7 @@
 import { CniError } from '../error.ts';
 import type { Fields } from '../fields.ts';
 import { joinRows, type PartRows } from '../part.ts';
-import type { InterfaceCall, InterfaceNetwork, Planned, PluginType } from '../plugin-type.ts';
+import type { InterfaceCall, InterfaceNetwork, Planned, PlannedPair, PluginType } from '../plugin-type.ts';
 import { type BandwidthConfig, parseBandwidth, planBandwidth } from './bandwidth.ts';
 import { parseMode } from './mode.ts';
 import { type PortmapConfig, parsePortmap, planLocalnet, planPortmap, podAddresses } from './portmap.ts';
@@ -45,9 +45,18 @@ function isNothing({ portmap, bandwidth }: Extras): boolean {
   return portmap.mappings.length === 0 && bandwidth.ingress === undefined && bandwidth.egress === undefined;
 }
 
-function planFairlead(extras: Extras, network: InterfaceNetwork, call: InterfaceCall): Planned | CniError {
-  const planned = network.plan(call);
-  if (planned instanceof CniError || isNothing(extras)) return planned;
+function planFairlead(
+  extras: Extras,
+  network: InterfaceNetwork,
+  call: InterfaceCall,
+): PlannedPair | CniError {
+  const pair = network.plan(call);
+  if (pair instanceof CniError || isNothing(extras)) return pair;
+  return { ...pair, rest: () => withExtras(extras, pair.rest(), call) };
+}
+
+function withExtras(extras: Extras, planned: Planned | CniError, call: InterfaceCall): Planned | CniError {
+  if (planned instanceof CniError) return planned;
   const added = planExtras(extras, planned, call);
   if (added instanceof CniError) return added;
   return { ...planned, rows: joinRows(planned.rows, added) };

@@ -20,7 +20,7 @@ import { CniError, cniCode } from '../error.ts';
 import { FieldReader, type Fields } from '../fields.ts';
 import type { IpamResult } from '../ipam-result.ts';
 import { attachmentKey, type PartRows } from '../part.ts';
-import type { InterfaceCall, ParseInput, Planned, PluginType } from '../plugin-type.ts';
+import type { InterfaceCall, ParseInput, PlannedPair, PluginType } from '../plugin-type.ts';
 import type { Result } from '../result.ts';
 import {
   type Absent,
@@ -83,7 +83,7 @@ const bridgeOnly = ['macspoofchk', 'ipspoofchk', 'portIsolation', 'promiscMode']
  * the host routes it on. Back it goes by the host's route to the pod's one address and the pod's MAC, known too. So
  * the rows are the pair, both ends' addresses and neighbours, the host's routes, and forwarding.
  */
-export function planPtp(config: PtpConfig, call: InterfaceCall): Planned | CniError {
+export function planPtp(config: PtpConfig, call: InterfaceCall): PlannedPair | CniError {
   const given = checkAddresses(config, call);
   if (given instanceof CniError) return given;
   const ips: RoutedIp[] = [];
@@ -99,14 +99,19 @@ export function planPtp(config: PtpConfig, call: InterfaceCall): Planned | CniEr
     ? withDefaultRoutes(given.routes, gatewaysByFamily(ips))
     : given.routes;
   const attachment = planPair(config, call, ips, routes);
-  const elements = config.masquerade ? planMasquerade(given.ips.map(({ address }) => address)) : [];
   return {
-    rows: {
-      attachment,
-      ...planHostRows(attachment),
-      ...(elements.length > 0 && { elements }),
+    attachment,
+    rest() {
+      const elements = config.masquerade ? planMasquerade(given.ips.map(({ address }) => address)) : [];
+      return {
+        rows: {
+          attachment,
+          ...planHostRows(attachment),
+          ...(elements.length > 0 && { elements }),
+        },
+        result: planResult(config, attachment, { ...given, ips, routes }),
+      };
     },
-    result: planResult(config, attachment, { ...given, ips, routes }),
   };
 }
 

@@ -128,6 +128,8 @@ function fakeTables(
     },
     pod: () => pod,
     sysctls: () => table('sysctls'),
+    begin: () => undefined,
+    abandon: async () => undefined,
     readPair: async () => ({ addresses: [], routes: [] }),
     forgetFlows: async () => {},
   };

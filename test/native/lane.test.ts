@@ -46,6 +46,49 @@ test.serial('steps after a refused one do not run', async (t) => {
   lane.close();
 });
 
+test.serial('a job in two parts answers as one', async (t) => {
+  using namespace = temporaryNamespace();
+  using socket = routeSocket(namespace.fd);
+  const lane = native.lane();
+  const step = (data: Uint8Array) => ({ fd: socket.fd, data });
+  const begun = native.begin(lane, [step(addBridge('first'))]);
+  const answers = await native.run(lane, [step(addBridge('second'))], undefined, begun);
+  t.deepEqual(answers.map(parseErrors), [[0], [0]]);
+  t.deepEqual(await native.run(lane, [], undefined, native.begin(lane, [])), []);
+  lane.close();
+});
+
+test.serial('the second part of a job does not run where the first was refused or failed', async (t) => {
+  using namespace = temporaryNamespace();
+  using socket = routeSocket(namespace.fd);
+  const lane = native.lane();
+  const step = (name: string) => ({ fd: socket.fd, data: addBridge(name) });
+  await native.run(lane, [step('first')]);
+  const refused = native.begin(lane, [step('first'), step('later')]);
+  const answers = await native.run(lane, [step('never')], undefined, refused);
+  t.deepEqual(answers.map(parseErrors), [[EEXIST]]);
+  const failed = native.begin(lane, [{ fd: 1 << 20, data: addBridge('x') }]);
+  await t.throwsAsync(native.run(lane, [step('never')], undefined, failed), { code: 'EBADF' });
+  const names = parseLinkNames(native.exchange(socket.fd, dumpLinks()));
+  t.false(names.includes('never') || names.includes('later'));
+  lane.close();
+});
+
+test.serial('what was begun belongs to its lane, and need not be gone on with', async (t) => {
+  using namespace = temporaryNamespace();
+  using socket = routeSocket(namespace.fd);
+  const [lane, other] = [native.lane(), native.lane()];
+  const begun = native.begin(lane, [{ fd: socket.fd, data: addBridge('alone') }]);
+  const message = 'begun must be what was begun on this lane';
+  t.throws(() => native.run(other, [], undefined, begun), { instanceOf: TypeError, message });
+  t.throws(() => native.run(lane, [], undefined, {} as never), { instanceOf: TypeError, message });
+  await native.run(lane, [{ fd: socket.fd, data: dumpLinks() }]);
+  t.true(parseLinkNames(native.exchange(socket.fd, dumpLinks())).includes('alone'));
+  lane.close();
+  other.close();
+  t.throws(() => native.begin(lane, []), { code: 'ECANCELED' });
+});
+
 test.serial('a lane that clients wake runs jobs, and sleeps again where they bring none', async (t) => {
   using socket = routeSocket();
   const directory = mkdtempSync(join(tmpdir(), 'fairlead-native-'));

@@ -116,10 +116,9 @@ test("what is queued while a daemon runs frees its address for another container
   const config = testConfig({ ipam: { subnet: '10.55.0.0/30' } });
   const first = node.pod();
   t.is((await node.call('ADD', { ...first, config })).exitCode, 0);
-  // As the shim does when a daemon takes too long.
+  // As the shim does when a daemon takes too long. The daemon looks now and then, perhaps before the next call.
   const call = { ...first, config, env: { FAIRLEAD_SOCKET: join(node.directory, 'nobody.sock') } };
   t.is((await node.call('DEL', call)).exitCode, 0);
-  t.is(queued(node).length, 1);
   const { exitCode, stdout } = await node.call('ADD', { ...node.pod(), config });
   t.is(exitCode, 0, stdout);
   t.is(node.leases().length, 1);

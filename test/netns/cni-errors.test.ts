@@ -56,6 +56,20 @@ test.serial('a version that nobody knows is code 1', async (t) => {
   await refuses(t, node, { ...pod, config }, { code: 1, msg: /incompatible CNI versions/ });
 });
 
+test.serial(
+  'a host port that another pod has is code 7, and the pair that was begun with is gone',
+  async (t) => {
+    const { node, pod } = await ready();
+    const portMappings = [{ hostPort: 8080, containerPort: 80, protocol: 'tcp' }];
+    const config = testConfig({ runtimeConfig: { portMappings } });
+    t.is((await node.call('ADD', { ...pod, config })).exitCode, 0);
+    const next = node.pod();
+    await refuses(t, node, { ...next, config }, { code: 7, msg: /hostPort 8080\/tcp is already taken by/ });
+    t.notRegex(await execIn(next.netns, 'ip', 'link'), /eth0/);
+    t.is((await node.call('DEL', { ...pod, config })).exitCode, 0);
+  },
+);
+
 test.serial('missing variables are code 4 and named', async (t) => {
   const { node } = await ready();
   const env = { CNI_IFNAME: '' };

@@ -112,7 +112,7 @@ function plan(type: PluginType, config: object, { id, sandbox, ips, args: text }
     routes: [],
     dns: { nameservers: [], search: [], options: [] },
   };
-  return orThrow(orThrow(parsed.network(undefined)).plan({ id, sandbox, args, ipam }));
+  return orThrow(orThrow(orThrow(parsed.network(undefined)).plan({ id, sandbox, args, ipam })).rest());
 }
 
 function orThrow<T>(value: T | CniError): T {

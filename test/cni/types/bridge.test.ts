@@ -47,7 +47,8 @@ const both = ipamResult([
 function plan(config: object, ipam: IpamResult = both): Planned {
   const parsed = parse({ ipam: { type: 'static' }, ...config });
   if (typeof parsed === 'string') throw new Error(parsed);
-  const planned = planBridge(parsed, { id, sandbox: '/run/netns/x', args: {}, ipam });
+  const pair = planBridge(parsed, { id, sandbox: '/run/netns/x', args: {}, ipam });
+  const planned = pair instanceof CniError ? pair : pair.rest();
   if (planned instanceof CniError) throw planned;
   return planned;
 }
@@ -296,8 +297,8 @@ test('pods of layer 2 only have different MACs', (t) => {
   if (typeof config === 'string') return t.fail();
   const macs = ['c1', 'c2'].map((containerId) => {
     const call = { id: { ...id, containerId }, sandbox: '', args: {}, ipam: ipamResult([]) };
-    const planned = planBridge(config, call);
-    return planned instanceof CniError ? undefined : planned.rows.attachment?.pod?.mac;
+    const pair = planBridge(config, call);
+    return pair instanceof CniError ? undefined : pair.attachment?.pod?.mac;
   });
   t.not(macs[0], macs[1]);
 });
@@ -338,7 +339,8 @@ function planMode(config: object): Planned | string {
   if (typeof plugin === 'string') return plugin;
   const network = plugin.network(node);
   if (network instanceof CniError) return network.message;
-  const planned = network.plan({ id, sandbox: '/x', args: {}, ipam: both });
+  const pair = network.plan({ id, sandbox: '/x', args: {}, ipam: both });
+  const planned = pair instanceof CniError ? pair : pair.rest();
   return planned instanceof CniError ? planned.message : planned;
 }
 

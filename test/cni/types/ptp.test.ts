@@ -24,7 +24,8 @@ function plan(
     routes: [],
     dns: { nameservers: [], search: [], options: [] },
   };
-  const planned = planPtp(parsed, { id, sandbox: '/run/netns/x', args: {}, ipam });
+  const pair = planPtp(parsed, { id, sandbox: '/run/netns/x', args: {}, ipam });
+  const planned = pair instanceof CniError ? pair : pair.rest();
   return planned instanceof CniError ? planned.message : planned;
 }
 
