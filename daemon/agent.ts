@@ -24,7 +24,7 @@ import { Problems } from './problems.ts';
 import { announcedIps, type Setup, setUp, wishedSelector } from './setup.ts';
 import { type DaemonStatus, renderStatus } from './status.ts';
 import { NodeTables } from './tables.ts';
-import { selectUnderlay, type Underlay, type UnderlayFacts, type UnderlaySelector } from './underlay.ts';
+import { followUnderlay, type Underlay, type UnderlayFacts, type UnderlaySelector } from './underlay.ts';
 import { readUnderlayFacts } from './underlay-facts.ts';
 
 /** Waits for more of the same. */
@@ -32,6 +32,8 @@ const leaseSettleMs = 5;
 const kernelSettleMs = 50;
 /** Asking whether somebody changed nftables takes 2 µs; notifications would make every change of it slower. */
 const nftablesPollMs = 400;
+/** So long a node waits for addresses of all families; then it begins with those that it has. */
+const wholeUnderlayMs = 10_000;
 const timingDefaults: DaemonTiming = { resyncMs: 60_000, retryMs: 200, retryMostMs: 10_000 };
 /** What a pass reads of this node. */
 interface World {
@@ -79,6 +81,7 @@ export class NodeAgent implements Disposable {
   #interest: KernelInterest | undefined;
   #nftGeneration: number | undefined;
   readonly #counts = new PassCounts();
+  readonly #beganMs = performance.now();
 
   constructor(options: DaemonOptions, signal: AbortSignal) {
     const { config, log, namespaceFd, randomPorts: random = true, masquerade = true } = options;
@@ -292,12 +295,13 @@ export class NodeAgent implements Disposable {
 
   #selectUnderlay(facts: UnderlayFacts, selector: UnderlaySelector): Underlay | undefined {
     const wanted = families.filter((family) => this.#setup.networks[family] !== undefined);
-    const underlay = selectUnderlay(facts, wanted, selector);
-    const failed = 'problem' in underlay;
-    this.#problems.set('underlay', failed ? [underlay.problem] : []);
-    if (failed) this.#interest = undefined;
-    if (failed) return undefined;
-    if (JSON.stringify(underlay) !== JSON.stringify(this.#underlay)) {
+    const takesPart = performance.now() - this.#beganMs > wholeUnderlayMs;
+    const last = this.#underlay;
+    const { underlay, problem } = followUnderlay({ facts, wanted, selector, last, takesPart });
+    this.#problems.set('underlay', problem === undefined ? [] : [problem]);
+    if (underlay === undefined) this.#interest = undefined;
+    if (underlay === undefined) return undefined;
+    if (JSON.stringify(underlay) !== JSON.stringify(last)) {
       this.#options.log.info({ ...underlay }, 'underlay selected');
     }
     this.#underlay = underlay;

@@ -1,4 +1,14 @@
-import { type Family, families, familyOf, type HostCidr, type Ip, ipOf, parseIp } from '../core/address.ts';
+import {
+  cidrContains,
+  type Family,
+  families,
+  familyOf,
+  type HostCidr,
+  type Ip,
+  ipOf,
+  parseCidr,
+  parseIp,
+} from '../core/address.ts';
 import type { PerFamily } from './lease.ts';
 
 /** The node's own network: what carries packets between nodes. */
@@ -75,6 +85,77 @@ export function selectUnderlay(
     publicIps[family] = selector.publicIps?.[family] ?? ipOf(address);
   }
   return { device, mtuBytes: link.mtuBytes, addresses, publicIps };
+}
+
+/** What a node has to go by that may have had an underlay before. */
+export interface UnderlayCase {
+  readonly facts: UnderlayFacts;
+  readonly wanted: readonly Family[];
+  readonly selector: UnderlaySelector;
+  readonly last: Underlay | undefined;
+  /** Whether a first underlay of one family is better than none. */
+  readonly takesPart: boolean;
+}
+
+/**
+ * What carries packets from here on, and what is wrong with it. A part that is lost takes nothing else down: the last
+ * underlay stays in use while its device has an address of any family, and a family without one keeps what it had.
+ * Without a last one, a part of the families may begin.
+ */
+export function followUnderlay({ facts, wanted, selector, last, takesPart }: UnderlayCase): {
+  readonly underlay?: Underlay | undefined;
+  readonly problem?: string | undefined;
+} {
+  const found = selectUnderlay(facts, wanted, selector);
+  if (last === undefined) {
+    if (!('problem' in found)) return { underlay: found };
+    const parts = takesPart ? wanted.map((family) => selectUnderlay(facts, [family], selector)) : [];
+    const underlay = parts.find((part) => !('problem' in part)) as Underlay | undefined;
+    return { underlay, problem: found.problem };
+  }
+  const problem = 'problem' in found ? found.problem : fallen(found, wanted, last);
+  if (problem === undefined) return { underlay: found as Underlay };
+  const underlay = carryOn(facts, wanted, selector, last);
+  return { underlay, problem: underlay ? `${problem}; ${last.device} stays in use as it was` : problem };
+}
+
+const linkLocal = ['169.254.0.0/16', 'fe80::/10'].flatMap((text) => parseCidr(text) ?? []);
+
+function isLinkLocal(address: HostCidr): boolean {
+  return linkLocal.some((network) => cidrContains(network, ipOf(address)));
+}
+
+/** Peers cannot send to an address of one link only; what is left of a family that has lost its others is none. */
+function fallen(found: Underlay, wanted: readonly Family[], last: Underlay): string | undefined {
+  for (const family of wanted) {
+    const [now, before] = [found.addresses[family], last.addresses[family]];
+    if (now === undefined || before === undefined || !isLinkLocal(now) || isLinkLocal(before)) continue;
+    return `interface ${found.device} has no IPv${family} address but the link's own ${ipOf(now)}`;
+  }
+  return undefined;
+}
+
+function carryOn(
+  facts: UnderlayFacts,
+  wanted: readonly Family[],
+  { publicIps: given }: UnderlaySelector,
+  last: Underlay,
+): Underlay | undefined {
+  const { device } = last;
+  const mtuBytes = facts.links.find(({ name }) => name === device)?.mtuBytes ?? 0;
+  const addresses = { ...last.addresses };
+  const publicIps = { ...last.publicIps };
+  let isThere = false;
+  for (const family of wanted) {
+    const before = last.addresses[family];
+    const address = selectAddress(facts, device, family, [given?.[family], before && ipOf(before)]);
+    if (address === undefined || (before !== undefined && isLinkLocal(address) && !isLinkLocal(before)))
+      continue;
+    addresses[family] = address;
+    publicIps[family] = given?.[family] ?? ipOf(address);
+    isThere = true;
+  }
+  return isThere && mtuBytes > 0 ? { device, mtuBytes, addresses, publicIps } : undefined;
 }
 
 function choose(

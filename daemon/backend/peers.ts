@@ -97,7 +97,8 @@ function believed(
   problems: string[],
 ): Candidate[] {
   const own = facts.self.subnets[family];
-  if (own === undefined) return [];
+  // Without an address of its own the node cannot begin a tunnel.
+  if (own === undefined || facts.underlay.addresses[family] === undefined) return [];
   const network = facts.networks[family];
   const { [family]: address } = facts.underlay.addresses;
   const here = address && ipOf(address);

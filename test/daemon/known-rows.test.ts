@@ -6,7 +6,7 @@ import { vxlanBackend } from '../../daemon/backend/vxlan.ts';
 import { advance } from '../../daemon/known-rows.ts';
 import type { Lease } from '../../daemon/lease.ts';
 import { type NodePlan, planNode } from '../../daemon/node-plan.ts';
-import { cidr, ip } from './golden.ts';
+import { cidr, hostCidr, ip } from './golden.ts';
 
 /** A table in memory; it counts how often it is read. */
 class MemoryTable implements Table<string, unknown> {
@@ -57,7 +57,8 @@ function lease(n: number, mac: number): Lease {
 
 function planOf(leases: ReadonlyMap<string, Lease>): NodePlan {
   const self = { ...lease(0, 0), key: 'self', subnets: { 4: cidr('10.244.200.0/24') } };
-  const underlay = { device: 'eth0', mtuBytes: 1500, addresses: {}, publicIps: {} };
+  const addresses = { 4: hostCidr('192.0.2.200/24') };
+  const underlay = { device: 'eth0', mtuBytes: 1500, addresses, publicIps: {} };
   const networks = { 4: cidr('10.244.0.0/16') };
   return planNode({ nodeName: 'self', self, leases, networks, underlay, sysctls: new Map() }, backend);
 }

@@ -1,7 +1,9 @@
 import test from 'ava';
 import {
   type AddressFact,
+  followUnderlay,
   selectUnderlay,
+  type Underlay,
   type UnderlayFacts,
   type UnderlaySelector,
 } from '../../daemon/underlay.ts';
@@ -93,6 +95,78 @@ test('an address that may not be used is passed over; a temporary or link-local 
   t.like(select([6], {}, few) as object, { addresses: { 6: '2001:db8::a/64' } });
   const local = { ...facts, addresses: facts.addresses.filter((fact) => !fact.address.startsWith('2001')) };
   t.like(select([6], {}, local) as object, { addresses: { 6: 'fe80::1/64' } });
+});
+
+const both: Underlay = {
+  ...{ device: 'eth0', mtuBytes: 1500 },
+  addresses: { 4: hostCidr('192.0.2.7/24'), 6: hostCidr('2001:db8::b/64') },
+  publicIps: { 4: ip('192.0.2.7'), 6: ip('2001:db8::b') },
+};
+const follow = (
+  given: UnderlayFacts,
+  last: Underlay | undefined,
+  more: { takesPart?: boolean; selector?: UnderlaySelector } = {},
+) => followUnderlay({ facts: given, wanted: [4, 6], selector: {}, takesPart: false, last, ...more });
+const only = (...texts: string[]) => ({
+  ...facts,
+  addresses: texts.map((text) => address(text.startsWith('198') ? 'eth1' : 'eth0', text)),
+});
+
+test('an underlay that was found stays in use while its device has an address, whatever becomes of routes', (t) => {
+  t.deepEqual(follow(facts, both), { underlay: both });
+  t.deepEqual(follow({ ...facts, defaultRoutes: {} }, both), {
+    underlay: both,
+    problem: 'there is no IPv4 default route to tell the interface; name one; eth0 stays in use as it was',
+  });
+  const moved = {
+    ...facts,
+    defaultRoutes: { 4: 'eth1' },
+    addresses: [...facts.addresses, address('eth1', '2001:db8:1::1/64')],
+  };
+  t.is(
+    follow({ ...moved, defaultRoutes: { 4: 'eth1', 6: 'eth1' } }, both).underlay?.device,
+    'eth1',
+    'another is there',
+  );
+  t.is(follow(moved, both).underlay?.device, 'eth0', 'half of another is not');
+  const smaller = {
+    ...facts,
+    defaultRoutes: {},
+    links: facts.links.map((link) => ({ ...link, mtuBytes: 1400 })),
+  };
+  t.is(follow(smaller, both).underlay?.mtuBytes, 1400);
+});
+
+test('a family that lost its address keeps what it had, and the other one goes on', (t) => {
+  const kept = follow(only('192.0.2.7/24'), both);
+  t.deepEqual(kept.underlay, both);
+  t.is(kept.problem, 'interface eth0 has no usable IPv6 address; eth0 stays in use as it was');
+  const changed = follow(only('192.0.2.99/24'), both).underlay;
+  t.deepEqual(
+    changed?.publicIps,
+    { 4: ip('192.0.2.99'), 6: ip('2001:db8::b') },
+    'a new address is one all the same',
+  );
+  const local = follow(only('192.0.2.7/24', 'fe80::1/64'), both);
+  t.deepEqual(local.underlay, both, 'an address of the link alone is none that peers could send to');
+  t.regex(local.problem ?? '', /no IPv6 address but the link's own fe80::1/);
+  t.is(follow(only('198.51.100.1/24'), both).underlay, undefined, 'none at all');
+  t.is(
+    follow({ ...facts, links: facts.links.filter(({ name }) => name !== 'eth0') }, both).underlay,
+    undefined,
+  );
+});
+
+test('a node that never had all families begins with those that it has, after a while', (t) => {
+  const few = only('192.0.2.7/24');
+  const problem = 'interface eth0 has no usable IPv6 address';
+  t.deepEqual(follow(few, undefined), { underlay: undefined, problem });
+  const part = follow(few, undefined, { takesPart: true });
+  t.deepEqual(part, {
+    underlay: { ...both, addresses: { 4: both.addresses[4] }, publicIps: { 4: both.publicIps[4] } },
+    problem,
+  } as never);
+  t.deepEqual(follow(facts, part.underlay), { underlay: both }, 'and goes on with all');
 });
 
 test('what cannot be chosen is said with its name', (t) => {

@@ -77,6 +77,42 @@ for (const type of ['vxlan', 'host-gw']) {
   );
 }
 
+test.serial('a flushed route table and a lost IPv6 address stop nothing else', async (t) => {
+  const nodes = await Nodes.open(t, 2);
+  const [agent] = (await nodes.startAll(2, config('vxlan'))) as [Agent, Agent];
+  const [a, b] = [await nodes.pod(0, 'a'), await nodes.pod(1, 'b')];
+  const before = await agent.status();
+  agent.run('ip', 'route', 'flush', 'table', 'main');
+  await agent.until('it is told', ({ problems }) =>
+    problems.some((text) => /no IPv4 default route/.test(text)),
+  );
+  // Nobody brings the default route back; with an address comes its own route.
+  for (const device of ['eth0', 'cni0']) {
+    const [, address = ''] = /inet (\S+)/.exec(agent.run('ip', '-4', 'addr', 'show', device)) ?? [];
+    agent.run('ip', 'addr', 'del', address, 'dev', device);
+    agent.run('ip', 'addr', 'add', address, 'dev', device);
+  }
+  const { subnets } = await (nodes.agents.get('node-2') as Agent).status();
+  await until('our routes are back', () => agent.run('ip', 'route').includes(`${subnets[0]} via`));
+  const url = `http://${b.ips[0]}:8080/`;
+  await until('packets cross', async () => (await a.workload.get(url, 1000)).ok);
+
+  agent.run('ip', 'addr', 'del', 'fd30::b/64', 'dev', 'eth0');
+  const data = { VNI: 1, VtepMAC: '02:00:00:00:02:00' };
+  const value = { PublicIP: '172.30.0.200', BackendType: 'vxlan', BackendData: data };
+  nodes.etcd.ctl('put', '/coreos.com/network/subnets/10.244.200.0-24', JSON.stringify(value));
+  await until('a node that joins has its rows', () =>
+    agent.run('ip', 'route').includes('10.244.200.0/24 via'),
+  );
+  const after = await agent.status();
+  t.true(after.inLine);
+  t.is(after.lease, before.lease);
+  t.true(
+    after.problems.some((text) => text.endsWith('eth0 stays in use as it was')),
+    after.problems.join(),
+  );
+});
+
 test.serial(
   'two nodes of one name have two MAC addresses, say why, and others have rows of both',
   async (t) => {
