@@ -41,17 +41,23 @@ export interface WireguardPeerRow {
   readonly keepaliveSeconds: number;
   /** Networks of the peer: where packets to it go, and what it may send from. */
   readonly allowedIps: readonly Cidr[];
+  /** Of the last handshake, in seconds since 1970; 0: there was none. As read. */
+  readonly handshakeSeconds?: number | undefined;
 }
 
 export function wireguardKey(row: WireguardRow): string {
   return row.peer === undefined ? row.device : `${row.device} ${row.peer}`;
 }
 
+/** A session ends this long after its handshake (REJECT_AFTER_TIME, WireGuard's paper §6.1). */
+const sessionSeconds = 180;
+
 const noKey = Buffer.alloc(32).toString('base64');
 
 /**
  * Keys, ports and peers of the wireguard links with our alias. Where a peer roams to is the kernel's to know: an
- * endpoint is only compared with what was set here before.
+ * endpoint is only compared with what was set here before. Where that is not known, after a restart, an endpoint with
+ * which there is a session is right, and one without is set.
  */
 export class WireguardTable implements Table<string, WireguardRow> {
   readonly name = 'wireguard';
@@ -74,13 +80,18 @@ export class WireguardTable implements Table<string, WireguardRow> {
   }
 
   #samePeer(wanted: WireguardPeerRow, actual: WireguardPeerRow): boolean {
-    const endpoint = this.#endpoints.get(wireguardKey(wanted)) ?? endpointText(actual);
     return (
       wanted.presharedKey === actual.presharedKey &&
       wanted.keepaliveSeconds === actual.keepaliveSeconds &&
-      endpointText(wanted) === endpoint &&
+      this.#sameEndpoint(wanted, actual) &&
       JSON.stringify(wanted.allowedIps.toSorted()) === JSON.stringify(actual.allowedIps.toSorted())
     );
+  }
+
+  #sameEndpoint(wanted: WireguardPeerRow, actual: WireguardPeerRow): boolean {
+    const set = this.#endpoints.get(wireguardKey(wanted));
+    if (set !== undefined) return set === endpointText(wanted);
+    return endpointText(wanted) === endpointText(actual) || hasSession(actual);
   }
 
   async read(): Promise<Map<string, WireguardRow>> {
@@ -108,8 +119,10 @@ export class WireguardTable implements Table<string, WireguardRow> {
 
   async write(changes: readonly Change<string, WireguardRow>[]): Promise<Failure<string>[]> {
     const messages = new Map<Change<string, WireguardRow>, NetlinkMessage>();
+    const set = new Set<string>();
     for (const change of changes) {
-      const device = change.kind === 'delete' ? removal(change.actual) : settingOf(change.wanted);
+      const device = change.kind === 'delete' ? removal(change.actual) : this.#setting(change);
+      if (device?.peers?.[0]?.endpoint !== undefined) set.add(change.key);
       if (device === undefined) continue; // a device's own part goes with its link
       messages.set(change, await this.#message(WG_CMD_SET_DEVICE, device));
     }
@@ -120,9 +133,18 @@ export class WireguardTable implements Table<string, WireguardRow> {
     const failed = new Set(failures.map(({ key }) => key));
     for (const change of sent) {
       if (change.kind === 'delete' || failed.has(change.key)) this.#endpoints.delete(change.key);
-      else if (change.wanted.peer !== undefined) this.#endpoints.set(change.key, endpointText(change.wanted));
+      else if (change.wanted.peer !== undefined && set.has(change.key))
+        this.#endpoints.set(change.key, endpointText(change.wanted));
     }
     return failures;
+  }
+
+  /** What a peer roamed to stays when something else of it changes. */
+  #setting(change: Exclude<Change<string, WireguardRow>, { kind: 'delete' }>): WireguardDevice {
+    const { wanted } = change;
+    const actual = change.kind === 'update' ? change.actual : undefined;
+    if (wanted.peer === undefined || actual?.peer === undefined) return settingOf(wanted);
+    return settingOf(this.#sameEndpoint(wanted, actual) ? { ...wanted, endpoint: undefined } : wanted);
   }
 
   async #message(command: number, device: WireguardDevice): Promise<NetlinkMessage> {
@@ -140,6 +162,10 @@ function endpointText({ endpoint }: WireguardPeerRow): string {
   return endpoint === undefined ? '' : `${endpoint.ip} ${endpoint.port}`;
 }
 
+function hasSession({ handshakeSeconds = 0 }: WireguardPeerRow): boolean {
+  return Math.abs(Date.now() / 1000 - handshakeSeconds) < sessionSeconds;
+}
+
 function rowsOf(device: string, { privateKey, listenPort, peers = [] }: WireguardDevice): WireguardRow[] {
   const own = privateKey === undefined ? [] : [{ device, privateKey, listenPort: listenPort ?? 0 }];
   return [...own, ...peers.map((peer) => peerRow(device, peer))];
@@ -153,6 +179,7 @@ function peerRow(device: string, peer: WireguardPeer): WireguardPeerRow {
     endpoint: peer.endpoint,
     keepaliveSeconds: peer.keepaliveSeconds ?? 0,
     allowedIps: peer.allowedIps ?? [],
+    handshakeSeconds: Number(peer.lastHandshakeSeconds ?? 0n),
   };
 }
 

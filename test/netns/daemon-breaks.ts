@@ -1,8 +1,9 @@
 import type { ExecutionContext } from 'ava';
+import type { Ip } from '../../core/address.ts';
 import { NETLINK_GENERIC } from '../../kernel/netlink/generic.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { openNamespace } from '../../kernel/netns.ts';
-import { WireguardTable } from '../../kernel/wireguard.ts';
+import { type WireguardPeerRow, WireguardTable, wireguardKey } from '../../kernel/wireguard.ts';
 import { until } from '../daemon/etcd-server.ts';
 import type { Agent } from './daemon-nodes.ts';
 
@@ -67,10 +68,37 @@ export function deviceBreaks(agent: Agent, device: string): Breaks {
 
 /** Removes all peers of WireGuard's devices, of which the kernel tells nobody. */
 export async function removeWireguardPeers(agent: Agent): Promise<void> {
+  await withPeers(agent, async (table, peers) => {
+    await table.write(peers.map((actual) => ({ kind: 'delete', key: wireguardKey(actual), actual })));
+  });
+}
+
+/** As if packets of the peers came from another address; of those whose packets are IPv4. */
+export async function roamWireguardPeers(agent: Agent, ip: string): Promise<void> {
+  await withPeers(agent, async (table, peers) => {
+    for (const actual of peers) {
+      if (actual.endpoint === undefined || actual.endpoint.ip.includes(':')) continue;
+      const wanted = { ...actual, endpoint: { ip: ip as Ip, port: actual.endpoint.port } };
+      await table.write([{ kind: 'create', key: wireguardKey(actual), wanted }]);
+    }
+  });
+}
+
+export async function wireguardEndpoints(agent: Agent): Promise<string[]> {
+  return await withPeers(agent, async (_, peers) => peers.map(({ endpoint }) => endpoint?.ip ?? ''));
+}
+
+async function withPeers<T>(
+  agent: Agent,
+  use: (table: WireguardTable, peers: WireguardPeerRow[]) => Promise<T>,
+): Promise<T> {
   using namespace = openNamespace(`/run/netns/${agent.machine.namespace}`);
   using route = NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd: namespace.fd });
   using generic = NetlinkSocket.open(NETLINK_GENERIC, { namespaceFd: namespace.fd });
   const table = new WireguardTable({ route, generic });
-  const peers = [...(await table.read())].filter(([, { peer }]) => peer !== undefined);
-  await table.write(peers.map(([key, actual]) => ({ kind: 'delete', key, actual })));
+  const rows = [...(await table.read()).values()];
+  return await use(
+    table,
+    rows.flatMap((row) => (row.peer === undefined ? [] : [row])),
+  );
 }
