@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend } from '../proxy/backend.ts';
+import { OwnedSettings } from './owned-proxy.ts';
 
 export const recordName = 'proxy.json';
 
@@ -51,4 +52,22 @@ export function withSettings(
     if (before !== undefined) sysctls[key] = { before, after };
   }
   return { ...record, sysctls };
+}
+
+/**
+ * Puts a setting back that still is as the proxy left it, and forgets it; whether that was to be done. Throws KernelError
+ * where it cannot be written, and where the record cannot be.
+ */
+export async function restoreSetting(runDir: string, key: string): Promise<boolean> {
+  const { sysctls, ...record } = readProxyRecord(runDir);
+  const { [key]: setting, ...others } = sysctls;
+  if (setting === undefined) return false;
+  const settings = new OwnedSettings({ sysctls: { [key]: setting } });
+  const ours = await settings.read();
+  const [failure] = await settings.write(
+    Array.from(ours, ([name, actual]) => ({ kind: 'delete', key: name, actual })),
+  );
+  if (failure !== undefined) throw failure.error;
+  writeProxyRecord(runDir, { ...record, sysctls: others });
+  return ours.size > 0;
 }

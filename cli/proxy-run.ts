@@ -20,7 +20,7 @@ import { ipvsSysctls } from '../proxy/ipvs/kernel-settings.ts';
 import type { ServiceProxy } from '../proxy/proxy.ts';
 import { waitForPodCidrs, watchPodCidrs } from './proxy-node-cidrs.ts';
 import { openParts } from './proxy-parts.ts';
-import { readProxyRecord, withSettings, writeProxyRecord } from './proxy-record.ts';
+import { readProxyRecord, restoreSetting, withSettings, writeProxyRecord } from './proxy-record.ts';
 
 /** What one run of a service proxy goes by, in a process of its own or in the node's agent. */
 export interface ProxyRun extends ReadConfiguration {
@@ -55,7 +55,7 @@ export async function serveProxy(
   run: ProxyRun,
   { client: given, signal, onStarted }: ServeOptions,
 ): Promise<void> {
-  const { config, log } = run;
+  const { config } = run;
   const { mode = 'nftables' } = config;
   const fatal = Promise.withResolvers<never>();
   fatal.promise.catch(() => {});
@@ -71,7 +71,7 @@ export async function serveProxy(
   await recordMode(run, mode);
   const proxy = openParts({ run, client, policy, mode, stack, onFatal: fatal.reject });
   onStarted?.(proxy);
-  void proxy.synced.then(() => removeOthers(mode, log, ends)).catch(() => {});
+  void proxy.synced.then(() => removeOthers(mode, run, ends)).catch(() => {});
   if (nodeCidrs) watchPodCidrs(proxy, nodeCidrs, ends, fatal.reject);
   await Promise.race([untilAborted(ends), fatal.promise, untilReconfigured(run, ends)]);
 }
@@ -96,9 +96,8 @@ async function recordMode(
 ): Promise<void> {
   try {
     const record = { ...readProxyRecord(runDir), mode };
-    const opensLocalhost = mode === 'iptables' && config.policy.localhostNodePorts;
     const settings = new Map([
-      ...(opensLocalhost ? ([[ROUTE_LOCALNET, '1']] as const) : []),
+      ...(opensLocalhost(mode, config) ? ([[ROUTE_LOCALNET, '1']] as const) : []),
       ...(countBytes ? ([[CONNTRACK_ACCOUNTING, '1']] as const) : []),
       ...(mode === 'ipvs' ? ipvsSysctls(config.ipvs) : []),
     ]);
@@ -135,10 +134,30 @@ export async function preparePrivileged({ config, runDir, log }: ProxyRun): Prom
   }
 }
 
-async function removeOthers(mode: Backend['name'], log: Logger, signal: AbortSignal): Promise<void> {
+/** Packets are routed to 127.0.0.1, so that node ports answer there. */
+function opensLocalhost(mode: Backend['name'], { policy }: ProxyConfig): boolean {
+  return mode === 'iptables' && policy.localhostNodePorts;
+}
+
+/** When nobody's rules need it any more. */
+export async function closeLocalhost(runDir: string, log: Logger): Promise<void> {
+  try {
+    if (await restoreSetting(runDir, ROUTE_LOCALNET))
+      log.info({ setting: ROUTE_LOCALNET }, 'as it was before');
+  } catch (error) {
+    log.warn({ setting: ROUTE_LOCALNET, error: (error as Error).message }, 'the setting stays');
+  }
+}
+
+async function removeOthers(
+  mode: Backend['name'],
+  { config, runDir, log }: ProxyRun,
+  signal: AbortSignal,
+): Promise<void> {
   try {
     const removed = await removeOtherModes(mode, { signal });
     if (removed.length > 0) log.info({ removed }, 'another mode left this, it is gone');
+    if (!opensLocalhost(mode, config)) await closeLocalhost(runDir, log);
   } catch (error) {
     log.warn({ error: (error as Error).message }, 'what another mode left cannot be removed');
   }

@@ -11,7 +11,7 @@ import type { ServiceProxy } from '../proxy/proxy.ts';
 import { serveStatus, statusSockets } from './node-status.ts';
 import type { ProxyCommandOptions } from './proxy.ts';
 import { readProxyRecord, writeProxyRecord } from './proxy-record.ts';
-import { type ProxyRun, preparePrivileged, serveProxy } from './proxy-run.ts';
+import { closeLocalhost, type ProxyRun, preparePrivileged, serveProxy } from './proxy-run.ts';
 import { proxyReport } from './proxy-status.ts';
 import { untilStopped } from './signals.ts';
 import { tracePages } from './status-pages.ts';
@@ -28,6 +28,7 @@ export async function startProxyCommand(options: ProxyCommandOptions, flags: Fla
   for (const warning of read.warnings) log.warn({ warning }, 'configuration');
   if (options.cleanup) {
     log.info({ removed: await removeAllModes() }, 'cleaned up');
+    await closeLocalhost(options.runDir, log);
     forgetMode(options.runDir, log);
     return;
   }

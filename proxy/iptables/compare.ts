@@ -3,9 +3,7 @@ import { type Edit, emptyEdit } from './edit.ts';
 import {
   dispatchChains,
   FIREWALL,
-  firewallRule,
   firewallRules,
-  isKubelets,
   jumps,
   MARK,
   ownChains,
@@ -82,13 +80,13 @@ const builtIn = new Set(['PREROUTING', 'INPUT', 'FORWARD', 'OUTPUT', 'POSTROUTIN
 
 /**
  * What takes away all that is ours. Where a chain of others, such as a CNI plugin's, still marks by KUBE-MARK-MASQ, that
- * chain and the one that obeys the mark stay; so does KUBE-FIREWALL where it is kubelet's as well.
+ * chain and the one that obeys the mark stay. So does KUBE-FIREWALL: kubelet has the same rule in it, and nothing tells
+ * whether a kubelet of the past relies on it.
  */
 export function removal(saved: SavedChains): Edit {
   const chains = savedChains(saved);
   const kept = keptByOthers(chains);
-  const isOurs = (chain: Chain) => isOwn(chain) || isOwnFirewall(chain, chains);
-  const gone = chains.filter((chain) => isOurs(chain) && !kept.has(chainKey(chain)));
+  const gone = chains.filter((chain) => isOwn(chain) && !kept.has(chainKey(chain)));
   const names = new Set(gone.map(chainKey));
   const leading = chains
     .filter(({ name }) => builtIn.has(name))
@@ -102,12 +100,6 @@ export function removal(saved: SavedChains): Edit {
     remove: gone.map(({ table, name }) => ({ table, name })),
     deleteRules: leading,
   };
-}
-
-/** Kubelet has the same rule in it, and tells of itself by chains of its own. */
-function isOwnFirewall({ table, name, rules }: Chain, chains: readonly Chain[]): boolean {
-  if (table !== 'filter' || name !== FIREWALL) return false;
-  return rules.every((rule) => rule === firewallRule) && !chains.some((chain) => isKubelets(chain.name));
 }
 
 /** Our chains that rules of others lead to, and those that these lead to. */

@@ -95,7 +95,7 @@ export function nodePortJumps(ips: NodePortIps, context: RuleContext): PlacedRul
   }));
 }
 
-/** Kubelet has the same chain: it is made when it is not there, never emptied, and taken away only without kubelet. */
+/** Kubelet has the same chain: it is made when it is not there, never emptied, and never taken away. */
 export const FIREWALL = 'KUBE-FIREWALL';
 
 /**
@@ -106,18 +106,13 @@ export function firewallRules({ localhostNodePorts }: RuleContext): PlacedRule[]
   return localhostNodePorts ? [{ table: 'filter', chain: FIREWALL, rule: firewallRule }] : [];
 }
 
-export const firewallRule = renderRule({
+const firewallRule = renderRule({
   source: '! 127.0.0.0/8',
   destination: '127.0.0.0/8',
   comment: 'block incoming localnet connections',
   match: '-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT',
   target: 'DROP',
 });
-
-/** Of the version of today, and of that before 1.24, which has rules in KUBE-FIREWALL. */
-export function isKubelets(chain: string): boolean {
-  return chain === 'KUBE-IPTABLES-HINT' || chain === 'KUBE-KUBELET-CANARY';
-}
 
 /**
  * From the kernel's chains to ours, in front of all that others have there. The later one comes first.

@@ -15,7 +15,7 @@ export interface RemoveOptions {
 
 /**
  * Takes away what any proxy in this mode left, in both kinds of iptables and both families; whether there was anything.
- * Chains that others share stay: KUBE-FIREWALL where kubelet is, and KUBE-MARK-MASQ while a rule of others leads to it.
+ * Chains that others share stay: KUBE-FIREWALL, and KUBE-MARK-MASQ while a rule of others leads to it.
  * Throws IptablesError.
  */
 export async function removeIptables({ namespaceFd, except }: RemoveOptions = {}): Promise<boolean> {

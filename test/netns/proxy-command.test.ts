@@ -86,15 +86,25 @@ test('one mode follows another, and takes away what that left when its own rules
     t.is(await ended(child), 0, said());
   };
   const chains = () => stage.inside('/usr/sbin/iptables-save');
+  const localhost = async () =>
+    (await stage.inside('/usr/sbin/sysctl', '-n', 'net.ipv4.conf.all.route_localnet')).trim();
   stage.load('table ip kube-proxy { comment "rules for kube-proxy"; }');
   await serve('nftables');
   t.true(stage.nft('list tables').includes('ip fairlead-proxy'));
   await serve('iptables');
   t.false(stage.nft('list tables').includes('fairlead-proxy'));
   t.regex(await chains(), /-A KUBE-SERVICES .*10\.96\.7\.7/);
+  t.is(await localhost(), '1');
   await serve('nftables');
   t.false((await chains()).includes('KUBE-SERVICES'));
   t.true(stage.nft('list tables').includes('ip fairlead-proxy'));
+  t.is(await localhost(), '0');
+  await serve('iptables');
+  t.is(await localhost(), '1');
+  const { child, said } = stage.start('proxy', ...SAFE, '--cleanup');
+  t.is(await ended(child), 0, said());
+  t.false((await chains()).includes('KUBE-SERVICES'));
+  t.is(await localhost(), '0');
 });
 
 test('a port in use ends it where that is wanted, and --init-only ends by itself', async (t) => {
