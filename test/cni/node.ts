@@ -23,6 +23,8 @@ export interface ServerProcessOptions {
   readonly network?: NodeNetwork | undefined;
   /** Where the process ends itself with SIGKILL, at the n-th time that it passes there. */
   readonly killAt?: { readonly point: FaultPoint; readonly times: number } | undefined;
+  /** Where the process ends itself with SIGKILL: see kill-steps.ts. */
+  readonly killAfter?: { readonly from: 'start' | 'ready'; readonly steps: number } | undefined;
   /** See {@link CniNode.takeLoopDelay}. */
   readonly measuresLoop?: boolean | undefined;
 }
@@ -44,6 +46,8 @@ export interface CallOptions {
   /** An object is given as JSON. */
   readonly config?: object | string;
   readonly env?: Readonly<Record<string, string>>;
+  /** Path of the namespace that the runtime is in; by default the node's. */
+  readonly from?: string;
 }
 
 export interface Pod {
@@ -159,7 +163,7 @@ export class CniNode implements AsyncDisposable {
    */
   async call(verb: string, options: CallOptions): Promise<CallResult> {
     const { containerId, netns, ifname = 'eth0', config = testConfig(), env = {} } = options;
-    const child = spawn('nsenter', [`--net=${this.namespace}`, shim], {
+    const child = spawn('nsenter', [`--net=${options.from ?? this.namespace}`, shim], {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: {
         CNI_COMMAND: verb,
@@ -186,10 +190,10 @@ export class CniNode implements AsyncDisposable {
     const directory = queueDirectoryOf(this.socketPath);
     const isEmpty = () =>
       !existsSync(directory) || readdirSync(directory).every((name) => name === 'refused');
-    await eventually(async () => isEmpty() || !this.#isServing());
+    await eventually(async () => isEmpty() || !this.isServing);
   }
 
-  #isServing(): boolean {
+  get isServing(): boolean {
     if (this.#server === undefined || this.#server.exitCode !== null || this.#server.signalCode !== null)
       return false;
     try {

@@ -1,5 +1,6 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { startCniServer } from '../../cni/server.ts';
+import { killAfterSteps } from './kill-steps.ts';
 import { loopMessage, type ServerProcessOptions } from './node.ts';
 
 // A server of the CNI plugin in a process of its own: it says "ready", serves, and ends orderly on SIGTERM.
@@ -8,6 +9,7 @@ const options: ServerProcessOptions = JSON.parse(process.argv[2] ?? '{}');
 const write = (level: string) => (fields: object, message: string) =>
   process.stderr.write(`${JSON.stringify({ level, message, ...fields })}\n`);
 let passed = 0;
+if (options.killAfter?.from === 'start') killAfterSteps(options.killAfter.steps);
 const server = await startCniServer({
   socketPath: options.socketPath,
   stateDir: options.stateDir,
@@ -27,6 +29,7 @@ if (options.measuresLoop) {
     turns.reset();
   });
 }
+if (options.killAfter?.from === 'ready') killAfterSteps(options.killAfter.steps);
 process.stdout.write('ready\n');
 process.once('SIGTERM', async () => {
   await server[Symbol.asyncDispose]();
