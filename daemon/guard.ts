@@ -1,6 +1,14 @@
 import { type Family, families, familyOf, type Ip } from '../core/address.ts';
 import { accept, drop, inSet, match, rule } from '../kernel/netlink/nftables/expressions.ts';
-import { ip6Saddr, ipSaddr, metaL4proto, metaNfproto, thDport } from '../kernel/netlink/nftables/fields.ts';
+import {
+  ip6Daddr,
+  ip6Saddr,
+  ipDaddr,
+  ipSaddr,
+  metaL4proto,
+  metaNfproto,
+  thDport,
+} from '../kernel/netlink/nftables/fields.ts';
 import { nftKey } from '../kernel/netlink/nftables/keys.ts';
 import {
   hookPriorities,
@@ -12,8 +20,9 @@ import type { Guard } from './backend/backend.ts';
 
 /*
  * The life of one encapsulated packet that arrives here: before anybody takes it, its sender is looked up among the
- * peers, and only of others the port or protocol. A stranger's goes no further: whoever can send to a VXLAN port is else in the same
- * layer-2 network as all pods.
+ * peers, and only of others the port, or the protocol and where it goes. A stranger's goes no further: whoever can send
+ * to a VXLAN port is else in the same layer-2 network as all pods. What goes to another address of this node than the one
+ * that our IP in IP tunnel begins at, as a load balancer's does, is not for our device, and no matter of ours.
  *
  * The chain knows no address and no port, as those of the masquerade: they are elements of sets. It only drops, so
  * that an operator's own rules decide about all the rest. It runs before them: a flood costs one look-up each.
@@ -22,8 +31,10 @@ import type { Guard } from './backend/backend.ts';
 const IPPROTO_UDP = 17;
 const NFPROTO = { 4: 2, 6: 10 } as const;
 const sources = { 4: ipSaddr, 6: ip6Saddr } as const;
+const destinations = { 4: ipDaddr, 6: ip6Daddr } as const;
 const portSet = 'tunnelports';
 const protocolSet = (family: 4 | 6) => `tunnelprotocols${family}`;
+const endSet = (family: 4 | 6) => `tunnelends${family}`;
 const peerSet = (family: 4 | 6) => `peers${family}`;
 
 export const guardChain: NftChain = {
@@ -40,7 +51,13 @@ export const guardChain: NftChain = {
       drop(),
     ),
     ...families.map((family) =>
-      rule('tunnels of strangers', only(family), inSet([metaL4proto], protocolSet(family)), drop()),
+      rule(
+        'tunnels of strangers',
+        only(family),
+        inSet([metaL4proto], protocolSet(family)),
+        inSet([destinations[family]], endSet(family)),
+        drop(),
+      ),
     ),
   ],
 };
@@ -53,6 +70,7 @@ export const guardSets: readonly NftSet[] = [
   { name: portSet, key: [thDport], comment: 'UDP ports of tunnels' },
   ...families.flatMap((family): NftSet[] => [
     { name: protocolSet(family), key: [metaL4proto], comment: 'protocols of tunnels' },
+    { name: endSet(family), key: [destinations[family]], comment: 'where tunnels of these end' },
     { name: peerSet(family), key: [sources[family]], comment: 'nodes of the cluster' },
   ]),
 ];
@@ -60,13 +78,15 @@ export const guardSets: readonly NftSet[] = [
 /** The elements of the sets. Without a port or protocol nothing is dropped. */
 export function guardRows(guard: Guard | undefined): NftElement[] {
   if (guard === undefined) return [];
-  const { udpPort, protocols = {}, senders } = guard;
+  const { udpPort, protocols = {}, ends = {}, senders } = guard;
   const rows: NftElement[] = [];
   if (udpPort !== undefined) rows.push({ set: portSet, key: nftKey([thDport], udpPort) });
   for (const family of families) {
     const protocol = protocols[family];
     if (protocol === undefined) continue;
     rows.push({ set: protocolSet(family), key: nftKey([metaL4proto], protocol) });
+    const end = ends[family];
+    if (end !== undefined) rows.push({ set: endSet(family), key: nftKey([destinations[family]], end) });
   }
   for (const sender of senders) rows.push(senderRow(sender));
   return rows;

@@ -29,6 +29,8 @@ export interface Lease extends LeaseAttributes {
   readonly subnets: PerFamily<Cidr>;
   /** When it was made, in the store's own count. */
   readonly since?: number;
+  /** Further addresses of the node, where the store has any: its packets may come from these. */
+  readonly addresses?: readonly Ip[];
 }
 
 /** The leases that a store holds, kept up to date until the watch's signal aborts. */

@@ -12,6 +12,9 @@ import type { Lease, LeaseAttributes, NodeWishes, PerFamily } from './lease.ts';
 
 export const defaultAnnotationPrefix = 'flannel.alpha.coreos.com';
 
+/** Those of a Node's addresses that packets come from. */
+export const addressTypes: readonly string[] = ['InternalIP', 'ExternalIP'];
+
 /** What stands before the names: "example.com" is "example.com/", "example.com/net" is "example.com/net-". */
 export function parseAnnotationPrefix(text: string): string | { readonly problem: string } {
   const slashes = text.split('/').length - 1;
@@ -122,7 +125,16 @@ export function parseNodeLease(
     if (parsed === undefined) return { problem: `${names[family].data} is not JSON: ${data.slice(0, 80)}` };
     backendData[family] = parsed;
   }
-  return { key, subnets, publicIps, backendType: read('backend-type') ?? '', backendData };
+  const addresses = nodeAddresses(node).filter((ip) => ip !== publicIps[4] && ip !== publicIps[6]);
+  const more = addresses.length > 0 ? { addresses } : {};
+  return { key, subnets, publicIps, backendType: read('backend-type') ?? '', backendData, ...more };
+}
+
+/** As its kubelet and its cloud say. Text that is no address is left out. */
+function nodeAddresses({ status }: V1Node): Ip[] {
+  return (status?.addresses ?? [])
+    .filter(({ type }) => addressTypes.includes(type))
+    .flatMap(({ address }) => parseIp(address) ?? []);
 }
 
 function parseJson(text: string): unknown {

@@ -1,7 +1,7 @@
 import { Informer } from '../kube/informer.ts';
 import { type KubeApi, type ListWatcher, NODES, type V1Node } from '../kube/types.ts';
 import { canonicalJson, type Lease, type LeaseView, type NodeWishes } from './lease.ts';
-import { nodeWishes, parseNodeLease } from './node-record.ts';
+import { addressTypes, nodeWishes, parseNodeLease } from './node-record.ts';
 
 /** The Nodes that carry a lease. Most changes of a Node (heartbeats, images) are none of its lease. */
 export class NodeLeaseView implements LeaseView {
@@ -71,12 +71,18 @@ export class NodeLeaseView implements LeaseView {
 }
 
 /** Of a Node, whose images alone are several kilobytes, what a lease is read from. */
-function leaseOf({ metadata = {}, spec = {} }: V1Node): V1Node {
+function leaseOf({ metadata = {}, spec = {}, status }: V1Node): V1Node {
   const { name, uid, resourceVersion, annotations } = metadata;
   const { podCIDR, podCIDRs } = spec;
+  // Most nodes announce what they have.
+  const told = new Set(Object.values(annotations ?? {}));
+  const addresses = status?.addresses?.filter(
+    ({ type, address }) => addressTypes.includes(type) && !told.has(address),
+  );
   return {
     metadata: { name, uid, resourceVersion, annotations },
     spec: { podCIDR, podCIDRs },
+    ...(addresses?.length ? { status: { addresses } } : {}),
   } as V1Node;
 }
 

@@ -1,6 +1,6 @@
 import { families, familyOf, hostCidr, type Ip } from '../core/address.ts';
 import { KernelError } from '../kernel/errors.ts';
-import { LinkIndex } from '../kernel/linkindex.ts';
+import { type KnownLink, LinkIndex } from '../kernel/linkindex.ts';
 import type { NetlinkMessage } from '../kernel/netlink/message.ts';
 import { decodeAddress, encodeAddressDump } from '../kernel/netlink/route/address.ts';
 import {
@@ -15,7 +15,7 @@ import {
 } from '../kernel/netlink/route/route.ts';
 import { AF_UNSPEC, RTM_GETADDR, RTM_GETROUTE } from '../kernel/netlink/route/rtnetlink.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
-import type { AddressFact, UnderlayFacts, UnderlaySelector } from './underlay.ts';
+import type { AddressFact, LinkFact, UnderlayFacts, UnderlaySelector } from './underlay.ts';
 
 /** IFA_F_…, uapi/linux/if_addr.h */
 const DAD_FAILED = 0x08;
@@ -32,10 +32,16 @@ export async function readUnderlayFacts(
   const links = known ?? (await LinkIndex.read(socket));
   return {
     reach: canReach && (await readWay(socket, links, canReach)),
-    links: Array.from(links, ({ name, index, mtuBytes = 0 }) => ({ name, index, mtuBytes })),
+    links: Array.from(links, linkFact),
     addresses: await readAddresses(socket, links),
     defaultRoutes: await readDefaultRoutes(socket, links),
   };
+}
+
+function linkFact({ name, index, mtuBytes = 0, ipip }: KnownLink): LinkFact {
+  const remote = ipip?.remote;
+  const hasRemote = remote !== undefined && !['0.0.0.0', '::'].includes(remote);
+  return { name, index, mtuBytes, ...(hasRemote ? { remote } : {}) };
 }
 
 async function readAddresses(socket: NetlinkSocket, links: LinkIndex): Promise<AddressFact[]> {

@@ -19,6 +19,8 @@ export interface Underlay {
   readonly addresses: PerFamily<HostCidr>;
   /** What the other nodes are told; differs from `addresses` behind 1:1 NAT. */
   readonly publicIps: PerFamily<Ip>;
+  /** Other ends of tunnels that are somebody else's (IP in IP), where there are any. */
+  readonly tunnelRemotes?: readonly Ip[];
 }
 
 /**
@@ -39,12 +41,20 @@ export interface UnderlaySelector {
 
 /** What rtnetlink says, in the kernel's order. */
 export interface UnderlayFacts {
-  readonly links: readonly { readonly name: string; readonly index: number; readonly mtuBytes: number }[];
+  readonly links: readonly LinkFact[];
   readonly addresses: readonly AddressFact[];
   /** Devices of the default routes. */
   readonly defaultRoutes: PerFamily<string>;
   /** The way to {@link UnderlaySelector.canReach}; undefined when there is none, or nobody asked. */
   readonly reach?: { readonly device: string; readonly source?: Ip | undefined } | undefined;
+}
+
+export interface LinkFact {
+  readonly name: string;
+  readonly index: number;
+  readonly mtuBytes: number;
+  /** Of a tunnel between two ends, IP in IP: the other end. */
+  readonly remote?: Ip | undefined;
 }
 
 export interface AddressFact {
@@ -84,7 +94,12 @@ export function selectUnderlay(
     addresses[family] = address;
     publicIps[family] = selector.publicIps?.[family] ?? ipOf(address);
   }
-  return { device, mtuBytes: link.mtuBytes, addresses, publicIps };
+  return { device, mtuBytes: link.mtuBytes, addresses, publicIps, ...surroundings(facts) };
+}
+
+function surroundings({ links }: UnderlayFacts): Pick<Underlay, 'tunnelRemotes'> {
+  const tunnelRemotes = links.flatMap(({ remote }) => remote ?? []);
+  return tunnelRemotes.length > 0 ? { tunnelRemotes } : {};
 }
 
 /** What a node has to go by that may have had an underlay before. */
@@ -155,7 +170,9 @@ function carryOn(
     publicIps[family] = given?.[family] ?? ipOf(address);
     isThere = true;
   }
-  return isThere && mtuBytes > 0 ? { device, mtuBytes, addresses, publicIps } : undefined;
+  return isThere && mtuBytes > 0
+    ? { device, mtuBytes, addresses, publicIps, ...surroundings(facts) }
+    : undefined;
 }
 
 function choose(

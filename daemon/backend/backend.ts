@@ -60,6 +60,8 @@ export interface Guard {
   readonly udpPort?: number | undefined;
   /** Number of the protocol directly in IP, per family of the outer packet. */
   readonly protocols?: PerFamily<number> | undefined;
+  /** This node's addresses that packets of these protocols have to go to, to be for its tunnels. */
+  readonly ends?: PerFamily<Ip> | undefined;
   readonly senders: readonly Ip[];
 }
 

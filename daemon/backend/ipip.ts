@@ -2,16 +2,18 @@ import { addressBits, type Family, families, hostCidr, ipOf } from '../../core/a
 import type { AddressRow } from '../../kernel/address.ts';
 import type { LinkRow } from '../../kernel/link.ts';
 import type { RouteRow } from '../../kernel/route.ts';
+import type { Underlay } from '../underlay.ts';
 import {
   type BackendConfig,
   type BackendFacts,
   type BackendKind,
   type BackendRows,
   backendAlias,
+  type Guard,
   noRows,
 } from './backend.ts';
 import { innerMtu, leastInnerMtu, readMtu, type UnderlayMtu } from './mtu.ts';
-import { isAdjacent, selectPeers } from './peers.ts';
+import { isAdjacent, type Peer, readSenders, selectPeers, sendersOf, type TunnelSenders } from './peers.ts';
 
 /*
  * The life of one packet, from pod 10.244.1.5 here to pod 10.244.2.7 on the node 192.0.2.2:
@@ -29,7 +31,7 @@ import { isAdjacent, selectPeers } from './peers.ts';
  * node, which clusters of IPv6 alone do not have.
  */
 
-export interface IpipConfig extends BackendConfig, UnderlayMtu {
+export interface IpipConfig extends BackendConfig, UnderlayMtu, TunnelSenders {
   readonly type: 'ipip';
   /** Peers in the same layer-2 network are reached without the tunnel. */
   readonly directRouting: boolean;
@@ -48,6 +50,7 @@ export const ipip: BackendKind<IpipConfig> = {
     type: 'ipip',
     directRouting: options.boolean('DirectRouting', false),
     ...readMtu(options, overheadBytes, inUse),
+    ...readSenders(options),
   }),
   make: (config) => ({
     type: 'ipip',
@@ -76,10 +79,19 @@ function planIpip(config: IpipConfig, facts: BackendFacts): BackendRows {
     links: ends.flatMap(({ links }) => links),
     addresses: ends.flatMap(({ addresses }) => addresses),
     routes,
-    guard: { protocols, senders: peers.map(({ publicIp }) => publicIp) },
+    guard: config.takesStrangers ? undefined : guardOf(peers, underlay),
     problems: problems.sort(),
     peers: new Set(peers.map(({ key }) => key)).size,
   };
+}
+
+/** The kernel gives a packet to a tunnel with two ends before it gives it to one with one end, as ours is. */
+function guardOf(peers: readonly Peer[], { addresses, tunnelRemotes = [] }: Underlay): Guard {
+  const ends = families.flatMap((family) => {
+    const address = addresses[family];
+    return address === undefined ? [] : [[family, ipOf(address)] as const];
+  });
+  return { protocols, ends: Object.fromEntries(ends), senders: [...sendersOf(peers), ...tunnelRemotes] };
 }
 
 function tunnelEnd(

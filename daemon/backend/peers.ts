@@ -11,6 +11,7 @@ import {
   networkOf,
   prefixLengthOf,
 } from '../../core/address.ts';
+import type { JsonObject } from '../json-object.ts';
 import type { Lease } from '../lease.ts';
 import type { Underlay } from '../underlay.ts';
 import type { BackendFacts } from './backend.ts';
@@ -25,6 +26,8 @@ export interface Peer {
   readonly data: unknown;
   /** See {@link Lease.since}. */
   readonly since: number | undefined;
+  /** See {@link Lease.addresses}; of this family. */
+  readonly addresses?: readonly Ip[];
 }
 
 /** The first and last address of a network, as numbers: of IPv6 they are too large for anything but bigint. */
@@ -55,7 +58,9 @@ function candidateOf(lease: Lease, family: Family): Candidate | undefined {
   const publicIp = lease.publicIps[family];
   const data = lease.backendData[family];
   const { key, since } = lease;
-  const peer = publicIp === undefined ? undefined : { key, family, subnet, publicIp, data, since };
+  const addresses = lease.addresses?.filter((ip) => familyOf(ip) === family) ?? [];
+  const more = addresses.length > 0 ? { addresses } : {};
+  const peer = publicIp && { key, family, subnet, publicIp, data, since, ...more };
   const candidate = { lease, peer, subnet, ...rangeOf(subnet) };
   candidates[family].set(lease, candidate);
   return candidate;
@@ -142,6 +147,23 @@ function withoutOverlaps(found: Candidate[], problems: string[]): Peer[] {
 
 function order<T extends number | bigint | string>(a: T, b: T): number {
   return a === b ? 0 : a < b ? -1 : 1;
+}
+
+/** Where peers' encapsulated packets may come from. */
+export function sendersOf(peers: readonly Peer[]): Ip[] {
+  const senders: Ip[] = [];
+  for (const { publicIp, addresses = [] } of peers) senders.push(publicIp, ...addresses);
+  return senders;
+}
+
+/** The option `TunnelSenders`, not one of flannel's: where nodes' packets do not come from addresses that anybody knows. */
+export interface TunnelSenders {
+  /** By default false: encapsulated packets are taken from the cluster's nodes only. */
+  readonly takesStrangers?: boolean;
+}
+
+export function readSenders(options: JsonObject): TunnelSenders {
+  return options.word('TunnelSenders', ['nodes', 'any']) === 'any' ? { takesStrangers: true } : {};
 }
 
 /** Whether the peer is in the network that the underlay device is directly connected to. */

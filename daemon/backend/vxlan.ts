@@ -18,7 +18,7 @@ import {
   noRows,
 } from './backend.ts';
 import { innerMtu, leastInnerMtu, readMtu, type UnderlayMtu, underlayFamilies } from './mtu.ts';
-import { isAdjacent, type Peer, selectPeers } from './peers.ts';
+import { isAdjacent, type Peer, readSenders, selectPeers, sendersOf, type TunnelSenders } from './peers.ts';
 import { chooseMac, macOf, vtepMac } from './vtep.ts';
 
 /*
@@ -45,7 +45,7 @@ export function vtepDevice(vni: number, family: Family): string {
   return `${family === 4 ? 'fl' : 'fl6'}.${vni}`;
 }
 
-export interface VxlanConfig extends BackendConfig, UnderlayMtu {
+export interface VxlanConfig extends BackendConfig, UnderlayMtu, TunnelSenders {
   readonly type: 'vxlan';
   readonly vni: number;
   /** UDP port. */
@@ -86,6 +86,7 @@ function parseVxlan(options: JsonObject, inUse: readonly Family[]): VxlanConfig 
     learning: options.boolean('Learning', defaults.learning),
     directRouting: options.boolean('DirectRouting', defaults.directRouting),
     checksumOffload: options.word('ChecksumOffload', ['auto', 'on', 'off']),
+    ...readSenders(options),
   };
 }
 
@@ -186,7 +187,7 @@ function planVxlan(
   return {
     ...noRows,
     ...{ links, offloads, addresses, neighbors, fdb, routes },
-    guard: { udpPort: config.port, senders: peers.map(({ publicIp }) => publicIp) },
+    guard: config.takesStrangers ? undefined : { udpPort: config.port, senders: sendersOf(peers) },
     problems: problems.sort(),
     peers: reached.size,
   };

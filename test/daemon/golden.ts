@@ -43,6 +43,7 @@ export interface TestNode {
   readonly data?: unknown;
   readonly subnets?: PerFamily<string>;
   readonly since?: number;
+  readonly addresses?: readonly Ip[];
 }
 
 export function leaseOf(node: TestNode, backendType: string): Lease {
@@ -70,6 +71,7 @@ export function leaseOf(node: TestNode, backendType: string): Lease {
       ip,
     ),
     ...('since' in node ? { since: node.since } : {}),
+    ...('addresses' in node ? { addresses: node.addresses } : {}),
     backendType: node.backendType ?? backendType,
     backendData: { ...(has(4) ? { 4: data(4) } : {}), ...(has(6) ? { 6: data(6) } : {}) },
   };

@@ -129,6 +129,19 @@ test('a Node is read strictly, and one without a lease is none', (t) => {
   t.deepEqual(nodeSubnets({}), {});
 });
 
+test('addresses of a Node that it does not announce are known as well', (t) => {
+  const addresses = [
+    { type: 'Hostname', address: 'node-2' },
+    { type: 'InternalIP', address: '192.0.2.2' },
+    { type: 'InternalIP', address: '10.0.0.2' },
+    { type: 'ExternalIP', address: '2001:db8::99' },
+  ];
+  const node = { ...nodeOf(leaseOf({ n: 2 }, 'vxlan')), status: { addresses } };
+  t.deepEqual((parseNodeLease(node, prefix) as Lease).addresses, [ip('10.0.0.2'), ip('2001:db8::99')]);
+  const usual = { ...node, status: { addresses: addresses.slice(0, 2) } };
+  t.false('addresses' in (parseNodeLease(usual, prefix) ?? {}));
+});
+
 test('subnet.env is flannel’s', (t) => {
   const networks = { 4: cidr('10.244.0.0/16'), 6: cidr('fd00:10:244::/48') };
   const subnets = { 4: cidr('10.244.1.0/24'), 6: cidr('fd00:10:244:1::/64') };
