@@ -145,7 +145,9 @@ function openBackend(mode: Backend['name'], policy: ProxyPolicy, run: ProxyRun):
   if (mode !== 'nftables' && countConnections) log.warn({ mode }, 'this mode does not count connections');
   if (mode === 'ipvs') return { backend: openIpvs({ policy, settings: config.ipvs, onRefused }) };
   if (mode === 'iptables') {
-    const backend = openIptables({ policy, onUnserved });
+    const onLeft = ({ message }: Error) =>
+      log.warn({ error: message }, 'the other kind of iptables still has rules of a proxy');
+    const backend = openIptables({ policy, onUnserved, onLeft });
     return { backend, iptablesRules: () => backend.rules() };
   }
   const backend = openNftables({ policy, onRefused, onUnserved, counters: countConnections });

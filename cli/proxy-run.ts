@@ -154,13 +154,13 @@ async function removeOthers(
   { config, runDir, log }: ProxyRun,
   signal: AbortSignal,
 ): Promise<void> {
-  try {
-    const removed = await removeOtherModes(mode, { signal });
-    if (removed.length > 0) log.info({ removed }, 'another mode left this, it is gone');
-    if (!opensLocalhost(mode, config)) await closeLocalhost(runDir, log);
-  } catch (error) {
-    log.warn({ error: (error as Error).message }, 'what another mode left cannot be removed');
-  }
+  await removeOtherModes(mode, {
+    signal,
+    onRemoved: (removed) => log.info({ removed }, 'another mode left this, it is gone'),
+    onFailure: ({ message }) =>
+      log.warn({ error: message }, 'what another mode left cannot be removed yet, trying again'),
+  });
+  if (!signal.aborted && !opensLocalhost(mode, config)) await closeLocalhost(runDir, log);
 }
 
 /** Rejects when the file says something new that can be used. */

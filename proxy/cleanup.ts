@@ -3,6 +3,7 @@ import { batch, decodeTable, deleteTable, type TableName } from '../kernel/netli
 import { getTables } from '../kernel/netlink/nftables/requests.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { openNftSocket } from '../kernel/nftables.ts';
+import { Backoff } from '../kube/backoff.ts';
 import type { Backend } from './backend.ts';
 import { removeIptables } from './iptables/remove.ts';
 import { TABLE as IPVS_TABLE } from './ipvs/layout.ts';
@@ -27,22 +28,63 @@ interface CleanupOptions {
   readonly namespaceFd?: number | undefined;
 }
 
+/** Takes one kind of things away, if they are there. Throws when they cannot go. */
+export type Removal = () => Promise<Removed>;
+
+export interface RemovalOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Something is gone. */
+  readonly onRemoved?: (removed: Removed) => void;
+  /** Told once of each reason why something cannot go; it is tried again. */
+  readonly onFailure?: (error: Error) => void;
+  readonly firstRetryMs?: number;
+}
+
+const FIRST_RETRY_MS = 1_000;
+/** The lock of iptables may be held for minutes, a module may come much later. */
+const LONGEST_RETRY_MS = 60_000;
+
 /**
  * Takes away what other backends left, ours or kube-proxy's: two sets of rules for one Service would send its
  * connections to endpoints of the past. To be called when the rules of this one are in place. Chains of iptables have
  * one name with both, and are the iptables mode's own to put right. Of IPVS the servers stay that have connections, for
- * these: then it takes as long as they last, or until `signal`.
+ * these: with a `signal` it takes as long as they last. Each kind of things goes by itself, and is tried until it is gone.
  */
 export async function removeOtherModes(
   mode: Backend['name'],
-  { signal, ...options }: CleanupOptions & { readonly signal?: AbortSignal | undefined } = {},
-): Promise<Removed> {
+  { namespaceFd, ...options }: CleanupOptions & RemovalOptions = {},
+): Promise<void> {
   const own = ownTables[mode];
-  const tables = await removeNftables(options, (table) => table !== own);
-  const chains = mode === 'iptables' ? [] : await removeChains(options);
-  if (mode === 'ipvs') return [...tables, ...chains];
-  const servers = signal === undefined ? removeIpvs(options) : retireIpvs({ ...options, signal });
-  return [...tables, ...chains, ...(await servers)];
+  const inside = { namespaceFd };
+  const { signal } = options;
+  const removeServers = () => (signal === undefined ? removeIpvs(inside) : retireIpvs({ ...inside, signal }));
+  const removals: Removal[] = [() => removeNftables(inside, (table) => table !== own)];
+  if (mode !== 'iptables') removals.push(() => removeChains(inside));
+  if (mode !== 'ipvs') removals.push(removeServers);
+  await removeUntilGone(removals, options);
+}
+
+/** Fulfilled when all are done, or aborted. */
+export async function removeUntilGone(
+  removals: readonly Removal[],
+  { onRemoved = () => {}, onFailure = () => {}, firstRetryMs = FIRST_RETRY_MS, ...options }: RemovalOptions,
+): Promise<void> {
+  const { signal = new AbortController().signal } = options;
+  const until = async (remove: Removal) => {
+    const backoff = new Backoff(firstRetryMs, LONGEST_RETRY_MS);
+    for (let said = ''; !signal.aborted; await backoff.wait(signal).catch(() => {})) {
+      try {
+        const removed = await remove();
+        if (removed.length > 0) onRemoved(removed);
+        return;
+      } catch (error) {
+        const { message } = error as Error;
+        if (message !== said) onFailure(error as Error);
+        said = message;
+      }
+    }
+  };
+  await Promise.all(removals.map(until));
 }
 
 const ownTables: Readonly<Partial<Record<Backend['name'], string>>> = { nftables: TABLE, ipvs: IPVS_TABLE };

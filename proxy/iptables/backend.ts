@@ -26,6 +26,8 @@ export interface IptablesOptions {
   readonly auditIntervalMs?: number | undefined;
   /** Told once of a family that is not served while the other is, and why; it is tried again at each full pass. */
   readonly onUnserved?: ((error: Error) => void) | undefined;
+  /** Told once that chains in the other kind of iptables cannot be removed; it is tried again at each full pass. */
+  readonly onLeft?: ((error: Error) => void) | undefined;
   /** Default: those of the variant. With others nothing is looked for in other kinds of iptables. */
   readonly programs?: Programs | undefined;
 }
@@ -52,6 +54,7 @@ export class IptablesBackend implements Backend {
   #facts: NodeFacts = { nodePortIps: { 4: 'all', 6: 'all' }, serviceCidrs: [] };
   readonly #watch: ChainWatch;
   #isAlone = false;
+  #isLeftTold = false;
 
   constructor(options: IptablesOptions) {
     this.#options = options;
@@ -116,12 +119,20 @@ export class IptablesBackend implements Backend {
     this.#options.onUnserved?.(reason);
   }
 
-  /** Once: what was left in the other kind of iptables, when the host or its settings changed. */
+  /**
+   * Once: what was left in the other kind of iptables, when the host or its settings changed. What cannot go now is tried
+   * again with the next full pass.
+   */
   async #removeOtherKind(): Promise<void> {
     const { namespaceFd, programs } = this.#options;
     if (this.#isAlone || this.#programs === undefined || programs !== undefined) return;
-    await removeIptables({ namespaceFd, except: await this.#programs.kind() });
-    this.#isAlone = true;
+    try {
+      await removeIptables({ namespaceFd, except: await this.#programs.kind() });
+      this.#isAlone = true;
+    } catch (error) {
+      if (!this.#isLeftTold) this.#options.onLeft?.(error as Error);
+      this.#isLeftTold = true;
+    }
   }
 
   async update(changed: Views): Promise<SyncResult> {

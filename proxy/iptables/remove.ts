@@ -1,4 +1,4 @@
-import { families } from '../../core/address.ts';
+import { type Family, families } from '../../core/address.ts';
 import { removal } from './compare.ts';
 import { editSize } from './edit.ts';
 import { inputsOf } from './portions.ts';
@@ -16,21 +16,31 @@ export interface RemoveOptions {
 /**
  * Takes away what any proxy in this mode left, in both kinds of iptables and both families; whether there was anything.
  * Chains that others share stay: KUBE-FIREWALL, and KUBE-MARK-MASQ while a rule of others leads to it.
- * Throws IptablesError.
+ * Throws the first IptablesError, when everything else has gone.
  */
 export async function removeIptables({ namespaceFd, except }: RemoveOptions = {}): Promise<boolean> {
   let found = false;
+  const errors: unknown[] = [];
   for (const variant of [undefined, ...variants]) {
     const programs = new IptablesPrograms({ namespaceFd, variant });
     if (except !== undefined && (await kindOf(programs)) === except) continue;
     for (const family of families) {
-      const edit = removal(parseSave(await savedOrNothing(programs, family)));
-      if (editSize(edit) === 0) continue;
-      found = true;
-      for (const input of await inputsOf(edit, programs)) await programs.restore(family, input);
+      try {
+        if (await removeFrom(programs, family)) found = true;
+      } catch (error) {
+        errors.push(error);
+      }
     }
   }
+  if (errors.length > 0) throw errors[0];
   return found;
+}
+
+async function removeFrom(programs: IptablesPrograms, family: Family): Promise<boolean> {
+  const edit = removal(parseSave(await savedOrNothing(programs, family)));
+  if (editSize(edit) === 0) return false;
+  for (const input of await inputsOf(edit, programs)) await programs.restore(family, input);
+  return true;
 }
 
 /** Undefined: there are no such programs. */
