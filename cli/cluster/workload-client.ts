@@ -48,6 +48,12 @@ export class Workload implements AsyncDisposable {
     if (!outcome.ok) throw new Error(`${name} cannot serve on port ${port}: ${outcome.error}`);
   }
 
+  /** Waits until the server has had no HTTP connection for so long. */
+  async drain(quietMs: number, timeoutMs = ANSWER_TIMEOUT_MS): Promise<void> {
+    const outcome = await this.#ask({ op: 'drain', quietMs, timeoutMs });
+    if (!outcome.ok) throw new Error(`cannot drain: ${outcome.error}`);
+  }
+
   get(url: string, timeoutMs = ANSWER_TIMEOUT_MS): Promise<Outcome> {
     return this.#ask({ op: 'get', url, timeoutMs });
   }

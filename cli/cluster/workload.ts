@@ -8,6 +8,7 @@ import http from 'node:http';
 import net from 'node:net';
 import { hostname } from 'node:os';
 import readline from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** What a server tells each caller about itself and about how the call arrived. */
 export interface Answer {
@@ -18,6 +19,7 @@ export interface Answer {
 
 export type Command =
   | { readonly op: 'serve'; readonly name: string; readonly port: number }
+  | { readonly op: 'drain'; readonly quietMs: number; readonly timeoutMs: number }
   | { readonly op: 'get'; readonly url: string; readonly timeoutMs: number }
   | { readonly op: 'datagram'; readonly host: string; readonly port: number; readonly timeoutMs: number }
   | {
@@ -46,10 +48,30 @@ export interface LoadReport {
 
 const plain = (address: string | undefined) => (address ?? '').replace(/^::ffff:/, '');
 
+/** HTTP connections that are open, and when the last one ended. */
+const served = { open: 0, lastAtMs: 0 };
+
+/** Goes on serving until there was no connection for so long, as a pod does that is told to end. */
+async function drain(quietMs: number, timeoutMs: number): Promise<void> {
+  const untilMs = performance.now() + timeoutMs;
+  served.lastAtMs = performance.now();
+  while (served.open > 0 || performance.now() < served.lastAtMs + quietMs) {
+    if (performance.now() > untilMs) throw new Error(`still served after ${timeoutMs} ms`);
+    await sleep(20);
+  }
+}
+
 async function serve(name: string, port: number): Promise<void> {
   const web = http.createServer((request, response) => {
     const answer: Answer = { name, peer: plain(request.socket.remoteAddress) };
     request.resume().on('end', () => response.setHeader('connection', 'close').end(JSON.stringify(answer)));
+  });
+  web.on('connection', (socket) => {
+    served.open += 1;
+    socket.on('close', () => {
+      served.open -= 1;
+      served.lastAtMs = performance.now();
+    });
   });
   const echo = net.createServer((socket) => socket.on('error', () => socket.destroy()).pipe(socket));
   const datagrams = dgram.createSocket('udp6');
@@ -175,6 +197,8 @@ async function run(command: Command): Promise<object> {
   switch (command.op) {
     case 'serve':
       return { answer: await serve(command.name, command.port) };
+    case 'drain':
+      return { answer: await drain(command.quietMs, command.timeoutMs) };
     case 'get':
       return { answer: await get(command.url, command.timeoutMs) };
     case 'datagram':

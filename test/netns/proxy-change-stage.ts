@@ -158,6 +158,9 @@ export function portOf(generation: number): number {
   return 9000 + 10 * generation;
 }
 
+/** Nobody new has come for so long. */
+const QUIET_MS = 300;
+
 /** Pods of one generation: their servers and what the API says of them. */
 export class Generation {
   readonly #lab: ProxyLab;
@@ -185,9 +188,10 @@ export class Generation {
     await this.#tell();
   }
 
-  /** They end; afterwards the API says so. */
+  /** They end, when their last connections have ended; afterwards the API says so. */
   async end(...pods: readonly Pod[]): Promise<void> {
     for (const pod of pods) {
+      await this.#servers.get(pod)?.drain(QUIET_MS);
       await this.#servers.get(pod)?.[Symbol.asyncDispose]();
       this.#states.delete(pod);
     }
