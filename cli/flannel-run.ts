@@ -5,7 +5,6 @@ import { InputError } from '../core/errors.ts';
 import { startDaemon } from '../daemon/daemon.ts';
 import { type FlannelOptions, parseFlannelFlags } from '../daemon/flannel-flags.ts';
 import { openFlannelSource } from '../daemon/flannel-source.ts';
-import { removeFlannelDevices } from './flannel-remains.ts';
 import { daemonPlaces } from './node-places.ts';
 import { serveStatus, statusSockets } from './node-status.ts';
 import { untilStopped } from './signals.ts';
@@ -53,9 +52,6 @@ async function serve(options: FlannelOptions, log: Logger, signal: AbortSignal):
       signal,
     }),
   );
-  removeFlannelDevices(daemon, { log, signal }).catch((error: Error) => {
-    if (!signal.aborted) log.warn({ error: error.message }, 'devices of flanneld may be left');
-  });
   const { pid } = process;
   const status = () => ({ name, pid, ready: daemon.status().ready, startedAt, daemon: daemon.status() });
   stack.use(await serveStatus(`${runDir}/${statusSockets.node}`, status));

@@ -8,6 +8,7 @@ import type { Standing, TunnelPackets } from './backend/backend.ts';
 import type { NetworkConfig } from './config.ts';
 import { configObstacles } from './config-change.ts';
 import { Failures, isAboutPeer, letsPodsStart, withoutRefused } from './failures.ts';
+import { removeFlannelTwins } from './flannel-remains.ts';
 import { followConfig, followKernel, followUnheard, poll } from './follow.ts';
 import { type KernelInterest, kernelInterest } from './kernel-events.ts';
 import { advance } from './known-rows.ts';
@@ -266,6 +267,14 @@ export class NodeAgent implements Disposable {
     this.#world = { selector, facts, underlay, sysctls };
     const layers = this.#planFrom(self, this.#world, links);
     this.#files.recordSettings(this.#plan?.sysctls ?? new Map(), sysctls);
+    if (!this.#isReady) {
+      await removeFlannelTwins(
+        this.#tables.socket,
+        links,
+        this.#plan?.links.values() ?? [],
+        this.#options.log,
+      );
+    }
     const generation = await this.#tables.readNftGeneration();
     const report = await reconcile(layers);
     await this.#count(report, dirt, generation);

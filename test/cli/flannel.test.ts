@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import test from 'ava';
 import { renderFlannelHelp } from '../../cli/flannel.ts';
-import { isFlannelDevice } from '../../cli/flannel-remains.ts';
 import { flannelLogLevel, ownName } from '../../cli/flannel-run.ts';
 import { VERSION } from '../../cli/version.ts';
 import { flannelFlags } from '../../daemon/flannel-flag-table.ts';
@@ -43,25 +42,6 @@ test('a name that is not the node’s alone is refused, because two nodes would 
   t.is(ownName('Node-1.example '), 'node-1.example');
   for (const bad of ['localhost', 'localhost.localdomain'])
     t.throws(() => ownName(bad), { message: /^environment: NODE_NAME: is missing/ }, bad);
-});
-
-test('devices of flanneld’s are known by name and kind', (t) => {
-  const known: [string, string][] = [
-    ['flannel.1', 'vxlan'],
-    ['flannel-v6.4096', 'vxlan'],
-    ['flannel-wg', 'wireguard'],
-    ['flannel-wg-v6', 'wireguard'],
-    ['flannel.ipip', 'ipip'],
-    ['flannel0', 'tun'],
-  ];
-  for (const [name, kind] of known) t.true(isFlannelDevice({ name, kind }), name);
-  for (const [name, kind] of [
-    ['flannel.1', 'dummy'],
-    ['fl.1', 'vxlan'],
-    ['flannel.1x', 'vxlan'],
-    ['cni0', 'bridge'],
-  ])
-    t.false(isFlannelDevice({ name: name ?? '', kind }), name);
 });
 
 test('what is asked for and not done is said', (t) => {

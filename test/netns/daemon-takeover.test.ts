@@ -53,3 +53,26 @@ test.serial(
     await until('its route', () => routes().some((line) => line.startsWith('10.244.206.0/24')));
   },
 );
+
+test.serial('vxlan takes the place of flanneld’s device, and leaves those of other networks', async (t) => {
+  const nodes = await Nodes.open(t, 1);
+  const { namespace } = nodes.machine(0);
+  const ip = (words: string) => inside(namespace, 'ip', ...words.split(' '));
+  for (const vni of [1, 2]) {
+    ip(`link add flannel.${vni} type vxlan id ${vni} local 172.30.0.11 dev eth0 dstport 8472 nolearning`);
+    ip(`link set flannel.${vni} up`);
+    ip(`route add 10.244.20${vni}.0/24 via 10.244.20${vni}.0 dev flannel.${vni} onlink`);
+  }
+  const data = { VNI: 1, VtepMAC: '02:00:00:00:02:01' };
+  const value = { PublicIP: '172.30.0.201', BackendType: 'vxlan', BackendData: data };
+  nodes.etcd.ctl('put', `${prefix}10.244.201.0-24`, JSON.stringify(value));
+  const agent = nodes.start(0, config({ Type: 'vxlan' }));
+  await agent.ready();
+  const links = agent.run('ip', '-o', 'link', 'show', 'type', 'vxlan');
+  t.false(links.includes('flannel.1'));
+  t.true(links.includes('flannel.2'));
+  t.true(links.includes('fl.1'));
+  const routes = agent.run('ip', 'route');
+  t.true(routes.includes('10.244.201.0/24 via 10.244.201.0 dev fl.1'));
+  t.true(routes.includes('10.244.202.0/24 via 10.244.202.0 dev flannel.2'));
+});
