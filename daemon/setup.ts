@@ -1,3 +1,4 @@
+import { dirname } from 'node:path';
 import { type Cidr, families, type Ip } from '../core/address.ts';
 import type { Backend } from './backend/backend.ts';
 import { backendFor } from './backend/backends.ts';
@@ -15,9 +16,11 @@ export interface Setup {
 
 export function setUp(config: NetworkConfig, options: DaemonOptions): Setup {
   const networks = families.map((family) => [family, config.networks[family]?.network]);
+  const { subnetFile } = options;
+  const flannelDir = subnetFile && dirname(subnetFile);
   return {
     config,
-    backend: backendFor(config.backend, { stateDir: keptDirectory(options) }),
+    backend: backendFor(config.backend, { stateDir: keptDirectory(options), flannelDir }),
     networks: Object.fromEntries(networks),
   };
 }

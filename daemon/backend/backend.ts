@@ -31,6 +31,8 @@ export interface BackendConfig {
 export interface BackendHome {
   /** A folder that outlives a reboot, for what a node must not forget. */
   readonly stateDir: string;
+  /** Where flanneld had its files, if this node takes its place. */
+  readonly flannelDir?: string | undefined;
 }
 
 /** What a backend's file exports. `parse` adds what is wrong to the object's problems. */

@@ -40,9 +40,10 @@ function clamp(bytes: Buffer): Buffer {
 /**
  * The keys of this node: those of the file, which is made (mode 0600) where there is none. The file must outlive a
  * reboot: peers know the node by its key. Throws when what stands there is no key, rather than become somebody else.
+ * `inherited` is flanneld's file: a node that it was on stays who it is to its peers.
  */
-export function readWireguardKeys(path: string): WireguardKeys {
-  const text = readKeyFile(path) ?? makeKeyFile(path);
+export function readWireguardKeys(path: string, inherited?: string): WireguardKeys {
+  const text = readKeyFile(path) ?? makeKeyFile(path, inheritedKey(inherited) ?? makePrivateKey());
   if (!isWireguardKey(text)) throw new Error(`${path}: not a key of WireGuard (base64 of 32 bytes)`);
   return wireguardKeys(text);
 }
@@ -56,11 +57,16 @@ function readKeyFile(path: string): string | undefined {
   }
 }
 
+function inheritedKey(path: string | undefined): string | undefined {
+  const text = path === undefined ? undefined : readKeyFile(path);
+  return text !== undefined && isWireguardKey(text) ? text : undefined;
+}
+
 /** Whole or not at all, and never over a file that came meanwhile. */
-function makeKeyFile(path: string): string {
+function makeKeyFile(path: string, key: string): string {
   mkdirSync(dirname(path), { recursive: true });
   const beside = `${path}.${process.pid}`;
-  writeFileSync(beside, `${makePrivateKey()}\n`, { mode: 0o600, flush: true });
+  writeFileSync(beside, `${key}\n`, { mode: 0o600, flush: true });
   try {
     linkSync(beside, path);
   } catch (error) {

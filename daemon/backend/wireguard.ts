@@ -63,15 +63,16 @@ export interface WireguardConfig extends BackendConfig, UnderlayMtu {
 const overheadBytes = Object.freeze({ 4: 80, 6: 80 });
 const usualPorts = Object.freeze({ 4: 51820, 6: 51821 });
 const keyFile = 'wireguard.key';
+const flannelKeyFile = 'wgkey';
 
 export const wireguard: BackendKind<WireguardConfig> = {
   type: 'wireguard',
   parse: parseWireguard,
-  make(config, { stateDir }) {
+  make(config, { stateDir, flannelDir }) {
     const path = process.env.WIREGUARD_KEY_FILE || join(stateDir, keyFile);
     let known: WireguardKeys | undefined;
     const keys = () => {
-      known ??= readWireguardKeys(path);
+      known ??= readWireguardKeys(path, flannelDir && join(flannelDir, flannelKeyFile));
       return known;
     };
     return {

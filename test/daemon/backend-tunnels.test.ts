@@ -159,3 +159,14 @@ test('new private keys are whole and differ', (t) => {
   );
   t.not(makePrivateKey(), makePrivateKey());
 });
+
+test('a node that flanneld was on keeps the key that its peers know', (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'fairlead-test-'));
+  t.teardown(() => rmSync(directory, { recursive: true }));
+  const [own, flannels] = [join(directory, 'kept', 'wireguard.key'), join(directory, 'wgkey')];
+  writeFileSync(flannels, makePrivateKey(), { mode: 0o400 });
+  const theirs = readFileSync(flannels, 'utf8');
+  t.is(readWireguardKeys(own, flannels).privateKey, theirs);
+  rmSync(flannels);
+  t.is(readWireguardKeys(own, flannels).privateKey, theirs, 'it is ours from then on');
+});
