@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto';
 import { Addressing, type AddressingOptions } from './addressing.ts';
 import { type AnswerAhead, Attacher, type AttacherOptions, type Begun, interfaceExists } from './attacher.ts';
 import { checkChained, checkPart } from './check.ts';
@@ -120,17 +121,16 @@ export class Chain {
     const previous = parsePrevResult(request.config, request.cniVersion);
     if (previous instanceof CniError) throw previous;
     const id = idOf(request);
-    const parts = leases.get(attachmentKey(id));
-    const earlier = parts.map(({ rows }) => rows);
+    const { there, configs } = await this.#findEarlier(request, namespaceFd);
+    const earlier = leases.get(attachmentKey(id)).map(({ rows }) => rows);
     const sandbox = request.netns;
     const planned = await plugin.plan({ id, sandbox, namespaceFd, previous, earlier, node });
     if (planned instanceof CniError) throw planned;
     const { result } = planned;
-    const there = parts.find(({ type }) => type === request.type);
-    const rows = await this.#rowsAfter(there, parts, planned.rows, namespaceFd);
+    const rows = there === undefined ? planned.rows : joinRows(there.rows, planned.rows);
     // There is nothing to be undone.
     if (isEmpty(rows)) return { result };
-    const part: Part = { ...id, type: request.type, rows };
+    const part: Part = { ...id, type: request.type, rows, configs };
     await this.#attacher.make(part, namespaceFd);
     return { part, result };
   }
@@ -153,19 +153,23 @@ export class Chain {
   }
 
   /**
-   * A second plugin of the same type in one chain adds to what the first made. Where we cannot tell, because the
-   * interface is not ours, what is there is of an ADD that failed.
+   * A second plugin of the same type in one chain adds to what the first made. Where the interface is not ours, no ADD of
+   * it says that the chain begins again: the same configuration does, and what is there is of an ADD that failed.
    */
-  async #rowsAfter(
-    there: Part | undefined,
-    parts: readonly Part[],
-    rows: Part['rows'],
+  async #findEarlier(
+    request: AttachmentRequest,
     namespaceFd: number,
-  ): Promise<Part['rows']> {
-    if (there === undefined) return rows;
-    if (parts.some((part) => part.rows.attachment !== undefined)) return joinRows(there.rows, rows);
+  ): Promise<{ readonly there?: Part; readonly configs?: readonly string[] }> {
+    const parts = this.#options.leases.get(attachmentKey(request));
+    const there = parts.find(({ type }) => type === request.type);
+    const isOurs = parts.some(({ rows }) => rows.attachment !== undefined);
+    if (isOurs) return there === undefined ? {} : { there };
+    const digest = digestOf(request);
+    if (there === undefined) return { configs: [digest] };
+    const { configs = [] } = there;
+    if (configs.length > 0 && !configs.includes(digest)) return { there, configs: [...configs, digest] };
     await this.#attacher.remove(there, namespaceFd);
-    return rows;
+    return { configs: [digest] };
   }
 
   /** Something may be left from a runtime that forgot it; where the interface is still there, ADD is refused. */
@@ -210,6 +214,14 @@ export class Chain {
     if (left !== undefined) await this.#addressing.release(left, env);
   }
 }
+
+/** Of the configuration, without what the plugins before it have made. */
+function digestOf({ config }: AttachmentRequest): string {
+  const text = JSON.stringify([...config].filter(([key]) => key !== 'prevresult'));
+  return hash('sha256', text, 'base64url').slice(0, digestLength);
+}
+
+const digestLength = 16;
 
 function idOf({ network, containerId, ifname }: AttachmentRequest) {
   return { network, containerId, ifname };

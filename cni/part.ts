@@ -87,6 +87,11 @@ export interface Part extends AttachmentId {
   readonly foreignIpam?: ForeignIpam | undefined;
   /** Nothing else is there: the other program may hold something and is still to be told, of an ADD or a DEL that did not end. */
   readonly isLeft?: true | undefined;
+  /**
+   * On an interface of others: digests of the configurations that the rows are of. They tell a second plugin of the type
+   * from an ADD that begins again.
+   */
+  readonly configs?: readonly string[] | undefined;
   /** What its rows lie on. */
   readonly bridge?: BridgeNeed | undefined;
 }

@@ -24,8 +24,9 @@ class Runtime {
     return this.#node.call(verb, { containerId: '', ...pod, config });
   }
 
-  async add(t: ExecutionContext, pod: Pod): Promise<void> {
-    this.result = undefined;
+  /** `before` is the result of a plugin of others. */
+  async add(t: ExecutionContext, pod: Pod, before?: Record<string, unknown>): Promise<void> {
+    this.result = before;
     for (const plugin of this.#plugins) {
       const more = this.result === undefined ? {} : { prevResult: this.result };
       const { exitCode, stdout } = await this.#call('ADD', pod, plugin, more);
@@ -200,6 +201,38 @@ test.serial('a chain that failed in the middle can be added again without DEL', 
   await runtime.del(t, { containerId, netns: again.netns });
   await isClean(t, node);
 });
+
+test.serial(
+  'two plugins of one type on an interface of others add to each other, and may begin again',
+  async (t) => {
+    const node = await started(t);
+    const pod = node.pod();
+    await execIn(pod.netns, 'ip', 'link', 'add', 'eth0', 'mtu', '1400', 'type', 'veth');
+    const set = (...keys: string[]) =>
+      Object.fromEntries(keys.map((key) => [`net.ipv4.conf.IFNAME.${key}`, '1']));
+    const plugins: Plugin[] = [
+      { type: 'tuning', sysctl: set('arp_filter', 'arp_accept'), mtu: 1300 },
+      { type: 'tuning', sysctl: set('arp_filter', 'arp_notify') },
+    ];
+    const shown = async () => {
+      const keys = ['arp_filter', 'arp_accept', 'arp_notify'].map((key) => `net.ipv4.conf.eth0.${key}`);
+      const values = (await execIn(pod.netns, 'sysctl', '-n', ...keys)).trim().split('\n');
+      const [, mtu] = /mtu (\d+)/.exec(await execIn(pod.netns, 'ip', 'link', 'show', 'eth0')) ?? [];
+      return [...values, mtu].join(' ');
+    };
+    const others = { cniVersion: '1.0.0', interfaces: [{ name: 'eth0', sandbox: pod.netns }], ips: [] };
+    const before = await shown();
+    for (let time = 0; time < 2; time += 1) {
+      const runtime = new Runtime(node, '1.0.0', plugins);
+      await runtime.add(t, pod, others);
+      t.is(await shown(), '1 1 1 1300');
+      t.is(await runtime.check(pod), 'ok');
+    }
+    await new Runtime(node, '1.0.0', plugins).del(t, pod);
+    t.is(await shown(), before);
+    t.deepEqual(node.leases(), []);
+  },
+);
 
 test.serial('GC takes whole chains that the runtime does not know of', async (t) => {
   const node = await started(t);
