@@ -14,6 +14,8 @@ const probeMs = 30_000;
  */
 const soonMs = 2_000;
 const soonLooks = 2;
+/** In so many looks the server is asked once for its newest entry, which costs it a look at all. */
+const looksPerSearch = 10;
 
 export interface EtcdViewOptions {
   readonly onChange: () => void;
@@ -36,6 +38,11 @@ export class EtcdLeaseView implements LeaseView {
   #connection: string | undefined;
   /** The last revision seen; undefined when everything has to be read. */
   #revision: number | undefined;
+  /** The last one of an entry of ours. */
+  #newest = 0;
+  /** Up to here nothing was lost. */
+  #verified = 0;
+  #nextSearchMs = 0;
 
   constructor(client: EtcdClient, prefix: string, options: EtcdViewOptions) {
     this.#client = client;
@@ -94,15 +101,27 @@ export class EtcdLeaseView implements LeaseView {
 
   /** Rejects when the server does not answer, or has had other entries than we know for two looks. */
   async #probe(signal: AbortSignal): Promise<never> {
-    let differed: number | undefined;
+    let differed: string | undefined;
     for (let looks = 0; ; looks += 1) {
       const afterMs = looks < soonLooks ? Math.min(soonMs, this.#probeMs) : this.#probeMs;
       await sleep(afterMs * (0.75 + Math.random() / 2), undefined, { signal });
-      const count = await this.#client.count(this.#prefix, signal);
-      const differs = count !== this.#leases.size + this.#unreadable.size;
-      if (differs && differed === this.#revision) throw new CompactedError('the watch has lost something');
-      differed = differs ? this.#revision : undefined;
+      const differs = await this.#differs(differed !== undefined, signal);
+      const known = `${this.#revision} ${this.#newest}`;
+      if (differs && differed === known) throw new CompactedError('the watch has lost something');
+      differed = differs ? known : undefined;
     }
+  }
+
+  /** Another number of entries, or one that was changed after all that we were told of. */
+  async #differs(isSuspected: boolean, signal: AbortSignal): Promise<boolean> {
+    const { count, revision } = await this.#client.count(this.#prefix, signal);
+    if (count !== this.#leases.size + this.#unreadable.size) return true;
+    if (revision <= Math.max(this.#newest, this.#verified)) return false;
+    if (!isSuspected && performance.now() < this.#nextSearchMs) return false;
+    this.#nextSearchMs = performance.now() + looksPerSearch * this.#probeMs;
+    if ((await this.#client.newest(this.#prefix, signal)) > this.#newest) return true;
+    this.#verified = revision;
+    return false;
   }
 
   /** A store that was put back to an earlier state would never tell us anything again. */
@@ -113,6 +132,7 @@ export class EtcdLeaseView implements LeaseView {
   #apply(event: Exclude<EtcdEvent, { kind: 'watching' }>): void {
     this.#revision = event.revision;
     if (event.kind === 'progress') return;
+    this.#newest = Math.max(this.#newest, event.revision);
     if (event.kind === 'put') this.#put(event.entry);
     else this.#drop(event.key.slice(this.#prefix.length));
     this.#onChange();
@@ -124,6 +144,8 @@ export class EtcdLeaseView implements LeaseView {
     for (const name of [...this.#leases.keys(), ...this.#unreadable.keys()])
       if (!there.has(name)) this.#drop(name);
     for (const entry of entries) this.#put(entry);
+    this.#newest = entries.reduce((newest, { modRevision }) => Math.max(newest, modRevision), 0);
+    this.#verified = revision;
     this.#onChange();
     return revision;
   }

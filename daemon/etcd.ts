@@ -85,10 +85,17 @@ export class EtcdClient implements Disposable {
     return answer.kvs?.map(entryOf)[0];
   }
 
-  /** How many entries a prefix has. */
-  async count(prefix: string, signal: AbortSignal): Promise<number> {
+  /** How many entries a prefix has, and the store's revision at that moment. */
+  async count(prefix: string, signal: AbortSignal): Promise<{ count: number; revision: number }> {
     const answer = await this.#ask('/kv/range', { ...keyRange(prefix), count_only: true }, signal);
-    return Number(answer.count ?? 0);
+    return { count: Number(answer.count ?? 0), revision: revisionOf(answer) };
+  }
+
+  /** The revision that an entry of the prefix was last changed at; 0 where there is none. The server reads them all. */
+  async newest(prefix: string, signal: AbortSignal): Promise<number> {
+    const order = { sort_target: 'MOD', sort_order: 'DESCEND', limit: '1', keys_only: true };
+    const answer = await this.#ask('/kv/range', { ...keyRange(prefix), ...order }, signal);
+    return Number(answer.kvs?.[0]?.mod_revision ?? 0);
   }
 
   /** Makes all writes if all conditions hold; false when one does not. */

@@ -186,6 +186,38 @@ test('entries that the watch never told of are found by the count', async (t) =>
   t.false(signal.aborted);
 });
 
+test('a changed entry that the watch never told of is found by its revision, and quiet costs no search', async (t) => {
+  const { etcd, client, watch, signal } = await setUp(t);
+  const real = client.watch.bind(client);
+  client.watch = async function* (...args) {
+    for await (const event of real(...args)) if (event.kind !== 'put') yield event;
+  };
+  let searches = 0;
+  const newest = client.newest.bind(client);
+  client.newest = async (...args) => {
+    searches += 1;
+    return await newest(...args);
+  };
+  const key = '10.5.9.0-24';
+  await etcd.ctlAsync('put', prefix + key, leaseText('192.0.2.9', '02:00:00:00:00:09'));
+  const view = watch({ probeMs: 100 });
+  await view.synced;
+  await sleep(1_500);
+  t.is(searches, 0, 'nothing was written at all');
+  await etcd.ctlAsync('put', prefix + key, leaseText('192.0.2.9', '02:00:00:00:00:aa'));
+  await until('the change is found', () => {
+    return JSON.stringify(view.leases().get(key)?.backendData[4]).includes('02:00:00:00:00:aa');
+  });
+  const [after, begin] = [searches, performance.now()];
+  for (let n = 0; n < 5; n += 1) {
+    await etcd.ctlAsync('put', '/elsewhere', String(n));
+    await sleep(150);
+  }
+  const most = 2 + (performance.now() - begin) / 1_000;
+  t.true(searches - after <= most, `others’ writes are looked after now and then: ${searches - after}`);
+  t.false(signal.aborted);
+});
+
 test('a lease made a reservation while it is held stays one, and its renewal ends in peace', async (t) => {
   const { etcd, client, store, signal } = await setUp(t);
   const holder = store({ ttlSeconds: 8, renewMarginSeconds: 4 });
