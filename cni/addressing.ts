@@ -6,7 +6,7 @@ import { addForeignInterface, addForeignIpam, callForeign, type ForeignCall } fr
 import type { HostLocalImport } from './host-local-import.ts';
 import type { GivenAddress } from './ipam.ts';
 import type { IpamResult } from './ipam-result.ts';
-import type { Leases } from './leases.ts';
+import type { LeaseBook } from './leases.ts';
 import type { Log } from './log.ts';
 import { attachmentKey, type ForeignIpam, leftOf, type Part } from './part.ts';
 import type { ForeignPlugin, IpamChoice } from './plugin-type.ts';
@@ -16,10 +16,12 @@ import { readResolvConf } from './resolv-conf.ts';
 import type { Result } from './result.ts';
 
 export interface AddressingOptions {
-  readonly leases: Leases;
+  readonly leases: LeaseBook;
   readonly imports: Pick<HostLocalImport, 'ensure' | 'avoid'>;
   readonly log: Log;
   readonly pass: (point: FaultPoint) => void;
+  /** Words before a program's own that lead it to the host; none by default. */
+  readonly enter?: readonly string[] | undefined;
 }
 
 /** Addresses for one attachment, and what is to be kept so that they come back. */
@@ -70,9 +72,9 @@ export class Addressing {
 
   #allocate(
     request: AttachmentRequest,
-    allocate: () => ReturnType<Leases['allocate']>,
+    allocate: () => ReturnType<LeaseBook['allocate']>,
   ): readonly GivenAddress[] {
-    let given: ReturnType<Leases['allocate']>;
+    let given: ReturnType<LeaseBook['allocate']>;
     try {
       given = allocate();
     } catch (error) {
@@ -108,7 +110,7 @@ export class Addressing {
     this.#record(left);
     this.#options.pass('add:asking');
     try {
-      return { given: await add({ type, env, configText, onLog: this.#onLog }), foreignIpam };
+      return { given: await add({ type, env, configText, ...this.#how }), foreignIpam };
     } catch (error) {
       // It was told to take it back; if that failed, the DEL to come will do, by a configuration that may be better.
       this.#options.leases.release(left);
@@ -142,8 +144,12 @@ export class Addressing {
 
   /** Tells a foreign plugin that its addresses are free, with the configuration of the ADD. Throws CniError. */
   async tellForeign({ type, env, configText }: ForeignIpam, now: Environment = noVariables): Promise<void> {
-    const call = { type, env: new Map([...Object.entries(env), ...now]), configText, onLog: this.#onLog };
+    const call = { type, env: new Map([...Object.entries(env), ...now]), configText, ...this.#how };
     await callForeign('DEL', call);
+  }
+
+  get #how(): Pick<ForeignCall, 'enter' | 'onLog'> {
+    return { enter: this.#options.enter, onLog: this.#onLog };
   }
 
   readonly #onLog = (text: string) => this.#options.log.warn({ ipam: text }, 'foreign IPAM plugin');

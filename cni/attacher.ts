@@ -5,7 +5,7 @@ import { KernelError } from '../kernel/errors.ts';
 import type { Reply } from '../kernel/unix-socket.ts';
 import type { Bridges } from './bridges.ts';
 import { CniError, cniCode } from './error.ts';
-import type { Leases } from './leases.ts';
+import type { LeaseBook } from './leases.ts';
 import type { Log } from './log.ts';
 import {
   attachmentKey,
@@ -43,7 +43,7 @@ export type FaultPoint = (typeof faultPoints)[number];
 export interface AttacherOptions {
   readonly tables: PartTables;
   readonly bridges: Pick<Bridges, 'ensure' | 'forget' | 'macOf'>;
-  readonly leases: Leases;
+  readonly leases: LeaseBook;
   readonly wanted: WantedRows;
   readonly log: Log;
   readonly pass: (point: FaultPoint) => void;

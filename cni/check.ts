@@ -1,6 +1,6 @@
 import type { Table } from '../core/rows.ts';
 import { CniError, cniCode } from './error.ts';
-import { callForeign } from './foreign-ipam.ts';
+import { callForeign, type ForeignCall } from './foreign-ipam.ts';
 import { type Part, type PartRows, type RowKind, rowKinds, rowsOf } from './part.ts';
 import type { PartTables } from './part-tables.ts';
 import type { ChainedCall, ChainedPlugin } from './plugin-type.ts';
@@ -13,6 +13,8 @@ import type { WantedRows } from './wanted.ts';
 export interface CheckOptions {
   readonly tables: PartTables;
   readonly wanted: Pick<WantedRows, 'current'>;
+  /** Of programs that are called. */
+  readonly enter?: ForeignCall['enter'];
 }
 
 /**
@@ -24,7 +26,7 @@ export async function checkPart(
   namespaceFd: number,
   part: Part | undefined,
   previous: Result | undefined,
-  { tables, wanted }: CheckOptions,
+  { tables, wanted, enter }: CheckOptions,
 ): Promise<void> {
   if (previous === undefined) throw new CniError(cniCode.invalidConfig, 'Required prevResult missing');
   if (part === undefined || part.isLeft) throw unknownAttachment(request);
@@ -43,7 +45,7 @@ export async function checkPart(
     // A delegate has a configuration of its own.
     const isDelegate = request.type === 'flannel';
     const told = isDelegate ? withPrevResult(configText, request) : request.configText;
-    await callForeign('CHECK', { type, env: request.env, configText: told });
+    await callForeign('CHECK', { type, env: request.env, configText: told, enter });
   }
 }
 

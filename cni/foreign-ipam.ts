@@ -30,6 +30,8 @@ export interface ForeignCall {
   /** The complete configuration, as it came. */
   readonly configText: string;
   readonly timeoutMs?: number;
+  /** Words before the program's own, such as `['nsenter', '--net=/proc/1/ns/net', '--']`. */
+  readonly enter?: readonly string[] | undefined;
   /** What the program says on standard error, if anything. */
   readonly onLog?: (text: string) => void;
 }
@@ -113,10 +115,11 @@ async function run(path: string, verb: ForeignVerb, call: ForeignCall): Promise<
 
 /** A program, never a shell: nothing in the configuration can become a command. */
 function execute(path: string, verb: ForeignVerb, call: ForeignCall): Promise<Outcome> {
+  const [program = path, ...args] = [...(call.enter ?? []), path];
   return new Promise((resolve) => {
     const child = execFile(
-      path,
-      [],
+      program,
+      args,
       {
         env: { PATH: process.env.PATH, ...Object.fromEntries(call.env), CNI_COMMAND: verb },
         cwd: '/',

@@ -25,6 +25,9 @@ type FirstRecord =
 /** Of the parts that they become. */
 const firstType = 'fairlead';
 
+/** All of {@link Leases} but its end. */
+export type LeaseBook = Omit<Leases, typeof Symbol.dispose>;
+
 /**
  * Every attachment of the node with the addresses it holds, plugin by plugin: the rows that are wanted. In memory, and
  * in a journal that a next daemon reads.

@@ -185,6 +185,6 @@ class NodeSysctls implements Table<string, SysctlSettingRow> {
 type NodeSysctlsOptions = Pick<PartTablesOptions, 'namespaceFd' | 'record'>;
 
 /** Programs of the host run in the namespace of the process, unless they are led into another. */
-function enterWords(namespaceFd: Descriptor | undefined): string[] {
+export function enterWords(namespaceFd: Descriptor | undefined): string[] {
   return namespaceFd === undefined ? [] : ['nsenter', `--net=/proc/${process.pid}/fd/${namespaceFd}`, '--'];
 }

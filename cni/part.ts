@@ -94,6 +94,8 @@ export interface Part extends AttachmentId {
   readonly configs?: readonly string[] | undefined;
   /** What its rows lie on. */
   readonly bridge?: BridgeNeed | undefined;
+  /** Number of the network namespace that the rows on the host are in; undefined: the agent's own. */
+  readonly host?: string | undefined;
 }
 
 /** The call that a foreign IPAM plugin was asked with. */

@@ -1,4 +1,4 @@
-import { fstatSync } from 'node:fs';
+import { fstatSync, type Stats } from 'node:fs';
 import type { AnswerAhead } from './attacher.ts';
 import { Chain, type ChainOptions, type Made, type ResultAhead } from './chain.ts';
 import { CniError, cniCode } from './error.ts';
@@ -17,6 +17,8 @@ import { newestVersion } from './version.ts';
 export interface PluginOptions extends ChainOptions, Pick<UpkeepOptions, 'trouble'> {
   /** Undefined: not ready. */
   readonly network: () => NodeNetwork | undefined;
+  /** Who serves the attachment where that is not on this host. */
+  readonly elsewhere?: ((key: string) => Promise<Pick<Plugin, 'serve'>> | undefined) | undefined;
 }
 
 /** One call: what the shim sent, and the way back. */
@@ -69,32 +71,34 @@ export class Plugin {
     });
   }
 
-  /** Serves one call to its end, with its answer. */
-  async serve(call: Call): Promise<void> {
+  /** Serves one call to its end, with its answer. `caller`: of the namespace that it comes from, if that is known. */
+  async serve(call: Call, caller?: Stats): Promise<void> {
     const request = parseRequest(call.env, call.stdin);
     const version = 'cniVersion' in request ? request.cniVersion : newestVersion;
     try {
       if (request instanceof CniError) throw request;
-      await this.#dispatch(request, call);
+      await this.#dispatch(request, call, caller);
     } catch (error) {
       call.answer(1, renderError(CniError.from(error), version));
     }
   }
 
-  async #dispatch(request: Request, call: Call): Promise<void> {
+  async #dispatch(request: Request, call: Call, caller: Stats | undefined): Promise<void> {
     switch (request.verb) {
       case 'VERSION':
         call.answer(0, renderVersions());
         return;
       case 'ADD':
-        checkNamespaces(request, call);
+        checkNamespaces(request, call, caller);
         return this.#queue.run(queueKey(request), () => this.#add(request, call));
       case 'DEL': {
-        const podNamespaceFd = checkNamespaces(request, call);
+        const podNamespaceFd = checkNamespaces(request, call, caller);
+        const elsewhere = this.#options.elsewhere?.(attachmentKey(request));
+        if (elsewhere !== undefined) return (await elsewhere).serve(call, caller);
         return this.#queue.run(queueKey(request), () => this.#del(request, { ...call, podNamespaceFd }));
       }
       case 'CHECK':
-        checkNamespaces(request, call);
+        checkNamespaces(request, call, caller);
         return this.#queue.run(queueKey(request), () => this.#check(request, call));
       case 'GC':
         await this.#upkeep.gc(request);
@@ -261,6 +265,7 @@ function orThrow<T>(value: T | CniError): T {
 function checkNamespaces(
   request: AttachmentRequest,
   { ownNamespaceFd, podNamespaceFd }: Call,
+  caller: Stats | undefined,
 ): number | undefined {
   const { verb, netns, netnsOverride } = request;
   const quoted = JSON.stringify(netns);
@@ -269,7 +274,7 @@ function checkNamespaces(
     if (verb !== 'DEL') throw refuse(`failed to open netns ${quoted}: no such namespace`);
     return undefined;
   }
-  const own = fstatSync(ownNamespaceFd ?? podNamespaceFd);
+  const own = caller ?? fstatSync(ownNamespaceFd ?? podNamespaceFd);
   const pod = fstatSync(podNamespaceFd);
   // Every namespace lies in the kernel's one file system of namespaces.
   if (own.dev !== pod.dev) {

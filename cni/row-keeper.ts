@@ -4,7 +4,7 @@ import { layer, type Table } from '../core/rows.ts';
 import { attachmentKey } from './attachment.ts';
 import type { ElementTable } from './element-table.ts';
 import { IptablesKeeper } from './iptables/keeper.ts';
-import type { Leases } from './leases.ts';
+import type { LeaseBook } from './leases.ts';
 import type { Log } from './log.ts';
 import { type Part, rowKinds } from './part.ts';
 import type { KernelTables } from './part-tables.ts';
@@ -20,9 +20,11 @@ const restShare = 20;
 
 export interface RowKeeperOptions {
   readonly tables: KernelTables;
-  readonly leases: Leases;
+  readonly leases: LeaseBook;
   readonly wanted: WantedRows;
   readonly log: Log;
+  /** False: pairs that are there and not recorded may be those of another agent. */
+  readonly isOwn: boolean;
 }
 
 /** Keeps the rows of all parts in the kernel: makes those again that somebody took away, removes those of no part. */
@@ -46,7 +48,7 @@ export class RowKeeper {
    * `makeBridges`: those of the leases that are left, which may be gone.
    */
   async restore(makeBridges: () => Promise<void>): Promise<void> {
-    const { tables, leases, wanted, log } = this.#options;
+    const { tables, leases, wanted, log, isOwn } = this.#options;
     const pairs = await tables.node.attachment.read();
     for (const part of [...leases.values()]) {
       const row = part.rows.attachment;
@@ -56,18 +58,20 @@ export class RowKeeper {
       }
     }
     for (const part of leases.values()) wanted.add(part);
+    if (!isOwn && leases.size === 0) return;
     await makeBridges();
     const names = wanted.rows('attachment');
     // A pair that is there is brought in line on this side; nothing changes inside the container.
     const kept = new Map([...names].filter(([name]) => pairs.has(name)));
     const { node } = tables;
     await this.#repairElements();
+    const only = isOwn ? <V>(table: Table<string, V>) => table : withoutRemovals;
     const { writes, failures } = await reconcile([
-      layer(node.attachment, kept),
-      layer(node.vlans, wanted.rows('vlans')),
-      layer(node.ports, wanted.rows('ports')),
-      layer(node.routes, wanted.rows('routes')),
-      layer(node.qdiscs, wanted.rows('qdiscs')),
+      layer(only(node.attachment), kept),
+      layer(only(node.vlans), wanted.rows('vlans')),
+      layer(only(node.ports), wanted.rows('ports')),
+      layer(only(node.routes), wanted.rows('routes')),
+      layer(only(node.qdiscs), wanted.rows('qdiscs')),
       layer(node.sysctls, wanted.rows('sysctls')),
     ]);
     for (const { table, key, error } of failures)

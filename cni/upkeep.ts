@@ -1,8 +1,8 @@
 import { CniError, cniCode } from './error.ts';
-import { callForeign } from './foreign-ipam.ts';
+import { callForeign, type ForeignCall } from './foreign-ipam.ts';
 import type { HostLocal } from './host-local.ts';
 import type { HostLocalImport } from './host-local-import.ts';
-import type { Leases } from './leases.ts';
+import type { LeaseBook } from './leases.ts';
 import type { NodeNetwork } from './node-network.ts';
 import { attachmentKey, type Part } from './part.ts';
 import type { ForeignPlugin, IpamChoice } from './plugin-type.ts';
@@ -12,10 +12,12 @@ import { ipamPlugin, type NetworkRequest } from './request.ts';
 import { parseValidAttachments, staleAttachments } from './valid-attachments.ts';
 
 export interface UpkeepOptions {
-  readonly leases: Leases;
+  readonly leases: LeaseBook;
   readonly imports: Pick<HostLocalImport, 'ensure'>;
   readonly hostLocal: HostLocal;
   readonly network: () => NodeNetwork | undefined;
+  /** Of programs that are called. */
+  readonly enter?: ForeignCall['enter'];
   /** Takes all parts of an attachment away. Throws CniError. */
   readonly remove: (key: string, parts: readonly Part[]) => Promise<void>;
   /** What keeps pods that are there from the network; undefined: nothing. */
@@ -92,7 +94,7 @@ export class Upkeep {
     { type, configText }: ForeignPlugin,
     { env }: NetworkRequest,
   ): Promise<void> {
-    return callForeign(verb, { type, env, configText });
+    return callForeign(verb, { type, env, configText, enter: this.#options.enter });
   }
 }
 
