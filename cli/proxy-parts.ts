@@ -33,8 +33,13 @@ export interface PartsOptions {
   readonly onFatal: (error: Error) => void;
 }
 
+export interface Parts {
+  readonly proxy: ServiceProxy;
+  readonly metrics: ProxyMetrics;
+}
+
 /** The proxy with all that follows it: stale flows, health, metrics. They go to the stack, each on what it follows. */
-export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOptions): ServiceProxy {
+export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOptions): Parts {
   const { config, nodeName, log, resetTcp } = run;
   const startedAtMs = Date.now();
   const wanted = supportedFamilies();
@@ -66,7 +71,10 @@ export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOp
     // Nobody tells of changes to virtual servers' destinations: they are looked at as often as kube-proxy does.
     fullSyncIntervalMs: mode === 'ipvs' ? config.syncPeriodMs : undefined,
     backend,
-    observers: [{ passed: (pass) => metrics.passed(pass), failed: () => metrics.failed() }, following],
+    observers: [
+      { passed: (pass) => metrics.passed(pass), failed: (_, kind) => metrics.failed(kind) },
+      following,
+    ],
     log,
   });
   stack.use(proxy);
@@ -74,7 +82,7 @@ export function openParts({ run, client, policy, mode, stack, onFatal }: PartsOp
   countServices(run, proxy, connections, metrics, stack);
   openServers({ run, mode, metrics, facts, startedAtMs, stack, onFatal });
   events.starting();
-  return proxy;
+  return { proxy, metrics };
 }
 
 /** What goes by the views and by the node as the kernel has them. */

@@ -17,6 +17,7 @@ import { untilFileChanged } from '../proxy/config/watch.ts';
 import { writeConntrackSysctls, writeOomScore } from '../proxy/conntrack-sysctls.ts';
 import { checkIpvs } from '../proxy/ipvs/check.ts';
 import { ipvsSysctls } from '../proxy/ipvs/kernel-settings.ts';
+import type { ProxyMetrics } from '../proxy/metrics.ts';
 import type { ServiceProxy } from '../proxy/proxy.ts';
 import { waitForPodCidrs, watchPodCidrs } from './proxy-node-cidrs.ts';
 import { openParts } from './proxy-parts.ts';
@@ -69,9 +70,9 @@ export async function serveProxy(
   if (mode === 'ipvs') await checkIpvs(config.ipvs);
   const policy = nodeCidrs ? { ...config.policy, detectLocal: detectCidrs(nodeCidrs) } : config.policy;
   await recordMode(run, mode);
-  const proxy = openParts({ run, client, policy, mode, stack, onFatal: fatal.reject });
+  const { proxy, metrics } = openParts({ run, client, policy, mode, stack, onFatal: fatal.reject });
   onStarted?.(proxy);
-  void proxy.synced.then(() => removeOthers(mode, run, ends)).catch(() => {});
+  void proxy.synced.then(() => removeOthers({ mode, metrics }, run, ends)).catch(() => {});
   if (nodeCidrs) watchPodCidrs(proxy, nodeCidrs, ends, fatal.reject);
   await Promise.race([untilAborted(ends), fatal.promise, untilReconfigured(run, ends)]);
 }
@@ -150,15 +151,17 @@ export async function closeLocalhost(runDir: string, log: Logger): Promise<void>
 }
 
 async function removeOthers(
-  mode: Backend['name'],
+  { mode, metrics }: { readonly mode: Backend['name']; readonly metrics: ProxyMetrics },
   { config, runDir, log }: ProxyRun,
   signal: AbortSignal,
 ): Promise<void> {
   await removeOtherModes(mode, {
     signal,
     onRemoved: (removed) => log.info({ removed }, 'another mode left this, it is gone'),
-    onFailure: ({ message }) =>
-      log.warn({ error: message }, 'what another mode left cannot be removed yet, trying again'),
+    onFailure: ({ message }, isNew) => {
+      metrics.cleanupFailed();
+      if (isNew) log.warn({ error: message }, 'what another mode left cannot be removed yet, trying again');
+    },
   });
   if (!signal.aborted && !opensLocalhost(mode, config)) await closeLocalhost(runDir, log);
 }

@@ -35,8 +35,8 @@ export interface RemovalOptions {
   readonly signal?: AbortSignal | undefined;
   /** Something is gone. */
   readonly onRemoved?: (removed: Removed) => void;
-  /** Told once of each reason why something cannot go; it is tried again. */
-  readonly onFailure?: (error: Error) => void;
+  /** Something cannot go; it is tried again. `isNew`: not for the reason of the last time. */
+  readonly onFailure?: (error: Error, isNew: boolean) => void;
   readonly firstRetryMs?: number;
 }
 
@@ -79,7 +79,7 @@ export async function removeUntilGone(
         return;
       } catch (error) {
         const { message } = error as Error;
-        if (message !== said) onFailure(error as Error);
+        onFailure(error as Error, message !== said);
         said = message;
       }
     }

@@ -68,7 +68,8 @@ function addSlice(lists: Lists, slice: V1EndpointSlice, context: EndpointContext
   }
 }
 
-function addressFamily(addressType: string): Family | undefined {
+/** Undefined: none that services have. */
+export function addressFamily(addressType: string): Family | undefined {
   if (addressType === 'IPv4') return 4;
   return addressType === 'IPv6' ? 6 : undefined;
 }

@@ -200,7 +200,7 @@ export class ProxyLoop implements ServiceProxy {
     const kind = this.#needsFullSync ? 'full' : 'update';
     this.#needsFullSync = false;
     this.#readNode();
-    this.#passes.begin(this.#views.takeTriggerTimes());
+    this.#passes.begin(this.#views.takeTriggers());
     const changed = this.#views.refresh(this.#passes.replaced);
     this.#passes.underWay = changed.size;
     const result = await this.#sync(kind, changed).catch((error: Error) => error);
@@ -208,7 +208,7 @@ export class ProxyLoop implements ServiceProxy {
     const durationMs = this.#passEndedAtMs - startMs;
     this.#problems.report(this.#views.problems, this.#backend.problems());
     const failure = result instanceof Error ? result : result.failures[0]?.error;
-    if (result instanceof Error || failure !== undefined) return this.#failed(failure as Error, result);
+    if (result instanceof Error || failure !== undefined) return this.#failed(kind, failure as Error, result);
     this.#backoff.reset();
     this.#passes.succeeded(
       { kind, result, durationMs, facts: this.#facts ?? unknownFacts },
@@ -248,9 +248,9 @@ export class ProxyLoop implements ServiceProxy {
   }
 
   /** Nobody knows now what is in the kernel. */
-  #failed(error: Error, result: SyncResult | Error): false {
+  #failed(kind: 'full' | 'update', error: Error, result: SyncResult | Error): false {
     this.#needsFullSync = true;
-    this.#passes.failed(error, result instanceof Error ? 0 : result.writes);
+    this.#passes.failed(error, kind, result instanceof Error ? 0 : result.writes);
     this.#log.error({ error: error.message, failures: this.#passes.failures }, 'sync failed');
     return false;
   }

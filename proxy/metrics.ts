@@ -19,7 +19,11 @@ const programmingBuckets = [...[0.25, 0.5], ...every(1, 1, 59), ...every(60, 5, 
 /** The state of a proxy at the moment of a scrape. */
 export interface MeteredProxy {
   readonly views: Views;
-  status(): { readonly dirty: number; readonly lastSyncedAtMs: number | undefined };
+  status(): {
+    readonly dirty: number;
+    readonly lastSyncedAtMs: number | undefined;
+    readonly lastQueuedAtMs: number | undefined;
+  };
 }
 
 /** What is measured of one pass. Durations are milliseconds, times milliseconds of the epoch. */
@@ -27,7 +31,7 @@ export interface MeteredPass {
   readonly kind: 'full' | 'update';
   readonly durationMs: number;
   readonly changed: ReadonlyMap<string, { readonly before: Ports; readonly after: Ports }>;
-  readonly triggerTimesMs: readonly number[];
+  readonly triggers: readonly { readonly family: Family; readonly atMs: number }[];
 }
 
 type Ports = readonly ServicePortView[];
@@ -62,10 +66,11 @@ export class ProxyMetrics {
   readonly #fullPass: Histogram<'ip_family'>;
   readonly #partialPass: Histogram<'ip_family'>;
   readonly #programming: Histogram<'ip_family'>;
-  readonly #lastQueued: Gauge<'ip_family'>;
   readonly #serviceChanges: Counter;
   readonly #endpointChanges: Counter;
-  readonly #failures: Counter<'ip_family'> | undefined;
+  readonly #failures: Counter<'ip_family'>;
+  readonly #partialFailures: Counter<'ip_family'> | undefined;
+  readonly #cleanupFailures: Counter<'ip_family'> | undefined;
   readonly #conntrackPass: Histogram<'ip_family'>;
   readonly #conntrackDeleted: Counter<'ip_family'>;
   readonly #answers: Readonly<Record<'healthz' | 'livez', Counter<'code'>>>;
@@ -90,18 +95,8 @@ export class ProxyMetrics {
       'Time from a change in the cluster until the rules say it',
       programmingBuckets,
     );
-    this.#lastQueued = this.#gauge(
-      'sync_proxy_rules_last_queued_timestamp_seconds',
-      'When a pass was last asked for',
-    );
-    this.#gauge(
-      'sync_proxy_rules_last_timestamp_seconds',
-      'When the rules were last as they should be',
-      (gauge) => {
-        const atMs = this.#proxy?.status().lastSyncedAtMs;
-        for (const ip_family of this.#families) gauge.set({ ip_family }, (atMs ?? 0) / 1000);
-      },
-    );
+    this.#timestamp('last_queued', 'When a pass was last asked for', 'lastQueuedAtMs');
+    this.#timestamp('last', 'When the rules were last as they should be', 'lastSyncedAtMs');
     this.#serviceChanges = this.#plainCounter(
       'sync_proxy_rules_service_changes_total',
       'Changes of Services',
@@ -116,7 +111,16 @@ export class ProxyMetrics {
         `Changes that are in no rules yet (${name}s)`,
       );
     this.#noLocalEndpoints();
-    this.#failures = this.#failureCounter();
+    const { backend } = options;
+    const ofMode = backend === 'nftables' ? 'nftables_sync' : 'iptables_restore';
+    this.#failures = this.#failureCounter(ofMode, 'Passes that failed');
+    if (backend === 'iptables')
+      this.#partialFailures = this.#failureCounter(
+        'iptables_partial_restore',
+        'Passes over changes that failed',
+      );
+    if (backend === 'nftables')
+      this.#cleanupFailures = this.#failureCounter('nftables_cleanup', 'Removals of old rules that failed');
     this.#conntrackPass = this.#histogram(
       'conntrack_reconciler_sync_duration_seconds',
       'Time that stale flows took',
@@ -149,17 +153,16 @@ export class ProxyMetrics {
   }
 
   /** One pass that succeeded. */
-  passed({ kind, durationMs, changed, triggerTimesMs }: MeteredPass): void {
+  passed({ kind, durationMs, changed, triggers }: MeteredPass): void {
     const nowMs = Date.now();
     const ofKind = kind === 'full' ? this.#fullPass : this.#partialPass;
     for (const ip_family of this.#families) {
       this.#pass.observe({ ip_family }, durationMs / 1000);
       ofKind.observe({ ip_family }, durationMs / 1000);
-      if (changed.size > 0) this.#lastQueued.set({ ip_family }, (nowMs - durationMs) / 1000);
-      for (const atMs of triggerTimesMs) {
-        if (atMs >= this.#options.startedAtMs)
-          this.#programming.observe({ ip_family }, (nowMs - atMs) / 1000);
-      }
+    }
+    for (const { family, atMs } of triggers) {
+      if (atMs >= this.#options.startedAtMs)
+        this.#programming.observe({ ip_family: `IPv${family}` }, (nowMs - atMs) / 1000);
     }
     let [services, endpoints] = [0, 0];
     for (const { before, after } of changed.values()) {
@@ -172,8 +175,16 @@ export class ProxyMetrics {
   }
 
   /** One pass that failed. */
-  failed(): void {
-    for (const ip_family of this.#families) this.#failures?.inc({ ip_family });
+  failed(kind: MeteredPass['kind']): void {
+    for (const ip_family of this.#families) {
+      this.#failures.inc({ ip_family });
+      if (kind === 'update') this.#partialFailures?.inc({ ip_family });
+    }
+  }
+
+  /** What another mode left could not be removed. */
+  cleanupFailed(): void {
+    for (const ip_family of this.#families) this.#cleanupFailures?.inc({ ip_family });
   }
 
   /** One look at the kernel's flows. */
@@ -193,17 +204,18 @@ export class ProxyMetrics {
     return new Histogram({ name: `kubeproxy_${name}`, help, labelNames: ['ip_family'], buckets, registers });
   }
 
-  #gauge(name: string, help: string, collect?: (gauge: Gauge<'ip_family'>) => void): Gauge<'ip_family'> {
-    return new Gauge({
-      name: `kubeproxy_${name}`,
+  /** 0: it has not happened yet. */
+  #timestamp(name: string, help: string, field: 'lastQueuedAtMs' | 'lastSyncedAtMs'): void {
+    const seconds = () => (this.#proxy?.status()[field] ?? 0) / 1000;
+    const all = this.#families;
+    new Gauge({
+      name: `kubeproxy_sync_proxy_rules_${name}_timestamp_seconds`,
       help,
       labelNames: ['ip_family'],
       registers: [this.registry],
-      ...(collect && {
-        collect() {
-          collect(this);
-        },
-      }),
+      collect() {
+        for (const ip_family of all) this.set({ ip_family }, seconds());
+      },
     });
   }
 
@@ -253,18 +265,8 @@ export class ProxyMetrics {
     });
   }
 
-  #failureCounter(): Counter<'ip_family'> | undefined {
-    const name = 'sync_proxy_rules';
-    switch (this.#options.backend) {
-      case 'nftables':
-        this.#counter(`${name}_nftables_cleanup_failures_total`, 'Removals of old rules that failed');
-        return this.#counter(`${name}_nftables_sync_failures_total`, 'Passes that failed');
-      case 'iptables':
-        this.#counter(`${name}_iptables_partial_restore_failures_total`, 'Passes over changes that failed');
-        return this.#counter(`${name}_iptables_restore_failures_total`, 'Passes that failed');
-      default:
-        return this.#counter(`${name}_iptables_restore_failures_total`, 'Passes that failed');
-    }
+  #failureCounter(what: string, help: string): Counter<'ip_family'> {
+    return this.#counter(`sync_proxy_rules_${what}_failures_total`, help);
   }
 
   #iptables(): void {
@@ -317,7 +319,7 @@ function hasSameEndpoints(a: ServicePortView, b: ServicePortView): boolean {
   return (
     same(a.clusterEndpoints, b.clusterEndpoints) &&
     same(a.localEndpoints, b.localEndpoints) &&
-    same(a.servingEndpoints ?? noEndpoints, b.servingEndpoints ?? noEndpoints)
+    same(a.flowEndpoints ?? noEndpoints, b.flowEndpoints ?? noEndpoints)
   );
 }
 

@@ -1,5 +1,6 @@
 import type { Views } from './backend.ts';
 import type { ProxyObserver, ProxyPass, ProxyStatus, ViewChange } from './proxy.ts';
+import type { Trigger } from './slice-index.ts';
 import type { ServicePortView } from './view.ts';
 
 type Counted = Omit<ProxyStatus, 'backend' | 'services' | 'endpoints'>;
@@ -14,7 +15,7 @@ export class PassLog {
   underWay = 0;
   failures = 0;
   readonly #observers: readonly ProxyObserver[];
-  #triggerTimesMs: number[] = [];
+  #triggers: Trigger[] = [];
   /** Of changes that the pass under way does not know of. */
   #waitingSinceMs: number | undefined;
   /** Of changes that it is about. */
@@ -26,6 +27,7 @@ export class PassLog {
   #passes = { full: 0, update: 0 };
   #lastSyncMs: number | undefined;
   #lastSyncedAtMs: number | undefined;
+  #lastQueuedAtMs: number | undefined;
   #error: string | undefined;
 
   constructor(observers: readonly ProxyObserver[]) {
@@ -40,11 +42,13 @@ export class PassLog {
 
   /** Something is not as the kernel has it. */
   waiting(): void {
-    if (this.#isReady) this.#waitingSinceMs ??= Date.now();
+    if (!this.#isReady) return;
+    this.#lastQueuedAtMs = Date.now();
+    this.#waitingSinceMs ??= this.#lastQueuedAtMs;
   }
 
-  begin(triggerTimesMs: readonly number[]): void {
-    this.#triggerTimesMs.push(...triggerTimesMs);
+  begin(triggers: readonly Trigger[]): void {
+    for (const trigger of triggers) this.#triggers.push(trigger);
     this.#underWaySinceMs ??= this.#waitingSinceMs;
     this.#waitingSinceMs = undefined;
   }
@@ -59,8 +63,10 @@ export class PassLog {
     this.underWay = 0;
     this.failures = 0;
     this.#error = undefined;
-    const pass = { ...done, changed: this.#takeChanges(current), triggerTimesMs: this.#triggerTimesMs };
-    this.#triggerTimesMs = [];
+    const triggers = this.#triggers;
+    this.#triggers = [];
+    const triggerTimesMs = triggers.map(({ atMs }) => atMs);
+    const pass = { ...done, changed: this.#takeChanges(current), triggers, triggerTimesMs };
     for (const observer of this.#observers) observer.passed?.(pass);
   }
 
@@ -74,13 +80,13 @@ export class PassLog {
   }
 
   /** Whatever it was about, also if it was to put right what others did, is still to be done. */
-  failed(error: Error, writes: number): void {
+  failed(error: Error, kind: ProxyPass['kind'], writes: number): void {
     this.#underWaySinceMs ??= Date.now();
     this.#writes += writes;
     this.underWay = 0;
     this.failures += 1;
     this.#error = error.message;
-    for (const observer of this.#observers) observer.failed?.(error);
+    for (const observer of this.#observers) observer.failed?.(error, kind);
   }
 
   status(dirty: number): Counted {
@@ -92,6 +98,7 @@ export class PassLog {
       fullSyncs: this.#passes.full,
       lastSyncMs: this.#lastSyncMs,
       lastSyncedAtMs: this.#lastSyncedAtMs,
+      lastQueuedAtMs: this.#lastQueuedAtMs,
       waitingSinceMs: this.#underWaySinceMs ?? this.#waitingSinceMs,
       failures: this.failures,
       error: this.#error,

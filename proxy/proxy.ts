@@ -5,6 +5,7 @@ import type { Backend, SyncResult, Views } from './backend.ts';
 import { ProxyLoop } from './loop.ts';
 import { openNftables } from './nftables/backend.ts';
 import { defaultPolicy, type NodeFacts, type ProxyPolicy } from './policy.ts';
+import type { Trigger } from './slice-index.ts';
 import type { ServiceHealthCheck, ServicePortView } from './view.ts';
 
 export interface ProxyOptions {
@@ -56,14 +57,16 @@ export interface ProxyPass {
   readonly changed: ReadonlyMap<string, ViewChange>;
   /** The node as the kernel has it now; the same object as in the pass before, unless it changed. */
   readonly facts: NodeFacts;
-  /** When the changes happened in the cluster, as far as their slices say: milliseconds of the epoch. */
+  /** What happened in the cluster, as far as slices say. */
+  readonly triggers: readonly Trigger[];
+  /** The same, only when: milliseconds of the epoch. */
   readonly triggerTimesMs: readonly number[];
 }
 
 export interface ProxyObserver {
   /** Called within the loop: whatever takes long has to go on by itself. */
   passed?(pass: ProxyPass): void;
-  failed?(error: Error): void;
+  failed?(error: Error, kind: ProxyPass['kind']): void;
 }
 
 export interface ProxyStatus {
@@ -84,6 +87,8 @@ export interface ProxyStatus {
   readonly lastSyncMs: number | undefined;
   /** When the last pass ended that did not fail: milliseconds of the epoch. */
   readonly lastSyncedAtMs: number | undefined;
+  /** When something last came that the kernel did not have: milliseconds of the epoch. */
+  readonly lastQueuedAtMs: number | undefined;
   /**
    * Since when the oldest change waits that is not in the kernel, at the start all that is known: milliseconds of the
    * epoch. Undefined while the first lists are awaited.

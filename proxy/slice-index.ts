@@ -1,4 +1,6 @@
+import type { Family } from '../core/address.ts';
 import type { V1EndpointSlice } from '../kube/types.ts';
+import { addressFamily } from './endpoints.ts';
 
 const SERVICE_NAME_LABEL = 'kubernetes.io/service-name';
 /** Slices of headless services are for DNS. */
@@ -13,11 +15,19 @@ export function serviceOfSlice(slice: V1EndpointSlice | undefined): string | und
   return `${slice?.metadata?.namespace}/${name}`;
 }
 
-/** When that happened, in milliseconds of the epoch, of which the slice's last version tells. */
-export function triggerTimeOf(slice: V1EndpointSlice | undefined): number | undefined {
+/** What happened in the cluster, and is to be in the kernel. */
+export interface Trigger {
+  readonly family: Family;
+  /** Milliseconds of the epoch. */
+  readonly atMs: number;
+}
+
+/** What the slice's last version tells of. */
+export function triggerOf(slice: V1EndpointSlice | undefined): Trigger | undefined {
   const text: unknown = slice?.metadata?.annotations?.[TRIGGER_TIME_ANNOTATION];
-  const timeMs = typeof text === 'string' ? Date.parse(text) : Number.NaN;
-  return Number.isNaN(timeMs) ? undefined : timeMs;
+  const atMs = typeof text === 'string' ? Date.parse(text) : Number.NaN;
+  const family = slice && addressFamily(slice.addressType);
+  return Number.isNaN(atMs) || family === undefined ? undefined : { family, atMs };
 }
 
 /** Which slices belong to which service. A slice may change hands. */

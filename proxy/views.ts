@@ -5,7 +5,7 @@ import { type Claimant, Claims, compareClaimants, frontendKey, frontendsByKey } 
 import { quoted } from './object-fields.ts';
 import { samePorts } from './same-view.ts';
 import { serviceView } from './service-view.ts';
-import { SliceIndex, serviceOfSlice, triggerTimeOf } from './slice-index.ts';
+import { SliceIndex, serviceOfSlice, type Trigger, triggerOf } from './slice-index.ts';
 import type { Frontend, ServiceHealthCheck, ServicePortView, ServiceView, ViewNode } from './view.ts';
 
 export interface Sources {
@@ -35,7 +35,7 @@ export class ServiceViews {
   readonly #claims = new Claims();
   #node: ViewNode;
   #dirty = new Set<string>();
-  #triggerTimesMs: number[] = [];
+  #triggers: Trigger[] = [];
 
   constructor(sources: Sources, node: ViewNode) {
     this.#sources = sources;
@@ -65,8 +65,8 @@ export class ServiceViews {
     const before = this.#slices.put(key, after);
     if (before !== undefined) this.#dirty.add(before);
     if (after !== undefined) this.#dirty.add(after);
-    const triggerTimeMs = after === undefined ? undefined : triggerTimeOf(slice);
-    if (triggerTimeMs !== undefined) this.#triggerTimesMs.push(triggerTimeMs);
+    const trigger = after === undefined ? undefined : triggerOf(slice);
+    if (trigger !== undefined) this.#triggers.push(trigger);
   }
 
   /** How many services wait to be made anew. */
@@ -74,10 +74,10 @@ export class ServiceViews {
     return this.#dirty.size;
   }
 
-  /** When that happened of which the slices marked since the last call tell, in milliseconds of the epoch. */
-  takeTriggerTimes(): readonly number[] {
-    const taken = this.#triggerTimesMs;
-    this.#triggerTimesMs = [];
+  /** What the slices tell of that were marked since the last call. */
+  takeTriggers(): readonly Trigger[] {
+    const taken = this.#triggers;
+    this.#triggers = [];
     return taken;
   }
 

@@ -101,3 +101,19 @@ test('what others did and cannot be put right is late as well', async (t) => {
   await until(() => proxy.status().failures === 0);
   t.is(proxy.status().waitingSinceMs, undefined);
 });
+
+test('a change counts as queued when it comes, and a failed pass says of what kind it was', async (t) => {
+  const { api, backend, start } = setUp(t);
+  api.put(SERVICES, web);
+  const failed: string[] = [];
+  const proxy = start({ observers: [{ failed: (_, kind) => failed.push(kind) }] });
+  await proxy.synced;
+  const beforeMs = proxy.status().lastQueuedAtMs ?? Number.NaN;
+  await sleep(20);
+  backend.failNext = 2;
+  api.put(ENDPOINT_SLICES, webSlice);
+  await until(() => failed.length === 1);
+  t.true((proxy.status().lastQueuedAtMs ?? 0) > beforeMs);
+  await until(() => failed.length === 2);
+  t.deepEqual(failed, ['update', 'full']);
+});

@@ -47,7 +47,7 @@ function port(more: Partial<ServicePortView>): ServicePortView {
 }
 
 function pass(more: Partial<MeteredPass>): MeteredPass {
-  return { kind: 'update', durationMs: 3, changed: new Map(), triggerTimesMs: [], ...more };
+  return { kind: 'update', durationMs: 3, changed: new Map(), triggers: [], ...more };
 }
 
 const common = [
@@ -97,7 +97,7 @@ for (const mode of ['nftables', 'iptables', 'ipvs'] as const) {
 
 test('the buckets of network programming are those that ClusterLoader2 asks for', async (t) => {
   const metrics = open();
-  metrics.passed(pass({ triggerTimesMs: [Date.now()] }));
+  metrics.passed(pass({ triggers: [{ family: 4, atMs: Date.now() }] }));
   const text = await metrics.registry.metrics();
   const bounds = [
     ...text.matchAll(
@@ -130,10 +130,13 @@ test('a pass counts for both families, by its kind, with the changes that it was
   t.is(await seriesOf(metrics, `${prefix}proxy_rules_endpoint_changes_total`), 2);
 });
 
-test('changes from before the start are not measured', async (t) => {
+test('changes are measured for the family of their slice, without those from before the start', async (t) => {
   const metrics = open();
-  metrics.passed(pass({ triggerTimesMs: [STARTED_MS - 1, Date.now()] }));
-  t.is(await seriesOf(metrics, 'kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"}'), 1);
+  const at = (family: 4 | 6, atMs: number) => ({ family, atMs });
+  metrics.passed(pass({ triggers: [at(4, STARTED_MS - 1), at(4, Date.now()), at(6, STARTED_MS - 1)] }));
+  const count = 'kubeproxy_network_programming_duration_seconds_count';
+  t.is(await seriesOf(metrics, `${count}{ip_family="IPv4"}`), 1);
+  t.is(await seriesOf(metrics, `${count}{ip_family="IPv6"}`), Number.NaN);
 });
 
 test('what the proxy is at the moment is asked when somebody looks', async (t) => {
@@ -144,11 +147,18 @@ test('what the proxy is at the moment is asked when somebody looks', async (t) =
     ['a/a', [port(local), port({ ...local, family: 6, localEndpoints: [endpoint(1, true)] })]],
     ['a/b', [port({ externalPolicy: 'Local' }), port({ ...local, hasAnyEndpoints: false })]],
   ]);
-  metrics.watch({ views, status: () => ({ dirty: 3, lastSyncedAtMs: 1_700_000_000_000 }) });
+  metrics.watch({
+    views,
+    status: () => ({ dirty: 3, lastSyncedAtMs: 1_700_000_000_000, lastQueuedAtMs: 1_800_000_000_000 }),
+  });
   t.is(await seriesOf(metrics, 'kubeproxy_sync_proxy_rules_endpoint_changes_pending'), 3);
   t.is(
     await seriesOf(metrics, 'kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}'),
     1_700_000_000,
+  );
+  t.is(
+    await seriesOf(metrics, 'kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{ip_family="IPv6"}'),
+    1_800_000_000,
   );
   const none = (family: number, policy: string) =>
     seriesOf(
@@ -171,9 +181,30 @@ test('failures and forgotten flows begin at zero', async (t) => {
   const failures = 'kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"}';
   const deleted = 'kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv6"}';
   t.deepEqual([await seriesOf(metrics, failures), await seriesOf(metrics, deleted)], [0, 0]);
-  metrics.failed();
+  metrics.failed('update');
   metrics.flowsLooked({ family: 6, ms: 5, deleted: 7 });
   t.deepEqual([await seriesOf(metrics, failures), await seriesOf(metrics, deleted)], [1, 7]);
+});
+
+test('failures are counted by what failed', async (t) => {
+  const ofIptables = open('iptables');
+  for (const kind of ['full', 'update', 'full'] as const) ofIptables.failed(kind);
+  ofIptables.cleanupFailed();
+  const ofNftables = open('nftables');
+  ofNftables.failed('update');
+  ofNftables.cleanupFailed();
+  ofNftables.cleanupFailed();
+  const failures = (metrics: ProxyMetrics, what: string) =>
+    seriesOf(metrics, `kubeproxy_sync_proxy_rules_${what}_failures_total{ip_family="IPv4"}`);
+  t.deepEqual(
+    [
+      await failures(ofIptables, 'iptables_restore'),
+      await failures(ofIptables, 'iptables_partial_restore'),
+      await failures(ofNftables, 'nftables_sync'),
+      await failures(ofNftables, 'nftables_cleanup'),
+    ],
+    [3, 1, 1, 2],
+  );
 });
 
 test('iptables shows its rules by table', async (t) => {
