@@ -36,7 +36,7 @@ export function proxyCommand(): Command {
     .option('--write-config-to <path>', 'write the configuration there and end')
     .addOption(yesNoOption('cleanup', 'remove what this and other service proxies left, and end'))
     .addOption(yesNoOption('init-only', 'do what needs full privileges, and end'))
-    .addOption(yesNoOption('reset-tcp', 'end TCP connections to endpoints that do not serve any more'))
+    .addOption(yesNoOption('reset-tcp', 'end TCP connections to endpoints that are gone'))
     .addOption(yesNoOption('count-connections', 'count the connections of each Service, with nftables'))
     .addOption(yesNoOption('count-bytes', 'count the bytes of each Service'))
     .option(

@@ -29,7 +29,7 @@ function sameEndpoints(a: ServicePortView, b: ServicePortView): boolean {
   return (
     sameList(a.clusterEndpoints, b.clusterEndpoints, sameEndpoint) &&
     sameList(a.localEndpoints, b.localEndpoints, sameEndpoint) &&
-    sameList(a.servingEndpoints, b.servingEndpoints, samePlace)
+    sameList(a.flowEndpoints, b.flowEndpoints, samePlace)
   );
 }
 

@@ -99,13 +99,15 @@ function portView(port: PortSpec, context: FamilyContext): ServicePortView {
     affinitySeconds,
     sourceRanges: loadBalancerIps.length > 0 ? sourceRanges : undefined,
     balancing,
-    servingEndpoints: hasStaleFlows(port, node) ? all.filter(isServing) : undefined,
+    flowEndpoints: flowEndpointsOf(port, all, node),
     ...(healthCheckPort !== undefined && { healthCheckPort }),
   };
 }
 
-function hasStaleFlows({ protocol }: PortSpec, { resetTcp }: ViewNode): boolean {
-  return protocol === 'udp' || (protocol === 'tcp' && resetTcp === true);
+/** A connection outlives that its endpoint is not ready for a while, and all of the time that it takes to terminate. */
+function flowEndpointsOf({ protocol }: PortSpec, all: readonly EndpointState[], { resetTcp }: ViewNode) {
+  if (protocol === 'udp') return all.filter(isServing);
+  return protocol === 'tcp' && resetTcp === true ? all : undefined;
 }
 
 /** Those that get new connections are serving, whatever they say: Services may publish pods that are not ready. */

@@ -5,7 +5,7 @@ import { openLane } from '../kernel/lane.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import type { Views } from './backend.ts';
 import type { NodeFacts } from './policy.ts';
-import { allUdpFlows, planFlowFilters, StaleIndex, type Suspects } from './stale-index.ts';
+import { planFlowFilters, StaleIndex, type Suspects } from './stale-index.ts';
 
 /** The kernel refused to list or to forget flows: until then it is left alone. */
 const RETRY_MS = 5_000;
@@ -14,8 +14,8 @@ export interface StaleFlowsOptions {
   /** The node's network namespace; else that of the process. Not kept. */
   readonly namespaceFd?: number | undefined;
   /**
-   * Forget TCP flows to endpoints that do not serve any more as well: the next packet of such a connection is answered
-   * with a reset. Counts for ports whose view names `servingEndpoints`.
+   * Forget TCP flows to endpoints that are in no slice any more as well: the next packet of such a connection is
+   * answered with a reset. Counts for ports whose view names `flowEndpoints`.
    */
   readonly resetTcp?: boolean | undefined;
   readonly log: Logger;
@@ -97,11 +97,14 @@ export class StaleFlows implements AsyncDisposable {
 
   async #cleanFamily(family: Family, suspects: Suspects): Promise<void> {
     const isFirst = !this.#seen.has(family);
-    const filters = [...planFlowFilters(family, suspects), ...(isFirst ? [allUdpFlows(family)] : [])];
+    const filters = [
+      ...planFlowFilters(family, suspects),
+      ...(isFirst ? this.#index.leftOverFilters(family) : []),
+    ];
     if (filters.length === 0) return;
     const startMs = performance.now();
     const deleted = await deleteFlows(this.#socket, filters, (flow) => {
-      return this.#index.isStale(flow, suspects) || (isFirst && this.#index.isOrphan(flow));
+      return this.#index.isStale(flow, suspects) || (isFirst && this.#index.isLeftOver(flow));
     });
     this.#seen.add(family);
     const ms = performance.now() - startMs;

@@ -13,6 +13,9 @@ import type { Frontend, ServicePortView } from './view.ts';
  *
  * Frontends are what a flow is found by, not Services: one that two Services share ends rightly at either's endpoints,
  * and one that is gone with its Service has no endpoints at all.
+ *
+ * Connections of TCP know their end, so they are only ended when nobody is there to end them: to an endpoint that no
+ * slice of a Service names any more. A Service that goes takes its slices with it and not its pods: it ends nothing.
  */
 
 type PortKind = Pick<ServicePortView, 'family' | 'protocol'>;
@@ -20,13 +23,14 @@ type PortKind = Pick<ServicePortView, 'family' | 'protocol'>;
 /** What of a frontend may have become stale since flows were last looked through. */
 interface Suspect extends PortKind {
   readonly frontend: Frontend;
-  /** Endpoints that do not serve any more: TCP flows to them are, and to no others. */
+  /** Endpoints that were there and are not: TCP flows to them are stale, and to no others. */
   readonly gone: Set<string>;
 }
 
 export type Suspects = ReadonlyMap<string, Suspect>;
 
-type Serving = ReadonlySet<string>;
+/** Where flows may end: address and port. */
+type Ends = ReadonlySet<string>;
 
 const noPorts: readonly ServicePortView[] = [];
 
@@ -35,12 +39,12 @@ export class StaleIndex {
   readonly #protocols: ReadonlySet<Protocol>;
   readonly #portsOf = new Map<string, readonly ServicePortView[]>();
   /** By frontend, then by the port of a Service that has it. */
-  readonly #owners = new Map<string, Map<string, Serving>>();
+  readonly #owners = new Map<string, Map<string, Ends>>();
   #suspects = new Map<string, Suspect>();
   #nodePortIps: NodeFacts['nodePortIps'] = { 4: 'all', 6: 'all' };
   #serviceCidrs: readonly Cidr[] = [];
 
-  /** With `resetTcp` flows of TCP are watched as well, as far as the views name the endpoints that serve. */
+  /** With `resetTcp` flows of TCP are watched as well, as far as the views name the endpoints that are there. */
   constructor({ resetTcp = false }: { readonly resetTcp?: boolean } = {}) {
     this.#protocols = new Set(resetTcp ? ['udp', 'tcp'] : ['udp']);
   }
@@ -65,8 +69,8 @@ export class StaleIndex {
   update(changed: Views): void {
     for (const [service, views] of changed) {
       const before = this.#portsOf.get(service) ?? noPorts;
-      const after = views.filter(({ protocol, servingEndpoints }) => {
-        return servingEndpoints !== undefined && this.#protocols.has(protocol);
+      const after = views.filter(({ protocol, flowEndpoints }) => {
+        return flowEndpoints !== undefined && this.#protocols.has(protocol);
       });
       // Most Services have no port whose flows can be stale.
       if (before.length === 0 && after.length === 0) continue;
@@ -87,8 +91,8 @@ export class StaleIndex {
   }
 
   #change(before: ServicePortView | undefined, after: ServicePortView | undefined): void {
-    const serving = servingOf(after);
-    const gone = [...servingOf(before)].filter((endpoint) => !serving.has(endpoint));
+    const ends = endsOf(after);
+    const gone = after === undefined ? [] : [...endsOf(before)].filter((endpoint) => !ends.has(endpoint));
     if (before !== undefined) this.#disown(before);
     for (const port of [before, after]) {
       for (const frontend of port?.frontends ?? []) {
@@ -98,8 +102,8 @@ export class StaleIndex {
     if (after === undefined) return;
     for (const frontend of after.frontends) {
       const key = keyOf(after, frontend);
-      const owners = this.#owners.get(key) ?? new Map<string, Serving>();
-      this.#owners.set(key, owners.set(after.name, serving));
+      const owners = this.#owners.get(key) ?? new Map<string, Ends>();
+      this.#owners.set(key, owners.set(after.name, ends));
     }
   }
 
@@ -137,51 +141,66 @@ export class StaleIndex {
 
   /** Whether a flow of one of these frontends ends where no connection of theirs should. */
   isStale(flow: Flow, suspects: Suspects): boolean {
+    const suspect = suspects.get(this.#frontendOf(flow, suspects) ?? '');
+    if (suspect === undefined) return false;
+    const owners = this.#owners.get(keyOf(suspect, suspect.frontend));
+    if (endsAtOne(flow, owners)) return false;
+    if (suspect.protocol === 'tcp') return isTranslated(flow) && suspect.gone.has(endOf(flow));
+    // Without a Service only what we translated was ours.
+    return owners !== undefined || isTranslated(flow);
+  }
+
+  /** The frontend that a flow went to: an address of its own comes before the port of all the node's addresses. */
+  #frontendOf(flow: Flow, suspects: Suspects): string | undefined {
     const protocol = protocolOf(flow);
-    if (protocol === undefined) return false;
+    if (protocol === undefined) return undefined;
     const { dst, dport = 0 } = flow.original;
     const port = { family: flow.family, protocol };
     const own = keyOf(port, { kind: 'clusterIP', ip: dst, port: dport });
-    const onNode = keyOf(port, { kind: 'nodePort', port: dport });
-    // An address of its own comes before the port of all the node's addresses.
-    const isOwn = suspects.has(own) || this.#owners.has(own);
-    const key = isOwn ? own : onNode;
-    const suspect = suspects.get(key);
-    if (suspect === undefined) return false;
-    if (!isOwn && !isAmong(this.#nodePortIps[flow.family], dst)) return false;
-    return this.#endsWrong(flow, suspect, this.#owners.get(key));
+    if (suspects.has(own) || this.#owners.has(own)) return own;
+    const isOnNode = isAmong(this.#nodePortIps[flow.family], dst);
+    return isOnNode ? keyOf(port, { kind: 'nodePort', port: dport }) : undefined;
   }
 
   /**
-   * Whether a UDP flow was sent on from a cluster IP that no Service has: that of one which went while nobody watched.
-   * Only of use when all Services are known.
+   * Whether a flow is left over from a time when nobody watched: one of UDP that was sent on from a cluster IP that no
+   * Service has, or one of TCP to an endpoint that a Service does not have any more. Only of use when all Services and
+   * slices are known.
    */
-  isOrphan(flow: Flow): boolean {
-    const { family, original, status } = flow;
-    const { dst, dport = 0 } = original;
-    if (protocolOf(flow) !== 'udp' || (status & flowStatus.dnat) === 0) return false;
+  isLeftOver(flow: Flow): boolean {
+    const protocol = protocolOf(flow);
+    if (protocol === undefined || !this.#protocols.has(protocol) || !isTranslated(flow)) return false;
+    if (protocol === 'udp') return this.#isOrphan(flow);
+    const owners = this.#owners.get(this.#frontendOf(flow, new Map()) ?? '');
+    return owners !== undefined && !endsAtOne(flow, owners);
+  }
+
+  #isOrphan({ family, original: { dst, dport = 0 } }: Flow): boolean {
     if (!this.#serviceCidrs.some((cidr) => cidrContains(cidr, dst))) return false;
     const frontend = { kind: 'clusterIP', ip: dst, port: dport } as const;
     return !this.#owners.has(keyOf({ family, protocol: 'udp' }, frontend));
   }
 
-  #endsWrong({ reply, status }: Flow, { protocol, gone }: Suspect, owners: Map<string, Serving> | undefined) {
-    const end = `${reply.src} ${reply.sport}`;
-    if (owners?.values().some((serving) => serving.has(end))) return false;
-    const isTranslated = (status & flowStatus.dnat) !== 0;
-    if (protocol === 'tcp') return isTranslated && gone.has(end);
-    // Without a Service only what we translated was ours.
-    return owners !== undefined || isTranslated;
+  /** To see every flow that can be left over. */
+  leftOverFilters(family: Family): FlowFilter[] {
+    return [...this.#protocols].map((name) => ({ family, protocol: protocolNumbers[name] }));
   }
+}
+
+function endOf({ reply }: Flow): string {
+  return `${reply.src} ${reply.sport}`;
+}
+
+function endsAtOne(flow: Flow, owners: ReadonlyMap<string, Ends> | undefined): boolean {
+  return owners?.values().some((ends) => ends.has(endOf(flow))) ?? false;
+}
+
+function isTranslated({ status }: Flow): boolean {
+  return (status & flowStatus.dnat) !== 0;
 }
 
 /** More filters than this are more work for the kernel than all flows of the protocol are for us. */
 const FILTERS_MAX = 8;
-
-/** To see every flow that can be an orphan. */
-export function allUdpFlows(family: Family): FlowFilter {
-  return { family, protocol: protocolNumbers.udp };
-}
 
 /** What to ask the kernel for to see all flows that may be stale; of one family. */
 export function planFlowFilters(family: Family, suspects: Suspects): FlowFilter[] {
@@ -217,12 +236,12 @@ function keyOf({ family, protocol }: PortKind, frontend: Frontend): string {
   return `${family} ${protocol} ${frontend.kind === 'nodePort' ? '' : frontend.ip} ${frontend.port}`;
 }
 
-function servingOf(port: ServicePortView | undefined): Set<string> {
-  return new Set(port?.servingEndpoints?.map(({ ip, port: number }) => `${ip} ${number}`));
+function endsOf(port: ServicePortView | undefined): Set<string> {
+  return new Set(port?.flowEndpoints?.map(({ ip, port: number }) => `${ip} ${number}`));
 }
 
 function isSame(a: ServicePortView, b: ServicePortView): boolean {
   const frontends = (port: ServicePortView) => port.frontends.map((frontend) => keyOf(port, frontend)).sort();
-  const serving = (port: ServicePortView) => [...servingOf(port)].sort();
-  return `${frontends(a)};${serving(a)}` === `${frontends(b)};${serving(b)}`;
+  const ends = (port: ServicePortView) => [...endsOf(port)].sort();
+  return `${frontends(a)};${ends(a)}` === `${frontends(b)};${ends(b)}`;
 }

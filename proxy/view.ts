@@ -57,8 +57,11 @@ export interface ServicePortView {
   readonly sourceRanges?: readonly Cidr[] | undefined;
   /** `maglev`: by a consistent hash of the client's address. */
   readonly balancing: 'random' | 'maglev';
-  /** UDP only, unless the node wants those of TCP: every endpoint that serves, whatever the policies say. Flows to others are stale. */
-  readonly servingEndpoints?: readonly Pick<Endpoint, 'ip' | 'port'>[] | undefined;
+  /**
+   * Where flows may end, whatever the policies say; those that end elsewhere are stale. UDP: every endpoint that serves.
+   * TCP, only where the node wants to know: every one that a slice names, in whatever condition.
+   */
+  readonly flowEndpoints?: readonly Pick<Endpoint, 'ip' | 'port'>[] | undefined;
   /** Where the Service's load balancer asks about this node, as in `ServiceHealthCheck`: it must get through to us. */
   readonly healthCheckPort?: number | undefined;
 }
@@ -89,6 +92,6 @@ export interface ViewNode {
   readonly serviceProxyName?: string | undefined;
   /** Default true. */
   readonly allowExternalIps?: boolean | undefined;
-  /** TCP flows to endpoints that do not serve are stale as well. */
+  /** TCP flows to endpoints that no slice names any more are stale as well. */
   readonly resetTcp?: boolean | undefined;
 }

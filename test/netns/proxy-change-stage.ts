@@ -138,15 +138,19 @@ export function webService(more = '') {
   return parseService(`default/web ips=${frontendAddresses(NUMBER)} type=NodePort ${ports} ${more}`);
 }
 
-export type State = 'ready' | 'terminating';
+const conditions = {
+  ready: 'ready=true',
+  terminating: 'ready=false,serving=true,terminating=true',
+  unready: 'ready=false,serving=false,terminating=false',
+} as const;
+export type State = keyof typeof conditions;
 
 /** The slices of one generation of servers, which has a port of its own. */
 export function slicesOf(generation: number, endpoints: ReadonlyMap<Pod, State>) {
   return (['IPv4', 'IPv6'] as const).map((family, index) => {
     const places = Array.from(endpoints, ([pod, state]) => {
-      const conditions = state === 'ready' ? 'ready=true' : 'ready=false,serving=true,terminating=true';
       const node = pod === 'three' ? 'node-2' : 'node-1';
-      return `${podAddresses(pod)[index]},node=${node},${conditions}`;
+      return `${podAddresses(pod)[index]},node=${node},${conditions[state]}`;
     });
     const head = `default/web-${generation}-${family.toLowerCase()} service=web family=${family}`;
     const port = portOf(generation);

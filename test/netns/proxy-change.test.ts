@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
+import type { Workload } from '../../cli/cluster/workload-client.ts';
 import { ENDPOINT_SLICES, SERVICES } from '../../kube/types.ts';
 import { parseService, parseSlice } from '../proxy/objects.ts';
 import { openProxyApi } from './proxy-api.ts';
@@ -16,6 +17,7 @@ import {
   policy,
   portOf,
   SETTLE_MS,
+  type State,
   servers,
   settle,
   slicesOf,
@@ -192,15 +194,16 @@ function busySlice(pods: readonly Pod[]) {
 }
 
 test.serial(
-  'with --reset-tcp a connection to an endpoint that is gone ends; without, it goes on',
+  'with --reset-tcp a connection to an endpoint that is gone ends, also if it went before; without, it goes on',
   async (t) => {
     const lab = await openStage(t);
     const api = await openProxyApi(t, lab);
     const echo = parseService(`default/web ips=${frontendAddresses(NUMBER)} ports=http:80/TCP`);
     await api.create(SERVICES, echo);
-    const slices = (pods: readonly Pod[]) => slicesOf(1, new Map(pods.map((pod) => [pod, 'ready'])));
-    const tell = async (...pods: readonly Pod[]) => {
-      for (const { metadata, endpoints } of slices(pods))
+    const slices = (states: Partial<Record<Pod, State>>) =>
+      slicesOf(1, new Map(Object.entries(states) as [Pod, State][]));
+    const tell = async (states: Partial<Record<Pod, State>>) => {
+      for (const { metadata, endpoints } of slices(states))
         await api.client.patch(
           ENDPOINT_SLICES,
           metadata?.name ?? '',
@@ -209,7 +212,7 @@ test.serial(
         );
       await sleep(SETTLE_MS);
     };
-    for (const slice of slices(['one'])) await api.create(ENDPOINT_SLICES, slice);
+    for (const slice of slices({ one: 'ready' })) await api.create(ENDPOINT_SLICES, slice);
     // Behind its port for HTTP a server has one that echoes.
     for (const pod of ['one', 'two'] as const) await lab.startServer(pod, pod, portOf(1) - 1);
     const hold = async (ip: string) => {
@@ -217,21 +220,30 @@ test.serial(
       t.like(await client.hold(ip, 80, CONNECT_INTERVAL_MS), { ok: true });
       return client;
     };
+    const areReset = async (clients: readonly Workload[]) => {
+      for (const client of clients) {
+        let failures: readonly string[] = [];
+        for (const end = performance.now() + PATIENCE_MS; failures.length === 0; await sleep(POLL_MS)) {
+          ({ failures } = await client.report());
+          if (performance.now() > end) break;
+        }
+        t.regex(failures.join(), /ECONNRESET|the held connection closed/);
+      }
+    };
     const usual = await api.startProxy('nftables');
-    const held = await Promise.all(frontendAddresses(NUMBER).map(hold));
-    await tell('two');
-    for (const client of held) t.deepEqual((await client.report()).failures, []);
+    const first = await Promise.all(frontendAddresses(NUMBER).map(hold));
+    await tell({ two: 'ready' });
+    for (const client of first) t.deepEqual((await client.report()).failures, []);
     await usual.end('SIGTERM');
     await api.startProxy('nftables', '--reset-tcp');
-    const resettable = await Promise.all(frontendAddresses(NUMBER).map(hold));
-    await tell('one');
-    for (const client of resettable) {
-      let failures: readonly string[] = [];
-      for (const end = performance.now() + PATIENCE_MS; failures.length === 0; await sleep(POLL_MS)) {
-        ({ failures } = await client.report());
-        if (performance.now() > end) break;
-      }
-      t.regex(failures.join(), /ECONNRESET|the held connection closed/);
-    }
+    await areReset(first);
+
+    const second = await Promise.all(frontendAddresses(NUMBER).map(hold));
+    // Neither that it is not ready for a while, nor that it terminates, ends what is open.
+    await tell({ one: 'ready', two: 'unready' });
+    await tell({ one: 'ready', two: 'terminating' });
+    for (const client of second) t.deepEqual((await client.report()).failures, []);
+    await tell({ one: 'ready' });
+    await areReset(second);
   },
 );

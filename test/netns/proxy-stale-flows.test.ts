@@ -156,7 +156,7 @@ function portView(family: Family, protocol: 'udp' | 'tcp', ip: Ip, to: readonly 
     externalPolicy: 'Cluster',
     hasAnyEndpoints: to.length > 0,
     balancing: 'random',
-    servingEndpoints: to.map((name) => ({ ip, port: servers[name] + shift })),
+    flowEndpoints: to.map((name) => ({ ip, port: servers[name] + shift })),
   };
 }
 
@@ -267,8 +267,32 @@ for (const family of [4, 6] as const) {
     t.is(await node.ask('say'), 'echo');
     rules('two');
     await update('one', 'two');
-    t.is(await node.ask('say'), 'echo', 'its endpoint serves');
+    t.is(await node.ask('say'), 'echo', 'its endpoint is there');
     await update('two');
     t.is(await node.ask('say'), 'ECONNRESET');
+  });
+
+  test(`IPv${family}: a TCP connection to an endpoint that went while no proxy ran is reset by the next`, async (t) => {
+    const { stale, rules, view, node, outside } = await openStage(t, { resetTcp: true });
+    rules('one');
+    t.is(await node.ask('connect', family, VIPS[family], 53), 'connected');
+    t.is(await node.ask('say'), 'echo');
+    rules('two');
+    await stale.update(new Map([['default/dns', view('tcp', 'two')]]));
+    t.is(await node.ask('say'), 'ECONNRESET');
+    // To no Service.
+    t.is(await node.ask('connect', family, outside[family], servers.one + 1), 'connected');
+    await stale.update(new Map([['default/dns', view('tcp', 'one')]]));
+    t.is(await node.ask('say'), 'echo');
+  });
+
+  test(`IPv${family}: TCP connections outlive the Service that they went to`, async (t) => {
+    const { stale, rules, view, node } = await openStage(t, { resetTcp: true });
+    rules('one');
+    await stale.update(new Map([['default/dns', view('tcp', 'one')]]));
+    t.is(await node.ask('connect', family, VIPS[family], 53), 'connected');
+    rules();
+    await stale.update(new Map([['default/dns', []]]));
+    t.is(await node.ask('say'), 'echo');
   });
 }

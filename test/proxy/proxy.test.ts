@@ -243,7 +243,7 @@ test('observers hear what changed, from what to what, and when it happened; a fa
   t.is(proxy.status().waitingSinceMs, undefined);
 });
 
-test('endpoints that serve are named for UDP, and for TCP where connections are to be reset', async (t) => {
+test('endpoints that serve are named for UDP, and all for TCP where connections are to be reset', async (t) => {
   for (const resetTcp of [false, true]) {
     const { api, start } = setUp(t);
     api.put(SERVICES, parseService('default/web ips=10.96.0.10 ports=http:80,dns:53/UDP'));
@@ -255,11 +255,11 @@ test('endpoints that serve are named for UDP, and for TCP where connections are 
     );
     const proxy = start({ resetTcp });
     await proxy.synced;
-    const serving = proxy.views.get('default/web')?.map(({ protocol, servingEndpoints }) => {
-      return [protocol, servingEndpoints?.map(({ ip }) => ip)];
+    const serving = proxy.views.get('default/web')?.map(({ protocol, flowEndpoints }) => {
+      return [protocol, flowEndpoints?.map(({ ip }) => ip)];
     });
     t.deepEqual(serving, [
-      ['tcp', resetTcp ? ['10.244.1.5'] : undefined],
+      ['tcp', resetTcp ? ['10.244.1.5', '10.244.1.6'] : undefined],
       ['udp', ['10.244.1.5']],
     ]);
   }

@@ -30,7 +30,7 @@ function port(
     externalPolicy: 'Cluster',
     hasAnyEndpoints: endpoints.length > 0,
     balancing: 'random',
-    servingEndpoints: endpoints.map((host) => ({ ip: `10.0.0.${host}` as Ip, port: 5353 })),
+    flowEndpoints: endpoints.map((host) => ({ ip: `10.0.0.${host}` as Ip, port: 5353 })),
     ...more,
   };
 }
@@ -153,7 +153,7 @@ test('a node port is one of the node’s addresses, and a Service’s own addres
   t.false(index.hasSuspects);
 });
 
-test('TCP flows end only where that is wanted, and only those to endpoints that stopped to serve', (t) => {
+test('TCP flows end only where that is wanted, and only those to endpoints that are gone', (t) => {
   const tcp = (...endpoints: number[]) => port('web', [clusterIp], endpoints, { protocol: 'tcp' });
   const plain = new StaleIndex();
   plain.update(changed('web', tcp(1)));
@@ -163,9 +163,10 @@ test('TCP flows end only where that is wanted, and only those to endpoints that 
   t.deepEqual(stale(index, flow(VIP, 53, 9, 'tcp'), flow(VIP, 53, undefined, 'tcp')), []);
   index.update(changed('web', tcp(2)));
   t.deepEqual(stale(index, flow(VIP, 53, 1, 'tcp'), flow(VIP, 53, 2, 'tcp'), flow(VIP, 53, 1)), [0]);
+  // The Service goes, and its pods may go on.
   index.update(changed('web'));
-  t.deepEqual(stale(index, flow(VIP, 53, 2, 'tcp'), flow(VIP, 53, 1, 'tcp')), [0]);
-  index.update(changed('web', { ...tcp(1), servingEndpoints: undefined }));
+  t.deepEqual(stale(index, flow(VIP, 53, 2, 'tcp'), flow(VIP, 53, 1, 'tcp')), []);
+  index.update(changed('web', { ...tcp(1), flowEndpoints: undefined }));
   t.false(index.hasSuspects);
 });
 
@@ -192,8 +193,30 @@ test('a flow to a cluster IP that no Service has is an orphan, if it was sent on
     flow('198.51.100.1' as Ip, 53, 1),
     flow(VIP, 53, 9),
     flow(VIP, 54, 9),
-  ].flatMap((one, number) => (index.isOrphan(one) ? [number] : []));
+  ].flatMap((one, number) => (index.isLeftOver(one) ? [number] : []));
   t.deepEqual(orphans, [0, 5]);
+});
+
+test('a connection to an endpoint that went while nobody watched is left over, where connections are reset', (t) => {
+  const tcp = port('web', [clusterIp, nodePort], [1], { protocol: 'tcp' });
+  const flows = [
+    flow(VIP, 53, 1, 'tcp'),
+    flow(VIP, 53, 2, 'tcp'),
+    flow(VIP, 53, undefined, 'tcp'),
+    flow(NODE, 30053, 2, 'tcp'),
+    flow('198.51.100.1' as Ip, 30053, 2, 'tcp'),
+    // Of Services that nobody knows nothing is known.
+    flow(VIP, 54, 2, 'tcp'),
+  ];
+  const leftOver = (resetTcp: boolean) => {
+    const index = new StaleIndex({ resetTcp });
+    const serviceCidrs = ['10.96.0.0/16' as Cidr];
+    index.setNode({ nodePortIps: { 4: [NODE], 6: [] }, serviceCidrs });
+    index.update(changed('web', tcp));
+    return flows.flatMap((one, number) => (index.isLeftOver(one) ? [number] : []));
+  };
+  t.deepEqual(leftOver(true), [1, 3]);
+  t.deepEqual(leftOver(false), []);
 });
 
 test('many frontends are one question', (t) => {
@@ -232,8 +255,7 @@ test('whatever the order of changes, a flow is stale when no Service that has it
           if (frontend === undefined || !touched.has(frontend)) continue;
           const serves = [...now.values()].some(
             (view) =>
-              view.frontends.includes(frontend) &&
-              view.servingEndpoints?.some(({ ip }) => ip === one.reply.src),
+              view.frontends.includes(frontend) && view.flowEndpoints?.some(({ ip }) => ip === one.reply.src),
           );
           // What changed and changed back may be looked at or not: it is never stale when it is served.
           if (index.isStale(one, suspects) === serves) return false;

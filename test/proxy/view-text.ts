@@ -14,7 +14,7 @@ export function renderView(port: ServicePortView): string {
     ...port.frontends.map((frontend) => `  at ${renderFrontend(frontend)}${renderRanges(port, frontend)}`),
     ...port.clusterEndpoints.map((endpoint) => `  to ${renderEndpoint(endpoint)}`),
     ...port.localEndpoints.map((endpoint) => `  locally to ${renderEndpoint(endpoint)}`),
-    ...(port.servingEndpoints ?? []).map(({ ip, port: number }) => `  serving ${ip} ${number}`),
+    ...(port.flowEndpoints ?? []).map(({ ip, port: number }) => `  serving ${ip} ${number}`),
   ];
   return lines.join('\n');
 }
