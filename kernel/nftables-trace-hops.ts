@@ -64,8 +64,10 @@ export function followPacket(events: readonly TraceEvent[], marking: TableName):
   const own: TraceEvent[] = [];
   for (const event of events) {
     if (isMarking(event) && event.packet !== undefined) {
-      // A packet to this node itself is marked where it leaves and where it comes in; twice at one place are two.
-      if (isSameSource(event.packet, first) && marked.has(event.chain)) break;
+      // A packet to this node itself is marked where it leaves and where it comes in; twice at one place are two. What
+      // IPVS sends on goes out once more, to somebody else.
+      const isMarked = isSameSource(event.packet, first) && isSameDestination(event.packet, first);
+      if (isMarked && marked.has(event.chain)) break;
       marked.add(event.chain);
     }
     if (event.packet !== undefined && isSameSource(event.packet, first)) ids.add(event.id);
@@ -77,6 +79,10 @@ export function followPacket(events: readonly TraceEvent[], marking: TableName):
 function isSameSource(packet: PacketTuple, first: PacketTuple): boolean {
   const { protocol, source, sourcePort } = packet;
   return protocol === first.protocol && source === first.source && sourcePort === first.sourcePort;
+}
+
+function isSameDestination(packet: PacketTuple, first: PacketTuple): boolean {
+  return packet.destination === first.destination && packet.port === first.port;
 }
 
 /** Steps by base chain, in the order in which the packet met them, with names in place of numbers. */

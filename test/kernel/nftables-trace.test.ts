@@ -91,6 +91,19 @@ test('on another interface the packet has another number and is known by its sou
   );
 });
 
+test('what IPVS takes in the output hook goes out once more, and is still the same packet', (t) => {
+  const events = captured[4].map(decode);
+  const again = events.map((event) => {
+    if (event.packet === undefined) return event;
+    return { ...event, packet: { ...event.packet, destination: '10.0.0.7' as Ip } };
+  });
+  const own = followPacket([...events, ...again], marking[4]);
+  t.deepEqual(
+    own.map(({ packet }) => packet?.destination),
+    ['127.0.0.1' as Ip, undefined, undefined, '10.0.0.7' as Ip, undefined, undefined],
+  );
+});
+
 test('steps become hops, one for each base chain, without the marks of ends of chains', (t) => {
   const own = followPacket(captured[4].map(decode), marking[4]);
   const end: TraceEvent = { ...(own[1] as TraceEvent), handle: undefined, verdict: 'continue' };
