@@ -1,5 +1,5 @@
 import { type Family, families, familyOf, type Ip } from '../core/address.ts';
-import { accept, drop, inSet, match, rule } from '../kernel/netlink/nftables/expressions.ts';
+import { accept, drop, inSet, match, notInSet, rule } from '../kernel/netlink/nftables/expressions.ts';
 import {
   ip6Daddr,
   ip6Saddr,
@@ -32,6 +32,7 @@ const IPPROTO_UDP = 17;
 const NFPROTO = { 4: 2, 6: 10 } as const;
 const sources = { 4: ipSaddr, 6: ip6Saddr } as const;
 const destinations = { 4: ipDaddr, 6: ip6Daddr } as const;
+const carrierSet = 'tunnelcarriers';
 const portSet = 'tunnelports';
 const protocolSet = (family: 4 | 6) => `tunnelprotocols${family}`;
 const endSet = (family: 4 | 6) => `tunnelends${family}`;
@@ -41,7 +42,9 @@ export const guardChain: NftChain = {
   name: 'tunnels',
   hook: { type: 'filter', hook: 'input', priority: hookPriorities.raw },
   rules: [
-    // First what is most: with one look-up a node's packets are through. Other chains have their say all the same.
+    // First what is most: what can be no tunnel, above all TCP to this node, is through with one look-up, and a node's
+    // packets with a second. Other chains have their say all the same.
+    rule('no tunnels', notInSet([metaL4proto], carrierSet), accept()),
     ...families.map((family) =>
       rule('from nodes of the cluster', only(family), inSet([sources[family]], peerSet(family)), accept()),
     ),
@@ -67,6 +70,7 @@ function only(family: Family) {
 }
 
 export const guardSets: readonly NftSet[] = [
+  { name: carrierSet, key: [metaL4proto], comment: 'what all tunnels come in' },
   { name: portSet, key: [thDport], comment: 'UDP ports of tunnels' },
   ...families.flatMap((family): NftSet[] => [
     { name: protocolSet(family), key: [metaL4proto], comment: 'protocols of tunnels' },
@@ -80,6 +84,8 @@ export function guardRows(guard: Guard | undefined): NftElement[] {
   if (guard === undefined) return [];
   const { udpPort, protocols = {}, ends = {}, senders } = guard;
   const rows: NftElement[] = [];
+  const carriers = new Set([...(udpPort === undefined ? [] : [IPPROTO_UDP]), ...Object.values(protocols)]);
+  for (const carrier of carriers) rows.push({ set: carrierSet, key: nftKey([metaL4proto], carrier) });
   if (udpPort !== undefined) rows.push({ set: portSet, key: nftKey([thDport], udpPort) });
   for (const family of families) {
     const protocol = protocols[family];

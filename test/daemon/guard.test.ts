@@ -28,7 +28,7 @@ test('encapsulated packets may come from every address that the store knows of a
 
 test('where nobody knows the addresses that nodes’ packets come from, the guard can be taken away', (t) => {
   for (const Type of ['vxlan', 'ipip']) {
-    for (const set of ['peers4', 'tunnelports', 'tunnelprotocols4', 'tunnelends4'])
+    for (const set of ['peers4', 'tunnelcarriers', 'tunnelports', 'tunnelprotocols4', 'tunnelends4'])
       t.deepEqual(inSet({ Type, TunnelSenders: 'any' }, set, { n: 2 }), [], set);
   }
   t.throws(() => parseNetworkConfig(text({ Type: 'vxlan', TunnelSenders: 'all' })), {
