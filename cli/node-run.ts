@@ -5,12 +5,12 @@ import { InputError, type Problem } from '../core/errors.ts';
 import { type NetworkConfig, type NetworkConfigUse, parseNetworkConfig } from '../daemon/config.ts';
 import { type ConfigSource, etcdConfigSource, fileConfigSource } from '../daemon/config-source.ts';
 import { startDaemon } from '../daemon/daemon.ts';
-import { EtcdClient } from '../daemon/etcd.ts';
+import { type FlannelEtcd, type NodeFlags, parseNodeFlags } from '../daemon/flannel-flags.ts';
+import { openEtcdClient } from '../daemon/flannel-source.ts';
 import type { LeaseStore, PerFamily } from '../daemon/lease.ts';
 import { EtcdLeaseStore, readEtcdNetworkConfig } from '../daemon/store-etcd.ts';
 import { KubeLeaseStore } from '../daemon/store-kube.ts';
 import { staticLeaseStore } from '../daemon/store-static.ts';
-import type { UnderlaySelector } from '../daemon/underlay.ts';
 import { KubeClient } from '../kube/client.ts';
 import { loadKubeConfig } from '../kube/config.ts';
 import { installConflistWhenReady } from './install.ts';
@@ -37,19 +37,17 @@ export async function runNode(options: NodeOptions): Promise<void> {
   void stopped.then((signal) => stop.abort(new Error(`stopped by ${signal}`)));
 
   await using stack = new AsyncDisposableStack();
-  const source = await openSource(options, stop.signal);
-  stack.use(source);
-  const underlay = underlaySelector(options);
+  const flags = parseNodeFlags(options.flags, process.env);
+  const source = stack.use(await openSource(options, flags, stop.signal));
+  const { underlay, subnetFile, randomPorts, forwardRules, blackholeRoute, nonMasqueradeCidrs } = flags;
   const daemon = await startDaemon({
     nodeName: options.nodeName,
     store: source.store,
     config: source.config,
     configSource: source.configSource,
-    underlay,
+    ...{ underlay, subnetFile, randomPorts, forwardRules, blackholeRoute, nonMasqueradeCidrs },
     ...daemonPlaces(options.runDir),
-    subnetFile: options.subnetFile,
     masquerade: options.masquerade,
-    nonMasqueradeCidrs: options.nonMasqueradeCidrs,
     log: log.child({ part: 'daemon' }),
     signal: stop.signal,
   });
@@ -101,10 +99,12 @@ interface Source extends Disposable {
   readonly client?: KubeClient;
 }
 
-async function openSource(options: NodeOptions, signal: AbortSignal): Promise<Source> {
+/** What the command line says wins over a variable that names etcd. */
+async function openSource(options: NodeOptions, flags: NodeFlags, signal: AbortSignal): Promise<Source> {
   if (options.podCidr !== undefined) return openStaticSource(options, options.podCidr);
-  if (options.etcdEndpoints !== undefined) return openEtcdSource(options, options.etcdEndpoints, signal);
-  if (options.kubeconfig !== undefined || options.apiServer !== undefined) return openKubeSource(options);
+  if (options.kubeconfig !== undefined || options.apiServer !== undefined)
+    return openKubeSource(options, flags);
+  if (flags.etcd !== undefined) return openEtcdSource(options, flags.etcd, signal);
   throw new InputError('options', [
     { path: '--kubeconfig', message: 'is missing, and so are --api-server, --etcd-endpoints and --pod-cidr' },
   ]);
@@ -117,18 +117,14 @@ function openStaticSource(options: NodeOptions, podCidrs: Cidr[]): Source {
   return { store, config, configSource: configFile(options), [Symbol.dispose]: () => undefined };
 }
 
-async function openEtcdSource(
-  options: NodeOptions,
-  endpoints: readonly string[],
-  signal: AbortSignal,
-): Promise<Source> {
-  const client = new EtcdClient({ endpoints });
-  const { etcdPrefix: prefix } = options;
+async function openEtcdSource(options: NodeOptions, etcd: FlannelEtcd, signal: AbortSignal): Promise<Source> {
+  const client = openEtcdClient(etcd);
+  const { prefix, renewMarginSeconds } = etcd;
   try {
     const config = isConfigGiven(options)
       ? readConfig(options, true)
       : await readEtcdNetworkConfig(client, prefix, signal);
-    const store = new EtcdLeaseStore({ client, networks: config.networks, prefix });
+    const store = new EtcdLeaseStore({ client, networks: config.networks, prefix, renewMarginSeconds });
     const configSource = isConfigGiven(options) ? configFile(options) : etcdConfigSource(client, prefix);
     return { store, config, configSource, [Symbol.dispose]: () => client[Symbol.dispose]() };
   } catch (error) {
@@ -137,7 +133,7 @@ async function openEtcdSource(
   }
 }
 
-async function openKubeSource(options: NodeOptions): Promise<Source> {
+async function openKubeSource(options: NodeOptions, flags: NodeFlags): Promise<Source> {
   const config = readConfig(options, true, KUBERNETES_USE);
   const configSource = configFile(options, KUBERNETES_USE);
   const { nodeName, registerNode, kubeconfig, apiServer, tokenFile } = options;
@@ -146,7 +142,10 @@ async function openKubeSource(options: NodeOptions): Promise<Source> {
       ? await loadKubeConfig(kubeconfig)
       : { server: apiServer, ...(tokenFile && { token: readOptionFile('--token-file', tokenFile) }) },
   );
-  const store = new KubeLeaseStore({ client, nodeName, networks: config.networks, registerNode });
+  const { networks } = config;
+  const { annotationPrefix, setNetworkUnavailable } = flags;
+  const wishes = { registerNode, annotationPrefix, setNetworkUnavailable };
+  const store = new KubeLeaseStore({ client, nodeName, networks, ...wishes });
   return { store, config, configSource, client, [Symbol.dispose]: () => client[Symbol.dispose]() };
 }
 
@@ -189,8 +188,4 @@ function shortConfig(clusterCidr: readonly Cidr[], backend: string, isCut: boole
     IPv6SubnetLen: length(v6, 6),
     Backend: { Type: backend },
   };
-}
-
-function underlaySelector({ iface }: NodeOptions): UnderlaySelector {
-  return iface === undefined ? {} : { interface: iface };
 }

@@ -1,13 +1,12 @@
 import { hostname } from 'node:os';
 import { Command, Option } from 'commander';
 import type { Cidr } from '../core/address.ts';
+import { type FlannelFlag, flannelFlags } from '../daemon/flannel-flag-table.ts';
 import type { HostPort } from '../proxy/config/addresses.ts';
-import { cidrList, hostPort, httpUrl, httpUrlList, logLevelOption, networkList } from './options.ts';
+import { cidrList, hostPort, httpUrl, logLevelOption } from './options.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 
 const PROXY_MODES = ['nftables', 'iptables'];
-/** flannel's. */
-const ETCD_PREFIX = '/coreos.com/network';
 
 export interface NodeOptions {
   readonly nodeName: string;
@@ -15,18 +14,13 @@ export interface NodeOptions {
   readonly apiServer?: string;
   readonly tokenFile?: string;
   readonly kubeconfig?: string;
-  readonly etcdEndpoints?: readonly string[];
-  readonly etcdPrefix: string;
   readonly podCidr?: Cidr[];
   readonly netConfig?: string;
   readonly clusterCidr?: Cidr[];
   readonly backend: string;
-  readonly iface?: string;
-  readonly subnetFile?: string;
   readonly cniConfDir?: string;
   readonly healthAddress?: HostPort;
   readonly masquerade: boolean;
-  readonly nonMasqueradeCidrs?: readonly Cidr[];
   readonly proxy: boolean;
   readonly proxyMode: string;
   readonly proxyConfig?: string;
@@ -35,10 +29,12 @@ export interface NodeOptions {
   readonly countBytes: boolean;
   readonly registerNode: boolean;
   readonly logLevel: string;
+  /** Those of flanneld's flags that are given, by name. */
+  readonly flags: ReadonlyMap<string, readonly string[]>;
 }
 
 export function nodeCommand(): Command {
-  return new Command('node')
+  const command = new Command('node')
     .description(
       "Run a node's agent: its subnet, the ways to other nodes, the CNI plugin and the service proxy",
     )
@@ -52,12 +48,6 @@ export function nodeCommand(): Command {
     )
     .addOption(new Option('--token-file <path>', 'bearer token for --api-server'))
     .addOption(
-      new Option('--etcd-endpoints <urls>', 'leases come from etcd v3')
-        .argParser(httpUrlList)
-        .conflicts(['kubeconfig', 'apiServer']),
-    )
-    .option('--etcd-prefix <key>', 'where the network is described in etcd', ETCD_PREFIX)
-    .addOption(
       new Option('--pod-cidr <cidrs>', 'no store: a node by itself with these subnets')
         .argParser(cidrList)
         .conflicts(['kubeconfig', 'apiServer', 'etcdEndpoints']),
@@ -69,8 +59,6 @@ export function nodeCommand(): Command {
         .conflicts('netConfig'),
     )
     .option('--backend <type>', 'how nodes are connected, where there is no --net-config', 'vxlan')
-    .option('--iface <name>', 'interface, or an address on it, that carries traffic between nodes')
-    .option('--subnet-file <path>', "write flannel's subnet.env here")
     .option('--cni-conf-dir <path>', "write the runtime's network here when the node is ready")
     .addOption(
       new Option(
@@ -79,12 +67,6 @@ export function nodeCommand(): Command {
       ).argParser(hostPort),
     )
     .option('--no-masquerade', "leave pods' addresses on packets to the outside")
-    .addOption(
-      new Option(
-        '--non-masquerade-cidrs <cidrs>',
-        'leave them on packets to these networks, whose routers know the ways to pods',
-      ).argParser(networkList),
-    )
     .option('--no-proxy', 'do not serve Services')
     .addOption(
       new Option('--proxy-mode <mode>', 'how Services are served').choices(PROXY_MODES).default('nftables'),
@@ -94,13 +76,36 @@ export function nodeCommand(): Command {
         'proxyMode',
       ),
     )
-    .option('--reset-tcp', 'end TCP connections to endpoints that do not serve any more', false)
+    .option('--reset-tcp', 'end TCP connections to endpoints that are gone', false)
     .option('--count-connections', 'count the connections of each Service, with nftables', false)
     .option('--count-bytes', 'count the bytes of each Service', false)
     .option('--register-node', 'make the Node object where no kubelet does', false)
-    .addOption(logLevelOption())
-    .action(async (options: NodeOptions) => {
-      const { runNode } = await import('./node-run.ts');
-      await runNode(options);
-    });
+    .addOption(logLevelOption());
+  for (const flag of sharedFlags) command.addOption(sharedOption(flag));
+  return command.action(async (options: NodeOptions) => {
+    const { runNode } = await import('./node-run.ts');
+    await runNode({ ...options, flags: givenFlags(command) });
+  });
+}
+
+const sharedFlags = flannelFlags.filter(({ shared }) => shared);
+
+/** As in `fairlead flannel`; values are read and checked there. */
+function sharedOption({ name, kind, absent, help }: FlannelFlag): Option {
+  const value = { text: '<text>', texts: '<text>', number: '<number>', boolean: '[boolean]' }[kind];
+  const by =
+    absent === '' || name === 'etcd-endpoints' || name === 'subnet-file' ? '' : ` (default: ${absent})`;
+  const option = new Option(`--${name} ${value}`, `${help}${by}`);
+  if (kind === 'texts') option.argParser((text: string, before: string[] = []) => [...before, text]);
+  return name === 'etcd-endpoints' ? option.conflicts(['kubeconfig', 'apiServer']) : option;
+}
+
+/** By name, those that the command line says. */
+export function givenFlags(command: Command): Map<string, readonly string[]> {
+  const given = new Map<string, readonly string[]>();
+  for (const { name } of sharedFlags) {
+    const value: unknown = command.getOptionValue(new Option(`--${name} <value>`).attributeName());
+    if (value !== undefined) given.set(name, [value].flat().map(String));
+  }
+  return given;
 }

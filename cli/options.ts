@@ -4,19 +4,14 @@ import { type Cidr, familyOf, parseCidr } from '../core/address.ts';
 import { InputError } from '../core/errors.ts';
 import { type HostPort, parseHostPort } from '../proxy/config/addresses.ts';
 
-/** Reads a comma list of networks. */
-export function networkList(text: string): Cidr[] {
-  return text.split(',').map((part) => {
+/** Reads a comma list of networks, at most one of each family; for options such as --cluster-cidr. */
+export function cidrList(text: string): Cidr[] {
+  const cidrs = text.split(',').map((part) => {
     const cidr = parseCidr(part.trim());
     if (cidr === undefined)
       throw new InvalidArgumentError(`"${part}" is not a network such as 10.244.0.0/16 (host bits zero).`);
     return cidr;
   });
-}
-
-/** Reads a comma list of networks, at most one of each family; for options such as --cluster-cidr. */
-export function cidrList(text: string): Cidr[] {
-  const cidrs = networkList(text);
   if (new Set(cidrs.map(familyOf)).size < cidrs.length) {
     throw new InvalidArgumentError(`"${text}" names two networks of one family.`);
   }
@@ -48,10 +43,6 @@ export function logLevelOption(): Option {
 export function httpUrl(text: string): string {
   if (URL.canParse(text) && /^https?:\/\/[^/]/.test(text)) return text;
   throw new InvalidArgumentError(`"${text}" is not a URL such as http://192.0.2.1:6443.`);
-}
-
-export function httpUrlList(text: string): string[] {
-  return text.split(',').map((part) => httpUrl(part.trim()));
 }
 
 /** Where a server listens, such as 127.0.0.1:10300 or [::]:10300. */

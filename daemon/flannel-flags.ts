@@ -31,17 +31,20 @@ export interface FlannelKubernetes {
   readonly pod?: { readonly name: string; readonly namespace: string };
 }
 
-/** What a command line of flanneld's asks for. */
-export interface FlannelOptions {
-  readonly store: FlannelEtcd | FlannelKubernetes;
+/** What a command line of flanneld's asks for, and one of `fairlead node` may ask for. */
+export interface SharedOptions {
   readonly underlay: UnderlaySelector;
-  readonly subnetFile: string;
-  readonly masquerade: boolean;
   readonly randomPorts: boolean;
   readonly forwardRules: boolean;
   readonly nonMasqueradeCidrs: readonly Cidr[];
   readonly blackholeRoute: boolean;
-  readonly resyncSeconds: number;
+}
+
+/** What a command line of flanneld's asks for. */
+export interface FlannelOptions extends SharedOptions {
+  readonly store: FlannelEtcd | FlannelKubernetes;
+  readonly subnetFile: string;
+  readonly masquerade: boolean;
   /** undefined: no health server. */
   readonly health?: { readonly ip: Ip; readonly port: number };
   readonly wireguardKeyFile?: string;
@@ -61,16 +64,61 @@ type Environment = Readonly<Record<string, string | undefined>>;
 export function parseFlannelFlags(args: readonly string[], environment: Environment): FlannelOptions {
   const problems: Problem[] = [];
   const given = readArguments(args, problems);
-  for (const { name } of flannelFlags) {
-    const text = environment[flannelVariable(name)];
-    if (text !== undefined && text !== '' && !given.has(name)) {
-      given.set(name, { path: flannelVariable(name), texts: [text] });
-    }
-  }
+  addVariables(given, flannelFlags, environment);
   const values = new FlagValues(given, problems);
   const options = readOptions(values, environment);
   if (problems.length > 0) throw new InputError('options', problems);
   return options;
+}
+
+/** What `fairlead node` has of flanneld's flags; what is not said has flanneld's default. */
+export interface NodeFlags extends SharedOptions {
+  /** undefined: no endpoints are named. */
+  readonly etcd?: FlannelEtcd;
+  readonly annotationPrefix: string;
+  readonly setNetworkUnavailable: boolean;
+  /** undefined: none is named. */
+  readonly subnetFile?: string;
+}
+
+/**
+ * Reads the flags that `fairlead node` shares with flanneld: `texts` by name, as given on its command line, then
+ * flanneld's variables. Throws {@link InputError} with every problem.
+ */
+export function parseNodeFlags(
+  texts: ReadonlyMap<string, readonly string[]>,
+  environment: Environment,
+): NodeFlags {
+  const problems: Problem[] = [];
+  const given = new Map([...texts].map(([name, of]) => [name, { path: `--${name}`, texts: of }] as const));
+  addVariables(
+    given,
+    flannelFlags.filter(({ shared }) => shared),
+    environment,
+  );
+  const values = new FlagValues(given, problems);
+  const etcd = readEtcd(values);
+  const options = {
+    ...readShared(values),
+    ...(values.has('etcd-endpoints') ? { etcd } : {}),
+    annotationPrefix: readAnnotationPrefix(values),
+    setNetworkUnavailable: values.boolean('set-node-network-unavailable'),
+    ...(values.has('subnet-file') ? { subnetFile: values.text('subnet-file') } : {}),
+  };
+  if (problems.length > 0) throw new InputError('options', problems);
+  return options;
+}
+
+function addVariables(
+  given: Map<string, Given>,
+  flags: readonly FlannelFlag[],
+  environment: Environment,
+): void {
+  for (const { name } of flags) {
+    const path = flannelVariable(name);
+    const text = environment[path];
+    if (text !== undefined && text !== '' && !given.has(name)) given.set(name, { path, texts: [text] });
+  }
 }
 
 interface Given {
@@ -196,17 +244,14 @@ function readOptions(values: FlagValues, environment: Environment): FlannelOptio
   const { WIREGUARD_KEY_FILE: wireguardKeyFile } = environment;
   const port = values.number('healthz-port', 0, 65535);
   const ip = values.ip('healthz-ip');
-  const isKube = values.boolean('kube-subnet-mgr');
+  // What is wrong is wrong without effect as well.
+  const [etcd, kubernetes] = [readEtcd(values), readKubernetes(values, environment)];
+  values.number('iptables-resync', 1, 86_400);
   return {
-    store: isKube ? readKubernetes(values, environment) : readEtcd(values),
-    underlay: readUnderlay(values),
+    store: values.boolean('kube-subnet-mgr') ? kubernetes : etcd,
+    ...readShared(values),
     subnetFile: values.text('subnet-file'),
     masquerade: values.boolean('ip-masq'),
-    randomPorts: !values.boolean('ip-masq-fully-random-disable'),
-    forwardRules: values.boolean('iptables-forward-rules'),
-    nonMasqueradeCidrs: values.cidrs('non-masquerade-cidrs'),
-    blackholeRoute: values.boolean('ip-blackhole-route'),
-    resyncSeconds: values.number('iptables-resync', 1, 86_400),
     ...(port > 0 && ip !== undefined ? { health: { ip, port } } : {}),
     ...(wireguardKeyFile ? { wireguardKeyFile } : {}),
     verbosity: values.number('v', 0, 100),
@@ -214,6 +259,16 @@ function readOptions(values: FlagValues, environment: Environment): FlannelOptio
     warnings: flannelFlags
       .filter((flag) => flag.idle && values.has(flag.name))
       .map(({ name }) => `--${name} has no effect`),
+  };
+}
+
+function readShared(values: FlagValues): SharedOptions {
+  return {
+    underlay: readUnderlay(values),
+    randomPorts: !values.boolean('ip-masq-fully-random-disable'),
+    forwardRules: values.boolean('iptables-forward-rules'),
+    nonMasqueradeCidrs: values.cidrs('non-masquerade-cidrs'),
+    blackholeRoute: values.boolean('ip-blackhole-route'),
   };
 }
 
@@ -268,8 +323,6 @@ function readEndpoints(values: FlagValues, isSecure: boolean): string[] {
 }
 
 function readKubernetes(values: FlagValues, environment: Environment): FlannelKubernetes {
-  const prefix = parseAnnotationPrefix(values.text('kube-annotation-prefix'));
-  if (typeof prefix !== 'string') values.problem('kube-annotation-prefix', prefix.problem);
   const apiUrl = values.optional('kube-api-url');
   if (apiUrl !== undefined && !(URL.canParse(apiUrl) && /^https?:/.test(apiUrl)))
     values.problem('kube-api-url', `is not a URL: ${JSON.stringify(apiUrl)}`);
@@ -277,12 +330,19 @@ function readKubernetes(values: FlagValues, environment: Environment): FlannelKu
   return {
     kind: 'kubernetes',
     ...withoutUndefined({ apiUrl, kubeconfig: values.optional('kubeconfig-file') }),
-    annotationPrefix: typeof prefix === 'string' ? prefix : '',
+    annotationPrefix: readAnnotationPrefix(values),
     setNetworkUnavailable: values.boolean('set-node-network-unavailable'),
     netConfigPath: values.text('net-config-path'),
     ...(nodeName ? { nodeName } : {}),
     ...(name && namespace ? { pod: { name, namespace } } : {}),
   };
+}
+
+function readAnnotationPrefix(values: FlagValues): string {
+  const prefix = parseAnnotationPrefix(values.text('kube-annotation-prefix'));
+  if (typeof prefix === 'string') return prefix;
+  values.problem('kube-annotation-prefix', prefix.problem);
+  return '';
 }
 
 function withoutUndefined<K extends string>(

@@ -1,4 +1,6 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Log } from '../cni/server.ts';
 import { InputError } from '../core/errors.ts';
@@ -14,6 +16,7 @@ import { KubeLeaseStore, readPodNodeName } from './store-kube.ts';
 
 /** flanneld asks for its network this often until there is one. */
 const configRetryMs = 1_000;
+const serviceAccountDir = '/var/run/secrets/kubernetes.io/serviceaccount';
 /** With kube-subnet-mgr, Kubernetes cuts the network in subnets. */
 const kubernetesUse = Object.freeze({ givesSubnets: false });
 
@@ -32,6 +35,8 @@ export interface FlannelHome {
   readonly hostname: string;
   readonly log: Log;
   readonly signal: AbortSignal;
+  /** Where a pod has its account's token and CA. */
+  readonly accountDir?: string;
 }
 
 /** Throws InputError for files that cannot be used. A store that does not answer, or has no network yet, is waited for. */
@@ -46,17 +51,9 @@ async function openEtcd(
   options: FlannelEtcd,
   { hostname, log, signal }: FlannelHome,
 ): Promise<FlannelSource> {
-  const { endpoints, prefix, caFile, certFile, keyFile, username, password, renewMarginSeconds } = options;
+  const { prefix, renewMarginSeconds } = options;
   using stack = new DisposableStack();
-  const client = stack.use(
-    new EtcdClient({
-      endpoints,
-      ...(caFile && { ca: readOption('etcd-cafile', caFile) }),
-      ...(certFile && { cert: readOption('etcd-certfile', certFile) }),
-      ...(keyFile && { key: readOption('etcd-keyfile', keyFile) }),
-      ...(username !== undefined && { username, password: password ?? '' }),
-    }),
-  );
+  const client = stack.use(openEtcdClient(options));
   const config = await untilThere(() => readEtcdNetworkConfig(client, prefix, signal), log, signal);
   const store = new EtcdLeaseStore({ client, networks: config.networks, prefix, renewMarginSeconds });
   const configSource = etcdConfigSource(client, prefix);
@@ -64,14 +61,26 @@ async function openEtcd(
   return { nodeName: hostname, store, config, configSource, [Symbol.dispose]: () => owned.dispose() };
 }
 
+/** Throws InputError for files that cannot be read. */
+export function openEtcdClient(options: FlannelEtcd): EtcdClient {
+  const { endpoints, caFile, certFile, keyFile, username, password } = options;
+  return new EtcdClient({
+    endpoints,
+    ...(caFile && { ca: readOption('etcd-cafile', caFile) }),
+    ...(certFile && { cert: readOption('etcd-certfile', certFile) }),
+    ...(keyFile && { key: readOption('etcd-keyfile', keyFile) }),
+    ...(username !== undefined && { username, password: password ?? '' }),
+  });
+}
+
 async function openKubernetes(
   options: FlannelKubernetes,
-  { log, signal }: FlannelHome,
+  { log, signal, accountDir = serviceAccountDir }: FlannelHome,
 ): Promise<FlannelSource> {
   const { annotationPrefix, setNetworkUnavailable, netConfigPath: path } = options;
   const config = parseNetworkConfig(readOption('net-config-path', path), path, kubernetesUse);
   using stack = new DisposableStack();
-  const client = stack.use(new KubeClient(await kubeConfig(options)));
+  const client = stack.use(new KubeClient(await kubeConfig(options, accountDir)));
   const nodeName = await untilThere(() => nodeNameOf(options, client), log, signal);
   const { networks } = config;
   const store = new KubeLeaseStore({ client, nodeName, networks, annotationPrefix, setNetworkUnavailable });
@@ -80,10 +89,25 @@ async function openKubernetes(
   return { nodeName, store, config, configSource, client, [Symbol.dispose]: () => owned.dispose() };
 }
 
-/** The URL wins over the server that a kubeconfig names; with neither, the pod's service account says all. */
-async function kubeConfig({ apiUrl: server, kubeconfig }: FlannelKubernetes): Promise<KubeConfig> {
+/**
+ * The URL wins over the server that a kubeconfig names; with neither, the pod's service account says all. A URL by
+ * itself gets the account's token and CA, where there is an account; in the clear no token is sent.
+ */
+async function kubeConfig(
+  { apiUrl: server, kubeconfig }: FlannelKubernetes,
+  accountDir: string,
+): Promise<KubeConfig> {
   if (server === undefined) return await loadKubeConfig(kubeconfig);
-  return kubeconfig === undefined ? { server } : { ...(await loadKubeConfig(kubeconfig)), server };
+  if (kubeconfig !== undefined) return { ...(await loadKubeConfig(kubeconfig)), server };
+  const token = join(accountDir, 'token');
+  if (!server.startsWith('https:') || !existsSync(token)) return { server };
+  const ca = join(accountDir, 'ca.crt');
+  return {
+    server,
+    // Kubernetes writes another one there before it runs out.
+    authorization: async () => `Bearer ${(await readFile(token, 'utf8')).trim()}`,
+    ...(existsSync(ca) && { ca: readFileSync(ca, 'utf8') }),
+  };
 }
 
 async function nodeNameOf({ nodeName, pod }: FlannelKubernetes, client: KubeClient): Promise<string> {

@@ -1,7 +1,7 @@
 import test from 'ava';
 import { InvalidArgumentError } from 'commander';
 import { parseListen } from '../../cli/controlplane.ts';
-import { cidrList, hostPort, httpUrl, httpUrlList, readOptionFile, wholeNumber } from '../../cli/options.ts';
+import { cidrList, hostPort, httpUrl, readOptionFile, wholeNumber } from '../../cli/options.ts';
 import { InputError } from '../../core/errors.ts';
 
 test('a list of networks has at most one of each family', (t) => {
@@ -33,7 +33,6 @@ test('a listen address names host, port and, if wanted, a network namespace', (t
 
 test('a URL is of HTTP, and refused with its text otherwise', (t) => {
   t.is(httpUrl('https://[fd00::1]:6443'), 'https://[fd00::1]:6443');
-  t.deepEqual(httpUrlList('http://a:1, http://b:2'), ['http://a:1', 'http://b:2']);
   for (const bad of ['', 'foo', '192.0.2.1:6443', 'ftp://a', 'http://', 'http:a']) {
     t.throws(() => httpUrl(bad), { message: new RegExp(`^"${bad}" is not a URL`) }, bad);
   }

@@ -1,7 +1,7 @@
 import test from 'ava';
 import { InputError } from '../../core/errors.ts';
 import { flannelFlags, flannelVariable } from '../../daemon/flannel-flag-table.ts';
-import { parseFlannelFlags } from '../../daemon/flannel-flags.ts';
+import { parseFlannelFlags, parseNodeFlags } from '../../daemon/flannel-flags.ts';
 
 const parse = (args: string, environment: Record<string, string> = {}) =>
   parseFlannelFlags(args.split(' ').filter(Boolean), environment);
@@ -31,7 +31,6 @@ test('without a word, flanneld’s defaults hold', (t) => {
     forwardRules: true,
     nonMasqueradeCidrs: [],
     blackholeRoute: false,
-    resyncSeconds: 5,
     verbosity: 0,
     version: false,
     warnings: [],
@@ -85,12 +84,11 @@ test('everything that can be said is taken', (t) => {
     forwardRules: false,
     nonMasqueradeCidrs: ['10.0.0.0/8', 'fd00::/8'],
     blackholeRoute: true,
-    resyncSeconds: 16,
     health: { ip: '::1', port: 8080 },
     wireguardKeyFile: '/key',
     verbosity: 4,
     version: true,
-    warnings: ['--vmodule has no effect'],
+    warnings: ['--iptables-resync has no effect', '--vmodule has no effect'],
   });
   const kube = parse(
     '-kube-subnet-mgr=1 --kube-api-url https://192.0.2.1:6443 --kubeconfig-file /k --kube-annotation-prefix a.b/c ' +
@@ -149,7 +147,31 @@ test('every problem is named at once, by flag or variable, with its value; a pas
   t.deepEqual(problemsOf('--iface'), ['--iface: has no value']);
   t.deepEqual(problemsOf('eth0 --iface'), ["eth0: is not a flag of flanneld's"]);
   t.deepEqual(problemsOf('--kube-subnet-mgr --kube-annotation-prefix=x --kube-api-url=x'), [
-    '--kube-annotation-prefix: "x" is not a domain, or a domain, a slash and a name',
     '--kube-api-url: is not a URL: "x"',
+    '--kube-annotation-prefix: "x" is not a domain, or a domain, a slash and a name',
   ]);
+});
+
+test('with kube-subnet-mgr, what is said of etcd is checked as well', (t) => {
+  t.deepEqual(problemsOf('--kube-subnet-mgr --subnet-lease-renew-margin=1440 --etcd-certfile=c'), [
+    '--etcd-certfile: is given without --etcd-keyfile: "c"',
+    '--subnet-lease-renew-margin: is not a whole number from 1 to 1439: "1440"',
+  ]);
+});
+
+test('fairlead node has what it shares with flanneld by the same names and variables, and no endpoint by default', (t) => {
+  const defaults = parseNodeFlags(new Map(), {});
+  t.deepEqual(defaults as unknown, {
+    underlay: { interfaces: [], patterns: [], publicIps: {} },
+    ...{ randomPorts: true, forwardRules: true, nonMasqueradeCidrs: [], blackholeRoute: false },
+    ...{ annotationPrefix: 'flannel.alpha.coreos.com/', setNetworkUnavailable: true },
+  });
+  const environment = { FLANNELD_ETCD_ENDPOINTS: 'a:1', FLANNELD_IFACE: 'eth1', FLANNELD_IP_MASQ: 'x' };
+  const given = new Map([['iface', ['eth0', 'eth2']]]);
+  const { etcd, underlay } = parseNodeFlags(given, environment);
+  t.deepEqual([etcd?.endpoints, underlay.interfaces], [['http://a:1'], ['eth0', 'eth2']]);
+  const error = t.throws(() => parseNodeFlags(new Map([['public-ip', ['::1']]]), {}), {
+    instanceOf: InputError,
+  });
+  t.is(error?.message, 'options: --public-ip: is not an IPv4 address: "::1"');
 });

@@ -1,4 +1,8 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import http, { type IncomingMessage, type ServerResponse } from 'node:http';
+import https from 'node:https';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -7,6 +11,7 @@ import { parseFlannelFlags } from '../../daemon/flannel-flags.ts';
 import { openFlannelSource } from '../../daemon/flannel-source.ts';
 import { PODS } from '../../kube/types.ts';
 import { startTestServer } from '../controlplane/server.ts';
+import { certificates } from './certificates.ts';
 import { EtcdServer, until } from './etcd-server.ts';
 
 function setUp(t: ExecutionContext) {
@@ -17,8 +22,10 @@ function setUp(t: ExecutionContext) {
   const stop = new AbortController();
   t.teardown(() => stop.abort());
   const log = { info: () => {}, warn, error: () => {} };
-  const open = (args: string[], environment: Record<string, string> = {}) =>
-    openFlannelSource(parseFlannelFlags(args, environment), { hostname: 'host', log, signal: stop.signal });
+  const open = (args: string[], environment: Record<string, string> = {}) => {
+    const home = { hostname: 'host', log, signal: stop.signal, accountDir: directory };
+    return openFlannelSource(parseFlannelFlags(args, environment), home);
+  };
   return { directory, told, open, signal: stop.signal };
 }
 
@@ -82,4 +89,33 @@ test('with etcd, a network that is not there yet is waited for, and its changes 
     await etcd.ctlAsync('put', '/net/config2', 'x');
   }
   t.deepEqual(texts.slice(1), ['{"Network":"10.6.0.0/16"}', '{"Network":"10.7.0.0/16"}']);
+});
+
+test('with the URL of an API server alone, the pod’s account says who asks, and not in the clear', async (t) => {
+  const { directory, open } = setUp(t);
+  const { ca, cert, key } = certificates(t);
+  const asked: (string | undefined)[] = [];
+  const answer = (request: IncomingMessage, response: ServerResponse) => {
+    asked.push(request.headers.authorization);
+    response.writeHead(200, { 'content-type': 'application/json' });
+    response.end('{"spec":{"nodeName":"node-7"}}');
+  };
+  const secure = https.createServer({ cert: readFileSync(cert), key: readFileSync(key) }, answer);
+  const clear = http.createServer(answer);
+  writeFileSync(join(directory, 'net-conf.json'), '{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}');
+  writeFileSync(join(directory, 'token'), 'secret\n');
+  writeFileSync(join(directory, 'ca.crt'), readFileSync(ca));
+  for (const [scheme, server] of [
+    ['https', secure],
+    ['http', clear],
+  ] as const) {
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    t.teardown(() => server.close());
+    const url = `${scheme}://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const args = ['--kube-subnet-mgr', `--kube-api-url=${url}`];
+    const path = `--net-config-path=${join(directory, 'net-conf.json')}`;
+    using source = await open([...args, path], { POD_NAME: 'flannel-x', POD_NAMESPACE: 'kube-flannel' });
+    t.is(source.nodeName, 'node-7');
+  }
+  t.deepEqual(asked, ['Bearer secret', undefined]);
 });
