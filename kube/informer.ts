@@ -3,11 +3,26 @@ import { Backoff } from './backoff.ts';
 import { ApiError } from './errors.ts';
 import { type KubeObject, type ListWatcher, objectKey, type Resource } from './types.ts';
 
+/**
+ * Lists come in pages from the newest state, where client-go asks for all at once with resourceVersion "0". Ten thousand
+ * Services' slices at once are some 40 MB of JSON, which hold up everything while they are parsed, and are there twice; in
+ * pages they are in the store as they come. And state from a cache may be older than what the one before us acted on.
+ * The price is reads of etcd at each start, with servers that cannot serve pages out of their cache.
+ */
 const PAGE_SIZE = 500;
-/** The server is asked to end each watch after this long; kube-apiserver's bookmarks come once a minute. */
-const WATCH_SECONDS = 40;
-/** Longer than a watch may last: silence of this length means that the connection is dead. */
-const INACTIVITY_TIMEOUT_MS = 45_000;
+/**
+ * The server is asked to end each watch after a random time between this and twice as long, as client-go does it: watches
+ * of thousands of nodes do not end at one moment.
+ */
+const WATCH_SECONDS_LEAST = 300;
+/**
+ * kube-apiserver's bookmarks come once a minute: where they come, silence of this length means that the connection is dead.
+ * A peer that has gone altogether is found by TCP's keepalive, in twenty seconds; this is for those that hang, or stand
+ * before somebody who has gone.
+ */
+const SILENCE_MS = 150_000;
+/** Without bookmarks the end of the watch, which is asked for, is the next that must come. */
+const END_GRACE_MS = 15_000;
 /** How often a server that does not have a kind is asked whether it has it now. */
 const ABSENT_KIND_INTERVAL_MS = 5 * 60_000;
 /** A watch that ended sooner than this counts as a failed one, so that its repetition is slowed down. */
@@ -29,7 +44,9 @@ export interface InformerOptions<T = KubeObject> {
   readonly trim?: ((object: T) => T) | undefined;
   /** Some servers do not have this kind: the same to us as one without objects. */
   readonly isOptional?: boolean;
+  /** How long one watch lasts; default: 5 to 10 minutes. */
   readonly watchSeconds?: number;
+  /** Silence that means a dead connection; default: by what the server has sent so far. */
   readonly inactivityTimeoutMs?: number;
 }
 
@@ -50,6 +67,8 @@ export class Informer<T extends KubeObject> {
   readonly #objects = new Map<string, T>();
   readonly #backoff = new Backoff();
   #resourceVersion: string | undefined;
+  /** The server sends bookmarks of this kind. A kind of which nothing changes has none for some servers. */
+  #hasBookmarks = false;
 
   constructor(options: InformerOptions<T>) {
     this.#options = options;
@@ -121,6 +140,11 @@ export class Informer<T extends KubeObject> {
   async #watch(): Promise<void> {
     const { client, resource, namespace, labelSelector, fieldSelector, signal } = this.#options;
     const startedMs = performance.now();
+    const timeoutSeconds =
+      this.#options.watchSeconds ?? Math.round(WATCH_SECONDS_LEAST * (1 + Math.random()));
+    const silenceMs = this.#hasBookmarks ? SILENCE_MS : timeoutSeconds * 1000 + END_GRACE_MS;
+    // They may come no more, from another server behind the same address: the next watch finds out.
+    this.#hasBookmarks = false;
     const events = client.watch<T>(resource, {
       namespace,
       labelSelector,
@@ -128,10 +152,11 @@ export class Informer<T extends KubeObject> {
       resourceVersion: this.#resourceVersion,
       signal,
       allowWatchBookmarks: true,
-      timeoutSeconds: this.#options.watchSeconds ?? WATCH_SECONDS,
-      inactivityTimeoutMs: this.#options.inactivityTimeoutMs ?? INACTIVITY_TIMEOUT_MS,
+      timeoutSeconds,
+      inactivityTimeoutMs: this.#options.inactivityTimeoutMs ?? silenceMs,
     });
     for await (const event of events) {
+      if (event.type === 'BOOKMARK') this.#hasBookmarks = true;
       if (event.type === 'DELETED') this.#drop(objectKey(event.object));
       else if (event.type !== 'BOOKMARK') this.#put(objectKey(event.object), this.#trim(event.object));
       this.#resourceVersion = event.object.metadata?.resourceVersion ?? this.#resourceVersion;

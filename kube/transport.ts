@@ -50,6 +50,7 @@ export class Transport implements Disposable {
     let answer: http.IncomingMessage | undefined;
     try {
       answer = await this.#open('GET', path, ask, anySignal(ask.signal, silence.signal));
+      silence.heard();
       if (!isSuccess(answer)) throw refusal(answer, await readAll(answer));
       for await (const line of linesOf(answer, () => silence.heard())) yield line;
     } catch (error) {
@@ -112,13 +113,20 @@ export class Transport implements Disposable {
   }
 }
 
-/** Aborts its signal when nothing was heard for `timeoutMs`. */
+/** Aborts its signal when nothing was heard for `timeoutMs`; the beginning of an answer is not waited for as long. */
 class Silence implements Disposable {
   readonly #controller = new AbortController();
-  readonly #timer: NodeJS.Timeout | undefined;
+  readonly #timeoutMs: number;
+  #timer: NodeJS.Timeout | undefined;
+  #isBegun = false;
 
-  constructor(timeoutMs: number | undefined) {
-    if (timeoutMs === undefined) return;
+  constructor(timeoutMs = Number.POSITIVE_INFINITY) {
+    this.#timeoutMs = timeoutMs;
+    this.#wait(Math.min(timeoutMs, REQUEST_TIMEOUT_MS));
+  }
+
+  #wait(timeoutMs: number): void {
+    if (!Number.isFinite(timeoutMs)) return;
     const error = new Error(`nothing came for ${timeoutMs} ms`);
     this.#timer = setTimeout(() => this.#controller.abort(error), timeoutMs);
   }
@@ -128,7 +136,14 @@ class Silence implements Disposable {
   }
 
   heard(): void {
-    this.#timer?.refresh();
+    if (this.#isBegun) {
+      this.#timer?.refresh();
+      return;
+    }
+    this.#isBegun = true;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#wait(this.#timeoutMs);
   }
 
   [Symbol.dispose](): void {

@@ -18,6 +18,8 @@ import { start, untilEqual, versionOf } from './leases-informer.ts';
 /** One list or watch after another as the script says; the last entry goes on for ever. */
 class ScriptedServer implements ListWatcher {
   readonly asked: string[] = [];
+  /** Of each watch. */
+  readonly limits: Pick<WatchOptions, 'timeoutSeconds' | 'inactivityTimeoutMs'>[] = [];
   readonly #lists: KubeList<KubeObject>[];
   readonly #watches: (WatchEvent<KubeObject> | Error)[][];
 
@@ -38,6 +40,7 @@ class ScriptedServer implements ListWatcher {
     options: WatchOptions = {},
   ): AsyncGenerator<WatchEvent<T>> {
     this.asked.push(`watch ${options.resourceVersion}`);
+    this.limits.push(options);
     const events = this.#watches.shift();
     for (const event of events ?? []) {
       if (event instanceof Error) throw event;
@@ -94,6 +97,35 @@ test('a watch that ended is resumed from its last event or bookmark', async (t) 
   await until(() => server.asked.length === 4);
   t.deepEqual(server.asked, ['list', 'watch 5', 'watch 7', 'watch 9']);
   t.true(informer.store.has('a/x'));
+  await end();
+});
+
+test('watches last five to ten minutes, each another time', async (t) => {
+  const server = new ScriptedServer(
+    [list('5', [])],
+    Array(5).fill([{ type: 'ADDED', object: lease('x', '7') }]),
+  );
+  const { end } = start({ client: server });
+  await until(() => server.limits.length === 6);
+  const seconds = server.limits.map(({ timeoutSeconds = 0 }) => timeoutSeconds);
+  t.true(seconds.every((each) => each >= 300 && each <= 600 && Number.isInteger(each)));
+  t.true(new Set(seconds).size > 1);
+  await end();
+});
+
+test('where bookmarks come, their absence is a dead connection; where none come, only a watch that does not end', async (t) => {
+  const bookmark: WatchEvent<KubeObject> = {
+    type: 'BOOKMARK',
+    object: { metadata: { resourceVersion: '9' } },
+  };
+  const added: WatchEvent<KubeObject> = { type: 'ADDED', object: lease('x', '10') };
+  const server = new ScriptedServer([list('5', [])], [[added], [bookmark], [added]]);
+  const { end } = start({ client: server });
+  await until(() => server.limits.length === 4);
+  const graces = server.limits.map(({ timeoutSeconds = 0, inactivityTimeoutMs = 0 }) => {
+    return inactivityTimeoutMs === 150_000 ? 'bookmarks' : inactivityTimeoutMs - timeoutSeconds * 1000;
+  });
+  t.deepEqual(graces, [15_000, 15_000, 'bookmarks', 15_000]);
   await end();
 });
 
