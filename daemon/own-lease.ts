@@ -1,3 +1,4 @@
+import { Backoff } from '../kube/backoff.ts';
 import {
   type Lease,
   type LeaseAttributes,
@@ -8,6 +9,10 @@ import {
   sameAttributes,
   sameLease,
 } from './lease.ts';
+
+/** Between two times that the same is asked for. */
+const firstWaitMs = 100;
+const longestWaitMs = 10_000;
 
 export interface OwnLeaseOptions<For> {
   readonly store: LeaseStore;
@@ -30,8 +35,12 @@ export class OwnLease<For> {
   #asked: LeaseAttributes | undefined;
   /** For which acquisition that was told; the store may have lost both since. */
   #announced: LeaseAttributes | undefined;
-  /** The question to the store that is on its way. */
+  /** The question to the store that is on its way, or is waited with. */
   #acquisition: Promise<void> | undefined;
+  #wish: { readonly attributes: LeaseAttributes; readonly purpose: For } | undefined;
+  /** A view that does not show what the store says it has given would make us ask without end. */
+  readonly #backoff = new Backoff(firstWaitMs, longestWaitMs);
+  #waiting: AbortController | undefined;
 
   constructor(options: OwnLeaseOptions<For>) {
     this.#options = options;
@@ -51,18 +60,34 @@ export class OwnLease<For> {
     const seen = own && view?.leases().get(own.key);
     const wanted = this.#asked !== undefined && sameAttributes(this.#asked, attributes);
     if (own === undefined || seen === undefined || !wanted) return false;
-    return sameLease(narrowLease(seen, leaseFamilies(own)), own);
+    if (!sameLease(narrowLease(seen, leaseFamilies(own)), own)) return false;
+    this.#backoff.reset();
+    this.#wish = undefined;
+    this.#waiting?.abort();
+    return true;
   }
 
-  /** Asks the store, unless it is being asked; `purpose` is for {@link OwnLeaseOptions.onGranted}. */
+  /**
+   * Asks the store, unless it is being asked, and ever later where it gave us the same before; `purpose` is for
+   * {@link OwnLeaseOptions.onGranted}.
+   */
   acquire(attributes: LeaseAttributes, purpose: For): void {
-    this.#acquisition ??= this.#acquire(attributes, purpose).finally(() => {
+    this.#wish = { attributes, purpose };
+    if (!this.#wasGranted(attributes)) this.#waiting?.abort();
+    this.#acquisition ??= this.#acquire().finally(() => {
       this.#acquisition = undefined;
     });
   }
 
-  async #acquire(attributes: LeaseAttributes, purpose: For): Promise<void> {
+  #wasGranted(attributes: LeaseAttributes): boolean {
+    return this.#asked !== undefined && sameAttributes(this.#asked, attributes);
+  }
+
+  async #acquire(): Promise<void> {
     const { store, signal, onGranted, onProblem } = this.#options;
+    if (this.#wish !== undefined && this.#wasGranted(this.#wish.attributes)) await this.#wait();
+    if (this.#wish === undefined || signal.aborted) return;
+    const { attributes, purpose } = this.#wish;
     const { subnets: previous, publicIps: announced } = this.#lease ?? this.#options.previous();
     try {
       this.#lease = await store.acquire(attributes, { signal, previous, announced });
@@ -73,6 +98,13 @@ export class OwnLease<For> {
       if (signal.aborted) return;
       onProblem(`no lease: ${(error as Error).message}`);
     }
+  }
+
+  /** Until the time is over, or the lease is seen, or another one is wished for. */
+  async #wait(): Promise<void> {
+    this.#waiting = new AbortController();
+    await this.#backoff.wait(AbortSignal.any([this.#options.signal, this.#waiting.signal])).catch(() => {});
+    this.#waiting = undefined;
   }
 
   /** Tells the store once for each acquisition that pods here have a network. False: it knows. */

@@ -151,10 +151,11 @@ test.serial(
     const nodes = await Nodes.open(t, 2);
     const [agent, peer] = (await nodes.startAll(2, config)) as [Agent, Agent];
     const before = agent.kernel();
-    const subnet = (await peer.status()).subnets[0] ?? '';
+    const { subnets, lease } = await peer.status();
+    const [subnet = ''] = subnets;
     agent.run('ip', 'route', 'replace', subnet, 'dev', 'eth0');
     const told = await agent.until('the problem', ({ problems }) => problems.length > 0);
-    t.deepEqual(told.problems, [`route 254 ${subnet}: RTM_NEWROUTE ${subnet}: EEXIST`]);
+    t.deepEqual(told.problems, [`${lease}: route 254 ${subnet}: RTM_NEWROUTE ${subnet}: EEXIST`]);
     t.true(agent.run('ip', 'route').includes(`${subnet} dev eth0 scope link`));
     agent.run('ip', 'route', 'del', subnet, 'dev', 'eth0');
     await agent.until('no problem', ({ problems }) => problems.length === 0);
