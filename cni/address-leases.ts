@@ -47,8 +47,10 @@ export function recordAddressLease(
   leases: AddressLeases,
   { network, containerId, ifname }: AttachmentId,
   addresses: readonly Ip[],
+  sandbox?: Part['sandbox'],
 ): void {
-  const part: Part = { network, containerId, ifname, type: addressLeaseType, rows: {}, addresses };
+  const id = { network, containerId, ifname };
+  const part: Part = { ...id, type: addressLeaseType, rows: {}, addresses, ...(sandbox && { sandbox }) };
   try {
     leases.record(part);
   } catch (error) {

@@ -15,6 +15,7 @@ import type {
 import { parsePrevResult } from './prev-result.ts';
 import type { AttachmentRequest, Environment } from './request.ts';
 import type { Result } from './result.ts';
+import { sandboxOf } from './sandbox.ts';
 
 export interface ChainOptions extends AttacherOptions, AddressingOptions {
   readonly node: ChainedNode & {
@@ -106,7 +107,8 @@ export class Chain {
     if (this.#options.leases.get(attachmentKey(id)).length > 0) await this.#makeWay(request, namespaceFd);
     const { result, foreignIpam } = await this.#addressing.addForeign(request, plugin);
     this.#options.pass('add:allocated');
-    const part: Part = { ...id, type: request.type, rows: {}, foreignIpam };
+    const sandbox = sandboxOf(request.netns, namespaceFd);
+    const part: Part = { ...id, type: request.type, rows: {}, foreignIpam, ...(sandbox && { sandbox }) };
     try {
       await this.#attacher.make(part, namespaceFd);
     } catch (error) {
@@ -123,14 +125,16 @@ export class Chain {
     const id = idOf(request);
     const { there, configs } = await this.#findEarlier(request, namespaceFd);
     const earlier = leases.get(attachmentKey(id)).map(({ rows }) => rows);
-    const sandbox = request.netns;
-    const planned = await plugin.plan({ id, sandbox, namespaceFd, previous, earlier, node });
+    const call = { id, sandbox: request.netns, namespaceFd, previous, earlier, node };
+    const planned = await plugin.plan(call);
     if (planned instanceof CniError) throw planned;
     const { result } = planned;
     const rows = there === undefined ? planned.rows : joinRows(there.rows, planned.rows);
     // There is nothing to be undone.
     if (isEmpty(rows)) return { result };
-    const part: Part = { ...id, type: request.type, rows, configs };
+    const isOurs = earlier.some(({ attachment }) => attachment !== undefined);
+    const sandbox = isOurs ? undefined : sandboxOf(request.netns, namespaceFd);
+    const part: Part = { ...id, type: request.type, rows, configs, ...(sandbox && { sandbox }) };
     await this.#attacher.make(part, namespaceFd);
     return { part, result };
   }

@@ -12,6 +12,7 @@ import { type AttachmentId, attachmentKey } from './part.ts';
 import { exhaustedText, refusalError } from './refusal.ts';
 import type { AttachmentRequest, NetworkRequest } from './request.ts';
 import { readResolvConf } from './resolv-conf.ts';
+import { type Sandbox, sandboxOf } from './sandbox.ts';
 import { type HostLocalConfig, namesHostLocal, parseHostLocal, planHostLocal } from './types/host-local.ts';
 import { parseValidAttachments, staleAttachments } from './valid-attachments.ts';
 
@@ -34,18 +35,23 @@ export class HostLocal {
     this.#imports = imports;
   }
 
-  async add(request: AttachmentRequest): Promise<IpamResult> {
+  async add(request: AttachmentRequest, namespaceFd?: number): Promise<IpamResult> {
     const config = orThrow(parseHostLocal(request.config, request.cniVersion, request.args));
     const dns = readResolvConf(config.resolvConf);
     await this.#imports.ensure(request.network, request.config);
-    return planHostLocal(config, this.#grant(request, config), dns);
+    const sandbox = sandboxOf(request.netns, namespaceFd);
+    return planHostLocal(config, this.#grant(request, config, sandbox), dns);
   }
 
-  #grant(id: AttachmentId, { rangeSets, requested }: HostLocalConfig): readonly GivenAddress[] {
+  #grant(
+    id: AttachmentId,
+    { rangeSets, requested }: HostLocalConfig,
+    sandbox: Sandbox | undefined,
+  ): readonly GivenAddress[] {
     const granted = orIoFailure(() => this.#leases.allocate(attachmentKey(id), rangeSets, requested));
     if ('kind' in granted) throw refusalError(granted, id.containerId);
     const addresses = granted.map(({ ip }) => ip);
-    orIoFailure(() => recordAddressLease(this.#leases, id, addresses));
+    orIoFailure(() => recordAddressLease(this.#leases, id, addresses, sandbox));
     return granted;
   }
 

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { hostCidr, prefixLengthOf } from '../core/address.ts';
+import { AbandonedKeeper, type AbandonedTimes } from './abandoned.ts';
 import type { FaultPoint } from './attacher.ts';
 import { BridgeWriter } from './bridge.ts';
 import { BridgeKeeper } from './bridge-keeper.ts';
@@ -10,6 +11,7 @@ import type { LeaseBook } from './leases.ts';
 import type { Log } from './log.ts';
 import { NodeLinks } from './node-links.ts';
 import type { NodeNetwork } from './node-network.ts';
+import type { Part } from './part.ts';
 import { enterWords, KernelTables } from './part-tables.ts';
 import { Plugin, type PluginOptions } from './plugin.ts';
 import { PortKeeper } from './port-keeper.ts';
@@ -32,6 +34,7 @@ export interface HostOptions extends Pick<PluginOptions, 'elsewhere'> {
   readonly pass: (point: FaultPoint) => void;
   /** Where changes of what is not ours are written down. */
   readonly record?: ChangeRecord | undefined;
+  readonly abandonedTimes?: AbandonedTimes | undefined;
 }
 
 /** One network namespace that runtimes run in, served: its side of the pods, and those who keep it as it must be. */
@@ -62,6 +65,16 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const node = new NodeLinks(tables.socket);
   const enter = enterWords(namespaceFd);
   const plugin = new Plugin({ ...options, tables, bridges, wanted, node, enter, trouble });
+  const remove = (key: string, parts: readonly Part[]) => plugin.remove(key, parts);
+  const abandoned = new AbandonedKeeper({
+    tables,
+    leases,
+    wanted,
+    log,
+    remove,
+    times: options.abandonedTimes,
+  });
+  keepRunning(stack, (signal) => abandoned.run(signal));
   keepRunning(stack, (signal) => bridgeKeeper.run(signal));
   keepRunning(stack, (signal) => keeper.run(signal));
   keepRunning(stack, (signal) => ports.run(signal));

@@ -7,6 +7,7 @@ import { type PodSetting, podSettingKey } from '../kernel/pod-setting.ts';
 import { type QdiscRow, qdiscKey } from '../kernel/qdisc.ts';
 import { type RouteRow, routeKey } from '../kernel/route.ts';
 import { type IptablesRow, iptablesKey } from './iptables/rules.ts';
+import type { Sandbox } from './sandbox.ts';
 
 /** What identifies an attachment: the specification's (network name, CNI_CONTAINERID, CNI_IFNAME). */
 export interface AttachmentId {
@@ -94,6 +95,8 @@ export interface Part extends AttachmentId {
   readonly configs?: readonly string[] | undefined;
   /** What its rows lie on. */
   readonly bridge?: BridgeNeed | undefined;
+  /** Where the container's namespace is, for parts without a pair of ours, which would tell. */
+  readonly sandbox?: Sandbox | undefined;
   /** Number of the network namespace that the rows on the host are in; undefined: the agent's own. */
   readonly host?: string | undefined;
 }

@@ -64,11 +64,14 @@ export class Plugin {
       ...options,
       hostLocal: this.#hostLocal,
       // What is being attached now is in no list of the runtime yet, and what is being detached goes anyway.
-      remove: async (key, parts) => {
-        if (this.#queue.isBusy(key)) return;
-        await this.#queue.run(key, () => this.#chain.remove(parts, undefined, undefined));
-      },
+      remove: (key, parts) => this.remove(key, parts),
     });
+  }
+
+  /** Takes all parts of an attachment away, without a call; nothing happens while one for it is served. Throws CniError. */
+  async remove(key: string, parts: readonly Part[]): Promise<void> {
+    if (this.#queue.isBusy(key) || this.#queue.isBusy(addressKey(key))) return;
+    await this.#queue.run(key, () => this.#chain.remove(parts, undefined, undefined));
   }
 
   /** Serves one call to its end, with its answer. `caller`: of the namespace that it comes from, if that is known. */
@@ -143,7 +146,7 @@ export class Plugin {
   }
 
   async #addAddresses(request: AttachmentRequest, call: Call): Promise<void> {
-    const ipam = await this.#hostLocal.add(request);
+    const ipam = await this.#hostLocal.add(request, call.podNamespaceFd);
     const stdout = renderResult({ interfaces: [], ...ipam }, request.cniVersion);
     if (stdout instanceof CniError || !call.answer(0, stdout)) await this.#hostLocal.del(request);
     if (stdout instanceof CniError) throw stdout;
@@ -237,8 +240,10 @@ export class Plugin {
 /** A program that we call may itself call us, by another name, for the addresses of the same attachment. */
 function queueKey(request: AttachmentRequest): string {
   const key = attachmentKey(request);
-  return request.type === ipamPlugin ? `${ipamPlugin} ${key}` : key;
+  return request.type === ipamPlugin ? addressKey(key) : key;
 }
+
+const addressKey = (key: string) => `${ipamPlugin} ${key}`;
 
 function openAhead({ cniVersion }: AttachmentRequest, call: Call): ResultAhead | undefined {
   const ahead = call.openAhead?.();

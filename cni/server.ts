@@ -1,6 +1,7 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Cidr } from '../core/address.ts';
+import type { AbandonedTimes } from './abandoned.ts';
 import type { FaultPoint } from './attacher.ts';
 import { ChangeRecord, changesName } from './changes.ts';
 import { Endpoint } from './endpoint.ts';
@@ -26,6 +27,8 @@ export interface CniServerOptions {
   readonly log: Log;
   /** The node's network namespace; else that of the process. */
   readonly namespaceFd?: number | undefined;
+  /** See {@link AbandonedTimes}; others only for tests. */
+  readonly abandonedTimes?: AbandonedTimes | undefined;
   /** Only for tests. */
   readonly onFaultPoint?: ((point: FaultPoint) => void) | undefined;
 }
@@ -59,16 +62,15 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
   };
 }
 
-function openHosts(
-  { stateDir, namespaceFd, network, log, onFaultPoint }: CniServerOptions,
-  book: Leases,
-): Hosts {
+function openHosts(options: CniServerOptions, book: Leases): Hosts {
+  const { stateDir, namespaceFd, network, log, onFaultPoint, abandonedTimes } = options;
   const record = new ChangeRecord(join(stateDir, changesName), log);
   const imports = new HostLocalImport({
     leases: new HostLeases(book, undefined),
     onReport: (report) => log.info({ ...report }, 'files of host-local taken over'),
   });
-  const common = { imports, network, log, pass: onFaultPoint ?? (() => {}) };
+  const pass = onFaultPoint ?? (() => {});
+  const common = { imports, network, log, pass, abandonedTimes };
   const hosts: Hosts = new Hosts({
     namespaceFd,
     leases: book,

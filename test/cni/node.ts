@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
+import type { AbandonedTimes } from '../../cni/abandoned.ts';
 import type { FaultPoint } from '../../cni/attacher.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
 import { queueDirectoryOf } from '../../cni/queue.ts';
@@ -21,6 +22,8 @@ export interface ServerProcessOptions {
   readonly socketPath: string;
   readonly stateDir: string;
   readonly network?: NodeNetwork | undefined;
+  /** Shorter than those of the agent. */
+  readonly abandonedTimes?: AbandonedTimes | undefined;
   /** Where the process ends itself with SIGKILL, at the n-th time that it passes there. */
   readonly killAt?: { readonly point: FaultPoint; readonly times: number } | undefined;
   /** Where the process ends itself with SIGKILL: see kill-steps.ts. */

@@ -14,6 +14,7 @@ const server = await startCniServer({
   socketPath: options.socketPath,
   stateDir: options.stateDir,
   network: () => options.network,
+  abandonedTimes: options.abandonedTimes,
   log: { info: write('info'), warn: write('warn'), error: write('error') },
   onFaultPoint: (point) => {
     if (point !== options.killAt?.point) return;

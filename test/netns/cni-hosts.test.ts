@@ -130,6 +130,20 @@ test('a foreign plugin is executed in the namespace that the call comes from', a
   t.deepEqual(readFileSync(`${program}.log`, 'utf8').trim().split('\n'), [there, there]);
 });
 
+test('a namespace that goes with its pods while the agent runs frees what they had', async (t) => {
+  const node = CniNode.open(t);
+  await node.start({ abandonedTimes: { lookMs: 300, missingMs: 1_000 } });
+  const other = new Elsewhere(t, node);
+  const pod = node.pod();
+  await add(t, node, pod, other.path);
+  deleteNamespace(other.path);
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  // The pod is still there, and so is its other end.
+  t.is(node.leases().length, 1);
+  node.removeNamespace(pod);
+  t.true(await eventually(async () => node.leases().length === 0));
+});
+
 test('a namespace that went while no agent ran frees what its pods had, at the latest by DEL', async (t) => {
   const { node, other } = await setUp(t);
   const pod = node.pod();
