@@ -135,3 +135,19 @@ function named(metadata: unknown, namespace: string, name: string): object {
   const rest = typeof metadata === 'object' && metadata !== null ? metadata : {};
   return { ...rest, namespace, name };
 }
+
+/** A change of an object: of two Services over few addresses, so that they quarrel, and of slices that change hands. */
+export const nonsenseStep = fc.oneof(
+  fc.record({
+    kind: fc.constant('service' as const),
+    key: fc.constantFrom('bad/a', 'bad/b'),
+    object: fc.option(nonsenseService('bad', 'x')),
+  }),
+  fc.constantFrom('a', 'b').chain((service) =>
+    fc.record({
+      kind: fc.constant('slice' as const),
+      key: fc.constantFrom('bad/1', 'bad/2'),
+      object: fc.option(nonsenseSlice('bad', '1', service)),
+    }),
+  ),
+);
