@@ -162,7 +162,7 @@ export class NodeAgent implements Disposable {
       underlay: this.#underlay,
       peers: this.#plan?.peers ?? 0,
       counts: this.#counts,
-      storeBehindMs: this.#problems.lastingMs('store'),
+      storeBehindMs: this.#view?.behindMs() ?? 0,
       problems: this.#problems.all(),
     });
   }

@@ -36,6 +36,7 @@ export class EtcdLeaseView implements LeaseView {
   readonly #unreadable = new Map<string, string>();
   readonly #probeMs: number;
   #connection: string | undefined;
+  #lostSinceMs: number | undefined;
   /** The last revision seen; undefined when everything has to be read. */
   #revision: number | undefined;
   /** The last one of an entry of ours. */
@@ -64,6 +65,10 @@ export class EtcdLeaseView implements LeaseView {
       ([name, problem]) => `etcd ${this.#prefix}${name}: ${problem}`,
     );
     return this.#connection === undefined ? unreadable : [this.#connection, ...unreadable];
+  }
+
+  behindMs(): number {
+    return this.#lostSinceMs === undefined ? 0 : performance.now() - this.#lostSinceMs;
   }
 
   async #follow(synced: () => void, signal: AbortSignal): Promise<never> {
@@ -166,6 +171,7 @@ export class EtcdLeaseView implements LeaseView {
   #connected(problem: string | undefined): void {
     const changed = this.#connection !== problem;
     this.#connection = problem;
+    this.#lostSinceMs = problem === undefined ? undefined : (this.#lostSinceMs ?? performance.now());
     if (changed) this.#onChange();
   }
 }

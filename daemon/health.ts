@@ -38,7 +38,7 @@ const gauges: Readonly<Record<string, readonly [help: string, value: (status: Da
   peers: ['Other nodes that this one has a way to', ({ peers }) => peers],
   peers_unreachable: ['Other nodes that this one has no way to', ({ unreachable }) => unreachable],
   store_behind_seconds: [
-    'How long the store of leases has not told all',
+    'For how long changes in the store of leases may have been missed',
     ({ storeBehindSeconds }) => storeBehindSeconds,
   ],
   idle_seconds: ['Since the last pass ended', ({ idleSeconds }) => idleSeconds],

@@ -41,6 +41,8 @@ export interface LeaseView {
   leases(): ReadonlyMap<string, Lease>;
   /** What the store cannot do or read at the moment; empty when all is well. */
   problems(): readonly string[];
+  /** For how long changes may have been missed; 0 while the store is followed. What cannot be read is not missed. */
+  behindMs(): number;
   /** What an operator wrote at this node's entry. Only where a store has room for that. */
   wishes?(): NodeWishes;
 }

@@ -13,6 +13,7 @@ export class NodeLeaseView implements LeaseView {
   readonly #leases = new Map<string, Lease>();
   readonly #unreadable = new Map<string, string>();
   #connection: string | undefined;
+  #lostSinceMs: number | undefined;
 
   constructor(
     { client, nodeName }: { client: KubeApi; nodeName: string },
@@ -43,6 +44,10 @@ export class NodeLeaseView implements LeaseView {
     return this.#connection === undefined ? unreadable : [this.#connection, ...unreadable];
   }
 
+  behindMs(): number {
+    return this.#lostSinceMs === undefined ? 0 : performance.now() - this.#lostSinceMs;
+  }
+
   wishes(): NodeWishes {
     return nodeWishes(this.#informer.store.get(this.#nodeName) ?? {}, this.#prefix);
   }
@@ -66,6 +71,7 @@ export class NodeLeaseView implements LeaseView {
   #connected(problem: string | undefined): void {
     if (problem === this.#connection) return;
     this.#connection = problem;
+    this.#lostSinceMs = problem === undefined ? undefined : (this.#lostSinceMs ?? performance.now());
     this.#onChange();
   }
 }

@@ -4,7 +4,6 @@ import type { Log } from '../cni/server.ts';
 export class Problems<Source extends string> {
   readonly #log: Log;
   readonly #bySource = new Map<Source, readonly string[]>();
-  readonly #sinceMs = new Map<Source, number>();
   #logged: ReadonlySet<string> = new Set();
 
   constructor(log: Log) {
@@ -14,18 +13,10 @@ export class Problems<Source extends string> {
   /** Replaces what this source had to complain about. */
   set(source: Source, problems: readonly string[]): void {
     this.#bySource.set(source, problems);
-    if (problems.length === 0) this.#sinceMs.delete(source);
-    else if (!this.#sinceMs.has(source)) this.#sinceMs.set(source, performance.now());
   }
 
   all(): string[] {
     return [...this.#bySource.values()].flat();
-  }
-
-  /** How long this source has had something to complain about; 0 when it has not. */
-  lastingMs(source: Source): number {
-    const sinceMs = this.#sinceMs.get(source);
-    return sinceMs === undefined ? 0 : performance.now() - sinceMs;
   }
 
   log(): void {

@@ -31,7 +31,7 @@ export interface DaemonStatus {
   readonly writes: number;
   /** Of these, rows that somebody else had removed or changed. */
   readonly repaired: number;
-  /** How long the store has not told all; 0: it does. */
+  /** For how long changes in the store may have been missed; 0: it is followed. */
   readonly storeBehindSeconds: number;
   /** What is wrong at the moment, one sentence each. */
   readonly problems: readonly string[];

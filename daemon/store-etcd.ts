@@ -100,7 +100,7 @@ export class EtcdLeaseStore implements LeaseStore {
       probeMs: this.#probeMs,
     });
     const problems = () => [...view.problems(), ...(this.#renewalProblem ? [this.#renewalProblem] : [])];
-    return { synced: view.synced, leases: () => view.leases(), problems };
+    return { synced: view.synced, leases: () => view.leases(), problems, behindMs: () => view.behindMs() };
   }
 
   useNetworks(networks: NetworkConfig['networks']): void {

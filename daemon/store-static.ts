@@ -11,6 +11,6 @@ export function staticLeaseStore(nodeName: string, subnets: PerFamily<Cidr>): Le
       leases.set(nodeName, lease);
       return lease;
     },
-    watch: () => ({ synced: Promise.resolve(), leases: () => leases, problems: () => [] }),
+    watch: () => ({ synced: Promise.resolve(), leases: () => leases, problems: () => [], behindMs: () => 0 }),
   };
 }

@@ -2,7 +2,6 @@ import test from 'ava';
 import { parseCidr } from '../../core/address.ts';
 import { healthzAnswer, openNodeMetrics, readyzAnswer } from '../../daemon/health.ts';
 import { PassCounts } from '../../daemon/pass-counts.ts';
-import { Problems } from '../../daemon/problems.ts';
 import type { DaemonStatus } from '../../daemon/status.ts';
 import { podAddresses } from '../../daemon/subnets.ts';
 
@@ -101,18 +100,6 @@ test('what is written although nothing changed in the cluster was lost before', 
   t.true(counts.inLine);
   counts.end(undefined);
   t.false(counts.inLine);
-});
-
-test('a source of problems is behind since it began to have some', (t) => {
-  const problems = new Problems<'store'>({ info: () => {}, warn: () => {}, error: () => {} });
-  t.is(problems.lastingMs('store'), 0);
-  problems.set('store', ['a']);
-  const begin = performance.now();
-  while (performance.now() < begin + 2);
-  problems.set('store', ['b']);
-  t.true(problems.lastingMs('store') >= 2);
-  problems.set('store', []);
-  t.is(problems.lastingMs('store'), 0);
 });
 
 test('a subnet has addresses for pods: all but three', (t) => {

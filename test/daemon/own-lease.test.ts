@@ -12,7 +12,12 @@ function setUp(t: ExecutionContext) {
   const stop = new AbortController();
   t.teardown(() => stop.abort());
   const shown = new Map<string, Lease>();
-  const view: LeaseView = { synced: Promise.resolve(), leases: () => shown, problems: () => [] };
+  const view: LeaseView = {
+    synced: Promise.resolve(),
+    leases: () => shown,
+    problems: () => [],
+    behindMs: () => 0,
+  };
   const asked: LeaseAttributes[] = [];
   let attributes: LeaseAttributes = lease;
   const own = new OwnLease<undefined>({

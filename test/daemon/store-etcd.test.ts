@@ -221,6 +221,7 @@ test('what cannot be read is reported, keeps its subnet and harms nothing else',
   const lease = await etcd.store().acquire(attributes('192.0.2.1'), etcd);
   t.is(lease.key, '10.5.2.0-24');
   await until('the lease is seen', () => view.leases().size === 1);
+  t.is(view.behindMs(), 0, 'they are not what is missing');
   t.deepEqual(view.problems(), [
     `etcd ${etcd.root}/subnets/10.5.1.0-24: is not a JSON object: no json`,
     `etcd ${etcd.root}/subnets/10.5.3.0-24: PublicIP is no address: "here"`,
@@ -256,8 +257,11 @@ test('a watch outlives a restart and a compaction, and finds what vanished meanw
   const refused = /127\.0\.0\.1:1: connect ECONNREFUSED/;
   await until('the loss is reported', () => refused.test(view.problems()[0] ?? ''));
   t.is(view.leases().size, 2, 'what was known stays known');
+  const behindMs = view.behindMs();
+  t.true(behindMs > 0);
   const late = store().acquire(attributes('192.0.2.3'), abort);
   await t.throwsAsync(late, { instanceOf: StoreError });
+  await until('it is behind for longer', () => view.behindMs() > behindMs);
 
   await other.run();
   await other.ctlAsync('del', `${prefix}/subnets/${first.key}`);
@@ -266,4 +270,5 @@ test('a watch outlives a restart and a compaction, and finds what vanished meanw
   await until('the deletion is found', () => !view.leases().has(first.key));
   t.deepEqual([...view.leases().keys()], [second.key]);
   await until('all is well again', () => view.problems().length === 0);
+  t.is(view.behindMs(), 0);
 });

@@ -231,6 +231,7 @@ test.serial('a watch tells of leases, and not of what is no lease', async (t) =>
   await until('the bad address is seen', () => view.problems().length === 1);
   t.is(changes, before + 1, 'a label is not told');
   t.deepEqual(view.problems(), [`node ${other.nodeName}: public-ip is no address: "x"`]);
+  t.is(view.behindMs(), 0);
   t.false(view.leases().has(other.nodeName));
   await server.client.delete(NODES, other.nodeName);
   await until('the end is seen', () => view.problems().length === 0);
@@ -267,4 +268,5 @@ test('a server that does not answer is told by name', async (t) => {
   const view = one.store.watch({ onChange: () => {}, signal: one.signal });
   await until('the problem is told', () => view.problems().length === 1);
   t.regex(view.problems()[0] ?? '', /^nodes cannot be watched: .*ECONNREFUSED/);
+  t.true(view.behindMs() > 0);
 });
