@@ -20,7 +20,7 @@ import {
 import { Ids } from './ids.ts';
 import type { Journal } from './journal.ts';
 import { placeEndpoints } from './slots.ts';
-import { type Tokens, tokensFor } from './tokens.ts';
+import { firstToken, type Tokens, tokensFor } from './tokens.ts';
 
 /** Endpoints of one policy, each in one or several slots. */
 export interface SlotList {
@@ -83,8 +83,10 @@ export class EndpointLists {
   /** Clients of some port keep their endpoint, or did. */
   hasAffinity = false;
   readonly #ports = new Map<string, PortLists>();
-  /** Ports found in the kernel, by name, until they are put. */
+  /** Ports found in the kernel, by name, until they are put; and those that went, while nobody else has their id. */
   readonly #known: Map<string, KnownPort>;
+  /** Names of ports that went and whose clients are remembered, by id: they may come back for them. */
+  readonly #resting = new Map<number, string>();
   readonly #journal: Journal;
   readonly #ids: Ids;
 
@@ -98,7 +100,7 @@ export class EndpointLists {
   put(wanted: WantedPort): PortLists | undefined {
     const before = this.#ports.get(wanted.name);
     const known = before === undefined ? this.#takeKnown(wanted.name) : knownOf(before);
-    const id = known?.id ?? this.#ids.take();
+    const id = known?.id ?? this.#takeId();
     if (id === undefined) return undefined;
     const { name, protocol, affinitySeconds } = wanted;
     const cluster = place(known?.cluster ?? noSlots, wanted.cluster);
@@ -106,7 +108,11 @@ export class EndpointLists {
     const tokens =
       affinitySeconds === undefined
         ? noTokens
-        : tokensFor(known?.tokens ?? noTokens, new Set([...cluster.slots, ...local.slots].map(endpointData)));
+        : tokensFor(
+            known?.tokens ?? noTokens,
+            new Set([...cluster.slots, ...local.slots].map(endpointData)),
+            firstToken(name),
+          );
     const after = { name, protocol, id, cluster, local, affinitySeconds, tokens };
     this.#ports.set(name, after);
     this.#note(before, after);
@@ -116,13 +122,28 @@ export class EndpointLists {
   drop(port: PortLists): void {
     this.#ports.delete(port.name);
     this.#ids.giveBack(port.id);
+    if (port.affinitySeconds !== undefined) {
+      this.#known.set(port.name, { id: port.id, cluster: noSlots, local: noSlots, tokens: port.tokens });
+      this.#resting.set(port.id, port.name);
+    }
     this.#note(port, undefined);
   }
 
   #takeKnown(name: string): KnownPort | undefined {
     const known = this.#known.get(name);
     this.#known.delete(name);
+    if (known !== undefined && this.#resting.delete(known.id)) this.#ids.takeBack(known.id);
     return known;
+  }
+
+  /** Whoever had it before is forgotten. */
+  #takeId(): number | undefined {
+    const id = this.#ids.take();
+    const name = id === undefined ? undefined : this.#resting.get(id);
+    if (id === undefined || name === undefined) return id;
+    this.#resting.delete(id);
+    this.#known.delete(name);
+    return id;
   }
 
   #note(before: PortLists | undefined, after: PortLists | undefined): void {
