@@ -168,12 +168,14 @@ function isTooDeep(text: string): boolean {
 /** The pods of a network come with the same text, unless the runtime has added to it what is one pod's alone. */
 const knownConfigs = new Map<string, Fields>();
 const knownConfigsMax = 64;
+const knownConfigChars = 16 << 10;
 
 function decodeConfig(text: string): Fields | CniError {
   const known = knownConfigs.get(text);
   if (known !== undefined) return known;
   const config = decodeText(text);
   if (config instanceof CniError || config.has('runtimeconfig') || config.has('prevresult')) return config;
+  if (text.length > knownConfigChars) return config;
   if (knownConfigs.size === knownConfigsMax) knownConfigs.clear();
   knownConfigs.set(text, config);
   return config;
