@@ -38,7 +38,10 @@ export function cleanupCommand(): Command {
     .option('--run-dir <path>', "the agent's runtime directory", DEFAULT_RUN_DIR)
     .option('--cni-bin-dir <path>', "the runtime's directory of plugins", DEFAULT_CNI_BIN_DIR)
     .option('--cni-conf-dir <path>', "the runtime's directory of networks", DEFAULT_CNI_CONF_DIR)
-    .option('--subnet-file <path>', "flannel's subnet.env that the agent wrote")
+    .option(
+      '--subnet-file <path>',
+      "flannel's subnet.env, where the agent wrote it at another place than is on record",
+    )
     .option('--dry-run', 'only say what would be removed', false)
     .option('--force', 'even while an agent or a proxy runs, which makes most of it again', false)
     .addOption(outputOption())

@@ -1,6 +1,8 @@
 import { lstatSync, readdirSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { ownConflist, ownPlugins, removePlugin } from '../cni/install.ts';
+import { ownConflist, ownPlugins, removePlugin, unfinishedFiles } from '../cni/install.ts';
+import { stateFile } from '../daemon/node-files.ts';
+import { readSubnetFileRecord } from '../daemon/state-file.ts';
 import { daemonPlaces } from './node-places.ts';
 
 /** A file or directory of ours. */
@@ -27,11 +29,11 @@ const journal = 'leases.journal';
 /** Before anything else goes: without its configuration a runtime does not call a plugin that is going away. */
 export function ownedConfiguration({ cniConfDir }: FilePlaces): OwnedFile[] {
   const path = ownConflist(cniConfDir);
-  return path === undefined ? [] : [{ path, remove: () => rmSync(path) }];
+  return [...(path === undefined ? [] : [whole(path)]), ...unfinished(cniConfDir)];
 }
 
 /** After all else. */
-export function ownedFiles({ runDir, cniBinDir, subnetFile }: FilePlaces): OwnedFile[] {
+export function ownedFiles({ runDir, cniBinDir, ...places }: FilePlaces): OwnedFile[] {
   const plugins = ownPlugins(cniBinDir).map((name) => ({
     path: join(cniBinDir, name),
     remove: () => removePlugin(cniBinDir, name),
@@ -41,12 +43,19 @@ export function ownedFiles({ runDir, cniBinDir, subnetFile }: FilePlaces): Owned
       (name) => agentFiles.test(name) || (name === 'cni' && namesIn(join(runDir, name)).includes(journal)),
     )
     .map((name) => whole(join(runDir, name)));
-  const { keptDir } = daemonPlaces(runDir);
+  const { keptDir, stateDir } = daemonPlaces(runDir);
   const kept = namesIn(keptDir)
     .filter((name) => keptFiles.test(name))
     .map((name) => whole(join(keptDir, name)));
+  const subnetFile = places.subnetFile ?? readSubnetFileRecord(join(stateDir, stateFile));
   const isSubnetFile = subnetFile !== undefined && lstatSync(subnetFile, { throwIfNoEntry: false })?.isFile();
-  return [...plugins, ...(isSubnetFile ? [whole(subnetFile)] : []), ...state, ...kept];
+  return [
+    ...plugins,
+    ...unfinished(cniBinDir),
+    ...(isSubnetFile ? [whole(subnetFile)] : []),
+    ...state,
+    ...kept,
+  ];
 }
 
 /** If nothing else is in it. */
@@ -56,6 +65,10 @@ export function removeIfEmpty(directory: string): void {
   } catch (error) {
     if (!['ENOENT', 'ENOTEMPTY', 'EBUSY'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
   }
+}
+
+function unfinished(directory: string): OwnedFile[] {
+  return unfinishedFiles(directory).map((name) => whole(join(directory, name)));
 }
 
 function whole(path: string): OwnedFile {

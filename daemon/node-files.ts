@@ -8,7 +8,7 @@ import { recordSettings, settingsRecordName } from './settings-record.ts';
 import { type NodeState, readNodeState, renderNodeState, writeIfOther } from './state-file.ts';
 import { readSubnetEnv, renderSubnetEnv } from './subnet-env.ts';
 
-const stateFile = 'lease.json';
+export const stateFile = 'lease.json';
 
 /** What the agent writes down: for its next run, for plugins of flannel's, and for a clean-up. */
 export class NodeFiles {
@@ -55,12 +55,14 @@ export class NodeFiles {
   write(lease: Lease, networks: PerFamily<Cidr>, mtuBytes: number): void {
     const { key, subnets, publicIps, backendData } = lease;
     const [nodeName, machine] = [this.#nodeName, this.#machine];
-    const state = renderNodeState({ nodeName, key, subnets, publicIps, backendData, mtuBytes, machine });
+    const subnetFile = this.#subnetFile;
+    const announced = { key, subnets, publicIps, backendData };
+    const state = renderNodeState({ nodeName, ...announced, mtuBytes, machine, subnetFile });
     writeIfOther(join(this.#directory, stateFile), state);
     this.#keep(state);
     const masquerade = this.#masquerade;
-    if (this.#subnetFile === undefined) return;
-    writeIfOther(this.#subnetFile, renderSubnetEnv({ networks, subnets, mtuBytes, masquerade }));
+    if (subnetFile === undefined) return;
+    writeIfOther(subnetFile, renderSubnetEnv({ networks, subnets, mtuBytes, masquerade }));
   }
 
   #keep(state: string): void {

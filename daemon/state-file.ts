@@ -14,6 +14,8 @@ export interface NodeState {
   readonly mtuBytes: number;
   /** See readMachineIdentity. */
   readonly machine?: string;
+  /** Where subnet.env was written, for a clean-up. */
+  readonly subnetFile?: string | undefined;
 }
 
 /** Readers see the old text or the new one, never half of it. Makes the directory. Mode 0644. */
@@ -51,7 +53,7 @@ export function parseNodeState(text: string, nodeName: string): NodeState | unde
   } catch {
     return undefined;
   }
-  const { key, mtuBytes, machine, backendData } = value ?? {};
+  const { key, mtuBytes, machine, backendData, subnetFile } = value ?? {};
   const subnets = parsePerFamily(value?.subnets, parseCidr);
   const publicIps = parsePerFamily(value?.publicIps, parseIp);
   if (value?.nodeName !== nodeName || typeof key !== 'string' || typeof mtuBytes !== 'number')
@@ -61,8 +63,19 @@ export function parseNodeState(text: string, nodeName: string): NodeState | unde
     ...{ nodeName, key, subnets, mtuBytes },
     ...(publicIps && { publicIps }),
     ...(typeof machine === 'string' && { machine }),
+    ...(typeof subnetFile === 'string' && { subnetFile }),
     ...(backendData !== null && typeof backendData === 'object' && { backendData }),
   };
+}
+
+/** Of whatever node wrote it; undefined where there is no record of one. */
+export function readSubnetFileRecord(path: string): string | undefined {
+  try {
+    const { subnetFile } = JSON.parse(readFileIfThere(path) ?? '{}') as { subnetFile?: unknown };
+    return typeof subnetFile === 'string' ? subnetFile : undefined;
+  } catch {
+    return undefined; // not of ours
+  }
 }
 
 /**
