@@ -1,11 +1,12 @@
 import type { Frame } from './frame.ts';
 import { measureConnections } from './proxy/connect.ts';
+import { measureIptables } from './proxy/iptables.ts';
 import { isInstalled, nftTables, oldLayout, peerKinds } from './proxy/peers.ts';
 import { changeNames, FULL_SIZE, OLD_LAYOUT_SIZE, Size } from './proxy/sizes.ts';
 import { NFT } from './proxy/space.ts';
 
 export const description =
-  'the service proxy in nftables, from its stores to the kernel, against the tools with the rules of kube-proxy';
+  'the service proxy in nftables and iptables, from its stores to the kernel, against the tools with the rules of kube-proxy';
 
 const CHANGES_EACH_SECOND = 100;
 const TABLE = 'table ip fairlead-proxy';
@@ -26,6 +27,7 @@ export async function run(frame: Frame): Promise<void> {
   for (const size of sizes) await measureListing(frame, size);
   frame.progress('memory');
   for (const size of sizes) await size.reportMemory();
+  await measureIptables(frame);
   await measureConnections(frame, largest.services);
 }
 

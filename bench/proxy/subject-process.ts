@@ -6,8 +6,11 @@ import type { Space } from './space.ts';
 
 export type ChangeKind = 'endpoint' | 'add' | 'remove';
 
+/** What the proxy writes to. */
+export type SubjectBackend = 'nftables' | 'iptables-nft' | 'iptables-legacy';
+
 export type Question =
-  | { readonly ask: 'start'; readonly services: number }
+  | { readonly ask: 'start'; readonly services: number; readonly backend: SubjectBackend }
   | { readonly ask: 'change'; readonly kind: ChangeKind; readonly count: number }
   | { readonly ask: 'churn'; readonly perSecond: number; readonly seconds: number }
   | { readonly ask: 'point'; readonly endpoints: readonly string[] }
@@ -56,6 +59,11 @@ function usualNodeArgs(): string[] {
   return given?.split(' ').filter((option) => option !== '') ?? [];
 }
 
+interface SubjectOptions {
+  readonly backend?: SubjectBackend;
+  readonly nodeArgs?: readonly string[];
+}
+
 /** A proxy in a process of its own, in a space. Its rules stay there when it has stopped. */
 export class SubjectProcess implements AsyncDisposable {
   readonly #child: ChildProcess;
@@ -75,14 +83,16 @@ export class SubjectProcess implements AsyncDisposable {
   static async start(
     space: Space,
     services: number,
-    nodeArgs: readonly string[] = [],
+    { backend = 'nftables', nodeArgs = [] }: SubjectOptions = {},
   ): Promise<SubjectProcess & { readonly started: Started }> {
     const [command, args] = space.command([process.execPath, ...usualNodeArgs(), ...nodeArgs, program]);
     const stdio = ['ignore', 'inherit', 'inherit', 'ipc'] as const;
     const child = spawn(command, args, { env: usualEnvironment, stdio: [...stdio] });
     const subject = new SubjectProcess(child);
     try {
-      return Object.assign(subject, { started: await subject.#ask<Started>({ ask: 'start', services }) });
+      return Object.assign(subject, {
+        started: await subject.#ask<Started>({ ask: 'start', services, backend }),
+      });
     } catch (error) {
       await subject[Symbol.asyncDispose]();
       throw error;

@@ -4,13 +4,22 @@ import { pino } from 'pino';
 import type { Cidr } from '../../core/address.ts';
 import { ENDPOINT_SLICES, type Resource, SERVICES, type WatchEvent } from '../../kube/types.ts';
 import type { Backend } from '../../proxy/backend.ts';
+import { openIptables } from '../../proxy/iptables/backend.ts';
 import { ProxyMetrics } from '../../proxy/metrics.ts';
 import { openNftables } from '../../proxy/nftables/backend.ts';
 import { defaultPolicy, type ProxyPolicy } from '../../proxy/policy.ts';
 import { type ProxyPass, type ServiceProxy, startProxy } from '../../proxy/proxy.ts';
 import { StaleFlows } from '../../proxy/stale-flows.ts';
 import { NODE_NAME, WorldApi } from './api.ts';
-import type { Answer, Changed, ChangeKind, Churned, Question, Started } from './subject-process.ts';
+import type {
+  Answer,
+  Changed,
+  ChangeKind,
+  Churned,
+  Question,
+  Started,
+  SubjectBackend,
+} from './subject-process.ts';
 import { type PlainService, POD_NETWORK, World } from './world.ts';
 
 // A process that serves, with what follows a pass in `fairlead proxy`, in the network namespace that it was started
@@ -34,12 +43,12 @@ class Subject {
   #programming = { startMs: Number.NaN, endMs: Number.NaN };
   #extra = 0;
 
-  constructor(size: number) {
+  constructor(size: number, kind: SubjectBackend) {
     this.#world = new World(size);
     this.#api = new WorldApi(this.#world);
     const log = pino({ level: 'silent' });
     const metrics = new ProxyMetrics({
-      backend: 'nftables',
+      backend: kind === 'nftables' ? kind : 'iptables',
       families: [4, 6],
       version: '0',
       startedAtMs: Date.now(),
@@ -54,7 +63,7 @@ class Subject {
       nodeName: NODE_NAME,
       policy,
       log,
-      backend: this.#timed(openNftables({ policy })),
+      backend: this.#timed(openBackend(kind)),
       observers: [{ passed: (pass) => this.#passed(pass) }, { passed: follow }],
     });
     metrics.watch(this.#proxy);
@@ -151,6 +160,11 @@ class Subject {
   }
 }
 
+function openBackend(kind: SubjectBackend): Backend {
+  if (kind === 'nftables') return openNftables({ policy });
+  return openIptables({ policy, variant: kind === 'iptables-nft' ? 'nft' : 'legacy' });
+}
+
 /** In bytes. */
 function memory(): { residentBytes: number; peakBytes: number } {
   const peakKb = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
@@ -160,7 +174,7 @@ function memory(): { residentBytes: number; peakBytes: number } {
 async function answer(question: Question): Promise<unknown> {
   switch (question.ask) {
     case 'start':
-      subject = new Subject(question.services);
+      subject = new Subject(question.services, question.backend);
       return await subject.started();
     case 'change':
       return await running().change(question.kind, question.count);
