@@ -42,10 +42,19 @@ function fields(object: object): [string, string][] {
     name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`),
     Array.isArray(value) && value.every((item) => typeof item !== 'object')
       ? value.join(', ') || 'none'
-      : typeof value === 'number'
-        ? String(Math.round(value * 10) / 10)
-        : typeof value === 'object' && value !== null
-          ? JSON.stringify(value)
+      : typeof value === 'object' && value !== null
+        ? textOf(value)
+        : typeof value === 'number'
+          ? String(Math.round(value * 10) / 10)
           : String(value),
   ]);
+}
+
+/** Numbers by name are "name: number"; anything else is for machines. */
+function textOf(value: object): string {
+  const entries = Object.entries(value);
+  const isNumbers = !Array.isArray(value) && entries.every(([, one]) => typeof one === 'number');
+  return isNumbers
+    ? entries.map(([name, one]) => `${name}: ${one}`).join(', ') || 'none'
+    : JSON.stringify(value);
 }

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { NodeNetwork } from '../cni/server.ts';
-import { families } from '../core/address.ts';
+import { type Cidr, families } from '../core/address.ts';
 import { type Report, reconcile } from '../core/reconcile.ts';
 import type { Plan } from '../core/rows.ts';
 import { LinkIndex } from '../kernel/linkindex.ts';
@@ -148,7 +148,7 @@ export class NodeAgent implements Disposable {
     return this.#tables.tunnelPackets();
   }
 
-  status(): DaemonStatus {
+  status(freeAddresses: ReadonlyMap<Cidr, number>): DaemonStatus {
     const { nodeName, store } = this.#options;
     return renderStatus({
       node: nodeName,
@@ -161,6 +161,8 @@ export class NodeAgent implements Disposable {
       network: this.network(),
       underlay: this.#underlay,
       peers: this.#plan?.peers ?? 0,
+      refused: this.#refused.leases.size,
+      freeAddresses,
       counts: this.#counts,
       storeBehindMs: this.#view?.behindMs() ?? 0,
       problems: this.#problems.all(),
@@ -279,7 +281,7 @@ export class NodeAgent implements Disposable {
     const report = await reconcile(layers);
     await this.#count(report, dirt, generation);
     const { failures } = report;
-    this.#refused = new Failures(failures, this.#leases());
+    this.#refused = new Failures(failures, this.#leases(), self.key);
     this.#problems.set('kernel', this.#refused.texts);
     this.#problems.set('nftables', []);
     this.#problems.set('daemon', []);

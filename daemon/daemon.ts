@@ -41,13 +41,14 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     await running;
   });
   const owned = stack.move();
+  const freeAddresses = () =>
+    new Map(
+      (network()?.subnets ?? []).map((subnet) => [subnet, podAddresses(subnet) - cni.addressesIn(subnet)]),
+    );
   return {
     network,
-    status: () => agent.status(),
-    freeAddresses: () =>
-      new Map(
-        (network()?.subnets ?? []).map((subnet) => [subnet, podAddresses(subnet) - cni.addressesIn(subnet)]),
-      ),
+    status: () => agent.status(freeAddresses()),
+    freeAddresses,
     tunnelPackets: () => agent.tunnelPackets(),
     ready: agent.ready,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

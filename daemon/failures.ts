@@ -24,17 +24,18 @@ export function isAboutPeer(refused: Refused): boolean {
 /** What the kernel refused, for people: each begins with the lease that it is about, where one is known. */
 export class Failures {
   readonly texts: readonly string[];
-  /** Keys of leases that the kernel refused a row of. */
+  /** Keys of others' leases that the kernel refused a row of. */
   readonly leases: ReadonlySet<string>;
   readonly #rows: ReadonlySet<string>;
 
-  constructor(failures: readonly Refused[], leases: ReadonlyMap<string, Lease>) {
+  /** `own`: the key of this node's lease, which is nobody else's. */
+  constructor(failures: readonly Refused[], leases: ReadonlyMap<string, Lease>, own?: string) {
     const owners = failures.length === 0 ? new Map<string, string>() : ownersOf(leases.values());
     const named = failures.map((refused) => ({ refused, owner: ownerOf(refused, owners) }));
     this.texts = named.map(
       ({ refused, owner }) => (owner === undefined ? '' : `${owner}: `) + textOf(refused),
     );
-    this.leases = new Set(named.flatMap(({ owner }) => owner ?? []));
+    this.leases = new Set(named.flatMap(({ owner }) => (owner === own ? [] : (owner ?? []))));
     this.#rows = new Set(failures.map(nameOf));
   }
 

@@ -17,14 +17,41 @@ export function healthzAnswer({ idleSeconds }: Pick<DaemonStatus, 'idleSeconds'>
   return textAnswer(503, [`fairlead hangs: no pass over the kernel's tables for ${idleSeconds} seconds`]);
 }
 
+/** What the answer of `/readyz` is made of. */
+export type Readiness = Pick<
+  DaemonStatus,
+  | 'ready'
+  | 'inLine'
+  | 'problems'
+  | 'peers'
+  | 'unreachable'
+  | 'freeAddresses'
+  | 'repaired'
+  | 'storeBehindSeconds'
+>;
+
 /** Whether pods here have a network, now: every row of the plan was in the kernel, and was after the last pass. */
-export function readyzAnswer(status: Pick<DaemonStatus, 'ready' | 'inLine' | 'problems'>): HealthAnswer {
+export function readyzAnswer(status: Readiness): HealthAnswer {
   const { ready, inLine, problems } = status;
-  if (ready && inLine) return textAnswer(200, ['fairlead is ready', ...problems]);
-  return textAnswer(503, [
-    ready ? 'fairlead is not ready any more' : 'fairlead is not ready yet',
-    ...problems,
-  ]);
+  if (ready && inLine) return textAnswer(200, ['fairlead is ready', ...figures(status), ...problems]);
+  const verdict = ready ? 'fairlead is not ready any more' : 'fairlead is not ready yet';
+  return textAnswer(503, [verdict, ...figures(status), ...problems]);
+}
+
+function figures({
+  peers,
+  unreachable,
+  freeAddresses,
+  repaired,
+  storeBehindSeconds: behind,
+}: Readiness): string[] {
+  const free = Object.entries(freeAddresses).map(([subnet, count]) => `${count} in ${subnet}`);
+  return [
+    `nodes reached: ${peers} of ${peers + unreachable}`,
+    `store: ${behind === 0 ? 'followed' : `not followed for ${behind} seconds`}`,
+    `free addresses: ${free.join(', ') || 'none yet'}`,
+    `rows repaired: ${repaired}`,
+  ];
 }
 
 function textAnswer(status: HealthAnswer['status'], lines: readonly string[]): HealthAnswer {

@@ -20,7 +20,9 @@ export interface DaemonStatus {
   readonly interface?: string;
   /** Of pods. */
   readonly mtuBytes?: number;
-  /** Other nodes that this one has a way to, and other nodes that it has not. */
+  /** How many more pods' addresses there are, by subnet. */
+  readonly freeAddresses: Readonly<Record<string, number>>;
+  /** Other nodes that this one has a way to in all families that they share, and other nodes that it has not. */
   readonly peers: number;
   readonly unreachable: number;
   /** Passes over the kernel's tables since start. */
@@ -45,12 +47,16 @@ export interface StatusFacts
   readonly storeBehindMs: number;
   /** As many as the store holds, this node's own among them. */
   readonly leases: number;
+  /** Of those that the plan has ways to, nodes that the kernel refused a row of. */
+  readonly refused: number;
+  readonly freeAddresses: ReadonlyMap<Cidr, number>;
   readonly network: NodeNetwork | undefined;
   readonly underlay: Underlay | undefined;
 }
 
 export function renderStatus(facts: StatusFacts): DaemonStatus {
-  const { node, backend, store, synced, ready, lease, leases, network, underlay, peers } = facts;
+  const { node, backend, store, synced, ready, lease, leases, network, underlay } = facts;
+  const peers = Math.max(0, facts.peers - facts.refused);
   const others = leases - (lease === undefined ? 0 : 1);
   return {
     node,
@@ -63,6 +69,7 @@ export function renderStatus(facts: StatusFacts): DaemonStatus {
     subnets: network?.subnets ?? [],
     ...(underlay === undefined ? {} : { interface: underlay.device }),
     ...(network === undefined ? {} : { mtuBytes: network.mtuBytes }),
+    freeAddresses: Object.fromEntries(facts.freeAddresses),
     peers,
     unreachable: Math.max(0, others - peers),
     idleSeconds: Math.round(facts.counts.idleMs() / 1000),

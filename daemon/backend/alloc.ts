@@ -13,6 +13,7 @@ export const alloc: BackendKind<BackendConfig & { type: 'alloc' }> = {
     type: 'alloc',
     data: () => ({}),
     mtuBytes: (underlay) => underlay.mtuBytes,
-    plan: () => noRows,
+    // Whether there is a way to a node is not known here: none is said to be missing.
+    plan: ({ self, leases }) => ({ ...noRows, peers: leases.size - Number(leases.has(self.key)) }),
   }),
 };

@@ -79,7 +79,7 @@ export interface BackendRows {
   readonly guard: Guard | undefined;
   /** Peers that cannot be reached and why, one sentence each. */
   readonly problems: readonly string[];
-  /** Peers that are reached in at least one family. */
+  /** Nodes that are reached in all families that they share with this one. */
   readonly peers: number;
 }
 

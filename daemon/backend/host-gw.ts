@@ -7,7 +7,7 @@ import {
   type BackendRows,
   noRows,
 } from './backend.ts';
-import { isAdjacent, type Peer, selectPeers } from './peers.ts';
+import { countReached, isAdjacent, type Peer, selectPeers } from './peers.ts';
 
 /*
  * The life of one packet, from pod 10.244.1.5 here to pod 10.244.2.7 on the node 192.0.2.2:
@@ -39,7 +39,7 @@ function planHostGw(facts: BackendFacts, known: WeakMap<Peer, RouteRow>): Backen
   const { peers, problems } = selectPeers(facts);
   const { underlay } = facts;
   const routes: RouteRow[] = [];
-  const reached = new Set<string>();
+  const reached: Peer[] = [];
   for (const family of families) {
     const address = underlay.addresses[family];
     const announced = underlay.publicIps[family];
@@ -60,7 +60,7 @@ function planHostGw(facts: BackendFacts, known: WeakMap<Peer, RouteRow>): Backen
       before?.device === device ? before : { destination: peer.subnet, gateway: peer.publicIp, device };
     known.set(peer, row);
     routes.push(row);
-    reached.add(peer.key);
+    reached.push(peer);
   }
-  return { ...noRows, routes, problems: problems.sort(), peers: reached.size };
+  return { ...noRows, routes, problems: problems.sort(), peers: countReached(facts, reached) };
 }

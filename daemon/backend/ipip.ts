@@ -13,7 +13,15 @@ import {
   noRows,
 } from './backend.ts';
 import { innerMtu, leastInnerMtu, readMtu, type UnderlayMtu } from './mtu.ts';
-import { isAdjacent, type Peer, readSenders, selectPeers, sendersOf, type TunnelSenders } from './peers.ts';
+import {
+  countReached,
+  isAdjacent,
+  type Peer,
+  readSenders,
+  selectPeers,
+  sendersOf,
+  type TunnelSenders,
+} from './peers.ts';
 
 /*
  * The life of one packet, from pod 10.244.1.5 here to pod 10.244.2.7 on the node 192.0.2.2:
@@ -81,7 +89,7 @@ function planIpip(config: IpipConfig, facts: BackendFacts): BackendRows {
     routes,
     guard: config.takesStrangers ? undefined : guardOf(peers, underlay),
     problems: problems.sort(),
-    peers: new Set(peers.map(({ key }) => key)).size,
+    peers: countReached(facts, peers),
   };
 }
 

@@ -12,7 +12,7 @@ import {
   prefixLengthOf,
 } from '../../core/address.ts';
 import type { JsonObject } from '../json-object.ts';
-import type { Lease } from '../lease.ts';
+import { type Lease, leaseFamilies } from '../lease.ts';
 import type { Underlay } from '../underlay.ts';
 import type { BackendFacts } from './backend.ts';
 
@@ -147,6 +147,20 @@ function withoutOverlaps(found: Candidate[], problems: string[]): Peer[] {
 
 function order<T extends number | bigint | string>(a: T, b: T): number {
   return a === b ? 0 : a < b ? -1 : 1;
+}
+
+/** How many nodes there is a way to in every family that both they and this node have a subnet of. */
+export function countReached({ self, leases }: BackendFacts, reached: readonly Peer[]): number {
+  const own = leaseFamilies(self);
+  const ways = new Map<string, number>();
+  for (const { key } of reached) ways.set(key, (ways.get(key) ?? 0) + 1);
+  if (own.length < 2) return ways.size;
+  let count = 0;
+  for (const [key, found] of ways) {
+    const subnets = leases.get(key)?.subnets;
+    if (found >= own.filter((family) => subnets?.[family] !== undefined).length) count += 1;
+  }
+  return count;
 }
 
 /** Where peers' encapsulated packets may come from. */

@@ -12,7 +12,7 @@ import {
   type OpenBackend,
 } from './backend.ts';
 import { leastInnerMtu, readMtu, type UnderlayMtu } from './mtu.ts';
-import { selectPeers } from './peers.ts';
+import { countReached, selectPeers } from './peers.ts';
 
 /*
  * The life of one packet, from pod 10.244.1.5 here to pod 10.244.2.7 on the node 192.0.2.2:
@@ -67,7 +67,7 @@ function planUdp(config: UdpConfig, facts: BackendFacts): BackendRows {
     }),
     routes: peers.map(({ subnet: destination }) => ({ destination, device })),
     problems: problems.sort(),
-    peers: new Set(peers.map(({ key }) => key)).size,
+    peers: countReached(facts, peers),
   };
 }
 

@@ -18,7 +18,15 @@ import {
   noRows,
 } from './backend.ts';
 import { innerMtu, leastInnerMtu, readMtu, type UnderlayMtu, underlayFamilies } from './mtu.ts';
-import { isAdjacent, type Peer, readSenders, selectPeers, sendersOf, type TunnelSenders } from './peers.ts';
+import {
+  countReached,
+  isAdjacent,
+  type Peer,
+  readSenders,
+  selectPeers,
+  sendersOf,
+  type TunnelSenders,
+} from './peers.ts';
 import { chooseMac, macOf, vtepMac } from './vtep.ts';
 
 /*
@@ -140,7 +148,7 @@ function planVxlan(
   const neighbors: NeighborRow[] = [];
   const fdb: FdbRow[] = [];
   const routes: RouteRow[] = [];
-  const reached = new Set<string>();
+  const reached: Peer[] = [];
   for (const family of families) {
     const subnet = facts.self.subnets[family];
     const local = facts.underlay.addresses[family];
@@ -182,14 +190,14 @@ function planVxlan(
       fdb.push(rows.fdb);
       routes.push(rows.route);
     }
-    reached.add(peer.key);
+    reached.push(peer);
   }
   return {
     ...noRows,
     ...{ links, offloads, addresses, neighbors, fdb, routes },
     guard: config.takesStrangers ? undefined : { udpPort: config.port, senders: sendersOf(peers) },
     problems: problems.sort(),
-    peers: reached.size,
+    peers: countReached(facts, reached),
   };
 }
 

@@ -29,7 +29,7 @@ import {
   type OpenBackend,
 } from './backend.ts';
 import { innerMtu, leastInnerMtu, readMtu, type UnderlayMtu, underlayFamilies } from './mtu.ts';
-import { type Peer, selectPeers } from './peers.ts';
+import { countReached, type Peer, selectPeers } from './peers.ts';
 import { isWireguardKey, readWireguardKeys, type WireguardKeys } from './wireguard-key.ts';
 
 /*
@@ -139,7 +139,10 @@ function planWireguard(config: WireguardConfig, facts: BackendFacts): BackendRow
       return { destination: peer.subnet, device: deviceOf(config, peer.family).name };
     }),
     problems: problems.sort(),
-    peers: new Set(reached.map(({ peer }) => peer.key)).size,
+    peers: countReached(
+      facts,
+      reached.map(({ peer }) => peer),
+    ),
   };
 }
 

@@ -11,7 +11,10 @@ const status: NodeStatus = {
   pid: 7,
   ready: true,
   startedAt: '2026-01-02T03:04:05.000Z',
-  daemon: { backend: 'vxlan', subnets: ['10.244.1.0/24', 'fd00::/64'], peers: 2, problems: [] },
+  daemon: {
+    ...{ backend: 'vxlan', subnets: ['10.244.1.0/24', 'fd00::/64'], peers: 2, problems: [] },
+    freeAddresses: { '10.244.1.0/24': 252, 'fd00::/64': 9 },
+  },
   proxy: {
     mode: 'nftables',
     synced: true,
@@ -59,6 +62,7 @@ test('the status reads as one fact a line', (t) => {
       'subnets          10.244.1.0/24, fd00::/64',
       'peers            2',
       'problems         none',
+      'free addresses   10.244.1.0/24: 252, fd00::/64: 9',
       'proxy mode       nftables',
       'proxy services   3 with 7 endpoints',
       'proxy last sync  2026-01-02T03:05:05.000Z (1.5 ms)',

@@ -140,6 +140,21 @@ test('a node whose name gives the MAC address of an older lease makes one of its
   );
 });
 
+test('a node is reached when there is a way to it in every family that both have', (t) => {
+  for (const type of ['vxlan', 'host-gw', 'ipip', 'udp']) {
+    const families = [4, 6] as const;
+    const plan = planOf(dual({ Type: type }), [
+      { n: 1, families },
+      { n: 2, families },
+      { n: 3 },
+      { n: 4, families, subnets: { 6: 'fd00:99::/64' } },
+    ]);
+    t.is(plan.peers, 2, `${type}: not the one whose IPv6 subnet is outside of the network`);
+  }
+  const noted = planOf(dual({ Type: 'alloc' }), [{ n: 1 }, { n: 2 }, { n: 3 }]);
+  t.is(noted.peers, 2, 'who carries packets to them is somebody else’s matter');
+});
+
 test('the same facts give the same rows in the same order, however the leases came in', (t) => {
   const all: TestNode[] = Array.from({ length: 9 }, (_, i) => ({ n: i + 1, families: [4, 6] }));
   const [self = { n: 1 }, ...peers] = all;

@@ -2,8 +2,9 @@ import test from 'ava';
 import { parseCidr } from '../../core/address.ts';
 import { healthzAnswer, openNodeMetrics, readyzAnswer } from '../../daemon/health.ts';
 import { PassCounts } from '../../daemon/pass-counts.ts';
-import type { DaemonStatus } from '../../daemon/status.ts';
+import { type DaemonStatus, renderStatus } from '../../daemon/status.ts';
 import { podAddresses } from '../../daemon/subnets.ts';
+import { leaseOf } from './golden.ts';
 
 const subnet = parseCidr('10.244.1.0/24') ?? raise();
 const status: DaemonStatus = {
@@ -14,6 +15,7 @@ const status: DaemonStatus = {
   ready: true,
   inLine: true,
   subnets: [subnet],
+  freeAddresses: { [subnet]: 251 },
   peers: 2,
   unreachable: 1,
   passes: 9,
@@ -36,19 +38,34 @@ test('an agent that hangs is to be restarted; one whose store is away is not', (
 });
 
 test('a node is ready from the first complete pass on, and as long as the last one was complete', (t) => {
+  const figures =
+    'nodes reached: 2 of 3\nstore: not followed for 17 seconds\nfree addresses: 251 in 10.244.1.0/24\nrows repaired: 3\n';
   t.deepEqual(readyzAnswer(status), {
     status: 200,
     type: 'text/plain; charset=utf-8',
-    body: 'fairlead is ready\netcd: connection refused\n',
+    body: `fairlead is ready\n${figures}etcd: connection refused\n`,
   });
-  t.like(readyzAnswer({ ready: false, inLine: false, problems: ['no lease: x'] }), {
+  t.like(readyzAnswer({ ...status, ready: false, inLine: false, problems: ['no lease: x'] }), {
     status: 503,
-    body: 'fairlead is not ready yet\nno lease: x\n',
+    body: `fairlead is not ready yet\n${figures}no lease: x\n`,
   });
-  t.like(readyzAnswer({ ready: true, inLine: false, problems: [] }), {
+  const early = { ...status, inLine: false, problems: [], freeAddresses: {}, storeBehindSeconds: 0 };
+  t.like(readyzAnswer(early), {
     status: 503,
-    body: 'fairlead is not ready any more\n',
+    body: 'fairlead is not ready any more\nnodes reached: 2 of 3\nstore: followed\nfree addresses: none yet\nrows repaired: 3\n',
   });
+});
+
+test('a node that the kernel refused a row of is one that is not reached', (t) => {
+  const lease = leaseOf({ n: 1 }, 'vxlan');
+  const facts = { ...status, lease, leases: 4, peers: 3, network: undefined, underlay: undefined };
+  const more = { counts: new PassCounts(), storeBehindMs: 0, freeAddresses: new Map([[subnet, 250]]) };
+  t.like(renderStatus({ ...facts, ...more, refused: 1 }), {
+    peers: 2,
+    unreachable: 1,
+    freeAddresses: { [subnet]: 250 },
+  });
+  t.like(renderStatus({ ...facts, ...more, refused: 0 }), { peers: 3, unreachable: 0 });
 });
 
 test('metrics are those of the moment', async (t) => {
