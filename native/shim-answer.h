@@ -53,13 +53,19 @@ static int print(int fd, const char *bytes, size_t length) {
 
 // --- errors, the only thing the shim says itself ---
 
-static void begin_error(unsigned long code, const char *message) {
+static void begin_message(unsigned long code, const char *message) {
   text_length = 0;
   add("{\"cniVersion\":\"1.1.0\",\"code\":");
   add_number(code);
   add(",\"msg\":\"");
   add(message);
-  add("\",\"details\":\"");
+}
+
+static void begin_details(void) { add("\",\"details\":\""); }
+
+static void begin_error(unsigned long code, const char *message) {
+  begin_message(code, message);
+  begin_details();
 }
 
 static __attribute__((noreturn)) void end_error(void) {

@@ -4,7 +4,7 @@
 #ifndef FAIRLEAD_SHIM_QUEUE_H
 #define FAIRLEAD_SHIM_QUEUE_H
 
-#include "shim-answer.h"
+#include "shim-variables.h"
 
 #define QUEUE_DIRECTORY "cni-queue"
 #define MAX_QUEUED 4096u
@@ -34,23 +34,6 @@ static const char *variable_of(const struct deletion *deletion, const char *name
     if (begins_with(entry, name)) return entry + length_of(name);
   }
   return "";
-}
-
-// What the daemon would refuse is not kept.
-static void check_variables(const struct deletion *deletion) {
-  static const char names[][18] = {"CNI_CONTAINERID=", "CNI_IFNAME=", "CNI_PATH="};
-  size_t missing = 0;
-  begin_error(CODE_ENVIRONMENT, "required env variables [");
-  text_length -= length_of("\",\"details\":\"");
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    if (*variable_of(deletion, names[i]) != 0) continue;
-    if (missing++ > 0) add(",");
-    add(names[i]);
-    text_length--;  // the "="
-  }
-  if (missing == 0) return;
-  add("] missing\",\"details\":\"");
-  end_error();
 }
 
 static int open_directory(const char *socket_path, char *path) {
@@ -92,7 +75,7 @@ static size_t entry_name_length;
 static void add_to_name(const char *part, size_t limit) {
   for (; *part != 0 && limit > 0; part++, limit--) {
     char c = *part;
-    int is_plain = (c == '.' && entry_name_length > 0) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+    int is_plain = (c == '.' && entry_name_length > 0) || is_letter_or_digit(c) || c == '-' || c == '_';
     entry_name[entry_name_length++] = is_plain ? c : '_';
   }
   entry_name[entry_name_length] = 0;
@@ -139,7 +122,6 @@ static long write_whole(int fd, const char *bytes, size_t length) {
 // Returns when the DEL is kept, else prints why not and exits.
 static void queue_deletion(const struct deletion *deletion) {
   static char path[128];
-  check_variables(deletion);
   int directory = open_directory(deletion->socket_path, path);
   if (deletion->frame_length > MAX_QUEUED_BYTES) not_queued(path, "the request has more than 65536 bytes", 0);
   check_room(directory, path);

@@ -32,7 +32,8 @@
 static const char *socket_path;
 static const char *plugin_name;
 static unsigned long unavailable_code;
-static int is_deletion;
+static const char *command;
+static unsigned verb;
 
 #define HEADER_BYTES 12
 
@@ -56,7 +57,13 @@ static __attribute__((noreturn)) void keep_deletion(void) {
 }
 
 static __attribute__((noreturn)) void unavailable(const char *what, long error, const char *next_step) {
-  if (is_deletion) keep_deletion();
+  if (verb == VERB_DEL) keep_deletion();
+  if (verb == 0) {
+    begin_message(CODE_ENVIRONMENT, "unknown CNI_COMMAND: ");
+    add_quoted(command);
+    begin_details();
+    end_error();
+  }
   begin_error(unavailable_code, "the fairlead node daemon is not available");
   add(what);
   add(" ");
@@ -174,6 +181,8 @@ static void open_namespaces(char **environment) {
   control.type = SCM_RIGHTS;
   control.descriptors[0] = open_namespace("/proc/self/ns/net");
   if (control.descriptors[0] < 0) {
+    // A container must be able to end: the daemon does what it can without its namespace.
+    if (verb == VERB_DEL) return;
     begin_error(CODE_IO, "cannot open /proc/self/ns/net");
     add_errno(-control.descriptors[0]);
     end_error();
@@ -186,6 +195,7 @@ static void send_request(int fd) {
   struct vector part = {frame, frame_length};
   struct message message = {.parts = &part, .part_count = 1, .control = &control, .control_length = sizeof control};
   if (control.descriptors[1] < 0) message.control_length = control.length;
+  if (control.length == 0) message.control_length = 0;
   while (part.length > 0) {
     long sent = call(__NR_sendmsg, fd, P(&message), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0);
     if (sent == -EINTR) continue;
@@ -236,9 +246,9 @@ static const char *base_name(const char *path) {
   return name;
 }
 
-static unsigned long limit_of(const char *command) {
-  if (same_text(command, "DEL")) return DEL_TIMEOUT_MS;
-  return same_text(command, "STATUS") ? STATUS_TIMEOUT_MS : CALL_TIMEOUT_MS;
+static unsigned long call_limit(void) {
+  if (verb == VERB_DEL) return DEL_TIMEOUT_MS;
+  return verb == VERB_STATUS ? STATUS_TIMEOUT_MS : CALL_TIMEOUT_MS;
 }
 
 static void set_limit(unsigned long ms) {
@@ -248,7 +258,7 @@ static void set_limit(unsigned long ms) {
 
 __attribute__((used, noreturn)) void start(long *stack) {
   char **environment = (char **)(stack + 1 + stack[0] + 1);
-  const char *command = variable(environment, "CNI_COMMAND=");
+  command = variable(environment, "CNI_COMMAND=");
   const char *path = variable(environment, "FAIRLEAD_SOCKET=");
   static const struct action ignore = {.handler = (void *)1};
   call(__NR_rt_sigaction, SIGPIPE, P(&ignore), 0, 8, 0);
@@ -257,17 +267,18 @@ __attribute__((used, noreturn)) void start(long *stack) {
   set_limit(INPUT_TIMEOUT_MS);
   if (command == NULL || *command == 0) leave(print(2, ABOUT, sizeof ABOUT - 1) ? 0 : 1);
   if (same_text(command, "VERSION")) leave(print(1, VERSION_RESULT, sizeof VERSION_RESULT - 1) ? 0 : 1);
-  is_deletion = same_text(command, "DEL");
-  unavailable_code = same_text(command, "STATUS") ? CODE_NOT_AVAILABLE : CODE_TRY_AGAIN;
+  verb = verb_of(command);
+  unavailable_code = verb == VERB_STATUS ? CODE_NOT_AVAILABLE : CODE_TRY_AGAIN;
+  check_variables(environment, verb);
   frame_length = HEADER_BYTES;
   put_u32(frame, REQUEST_MAGIC);
   put_u32(frame + 4, (uint32_t)add_environment(environment));
   put_u32(frame + 8, (uint32_t)add_input());
-  set_limit(limit_of(command));
+  set_limit(call_limit());
   // Before connecting: the daemon wakes up at the connection, and should find the request there.
   open_namespaces(environment);
   int fd = connect_to_daemon();
-  limit_ms = limit_of(command);
+  limit_ms = call_limit();
   send_request(fd);
   pass_reply(fd);
 }

@@ -29,13 +29,21 @@ interface Call {
   readonly name?: string;
 }
 
+/** Without these the plugin says so at once. */
+const usual = {
+  CNI_CONTAINERID: 'pod-1',
+  CNI_NETNS: '/none',
+  CNI_IFNAME: 'eth0',
+  CNI_PATH: '/opt/cni/bin',
+};
+
 function callShim(
   socketPath: string,
   { environment = {}, input = '{}', holdInput, name = shimPath }: Call = {},
 ): Promise<Outcome> {
   const child = spawn(shimPath, [], {
     argv0: name,
-    env: { FAIRLEAD_SOCKET: socketPath, CNI_COMMAND: 'ADD', ...environment },
+    env: { FAIRLEAD_SOCKET: socketPath, CNI_COMMAND: 'ADD', ...usual, ...environment },
     stdio: ['pipe', 'pipe', 'pipe'],
   });
   child.stdin.on('error', () => {}); // the shim may end before it has read everything
@@ -111,10 +119,9 @@ test('the request carries the environment of CNI and of tracing, and the input',
   const path = join(directory.path, 's');
   await using daemon = await serve(path, () => reply(0, '{"ok":true}'));
   const environment = {
-    CNI_CONTAINERID: 'pod-1',
-    CNI_IFNAME: 'eth0',
+    CNI_CONTAINERID: 'pod-2',
     CNI_ARGS: 'IgnoreUnknown=1;K8S_POD_NAME=a=b',
-    CNI_PATH: '',
+    CNI_UNKNOWN: '',
     TRACEPARENT: '00-1-2-01',
     TRACESTATE: 'x=y',
     BAGGAGE: 'k=v',
@@ -125,7 +132,7 @@ test('the request carries the environment of CNI and of tracing, and the input',
   const outcome = await callShim(path, { environment, input });
   t.like(outcome, { code: 0, stdout: '{"ok":true}', stderr: '' });
   const { PATH: _path, XCNI_NO: _no, ...passed } = environment;
-  const added = { CNI_COMMAND: 'ADD', FAIRLEAD_PLUGIN: 'fairlead-cni', FAIRLEAD_SOCKET: path };
+  const added = { CNI_COMMAND: 'ADD', ...usual, FAIRLEAD_PLUGIN: 'fairlead-cni', FAIRLEAD_SOCKET: path };
   const wanted = Object.entries({ ...added, ...passed }).map(([name, value]) => `${name}=${value}`);
   t.is(daemon.requests[0]?.magic, 0x464c4431);
   t.is(daemon.requests[0]?.input, input);
@@ -171,7 +178,8 @@ test.serial('the descriptors of both namespaces arrive and work', async (t) => {
     [join(directory.path, 'gone'), 1],
     ['', 1],
   ] as const) {
-    const received = await receiveOnce(path, () => callShim(path, { environment: { CNI_NETNS: netns } }));
+    const environment = { CNI_COMMAND: 'DEL', CNI_NETNS: netns };
+    const received = await receiveOnce(path, () => callShim(path, { environment }));
     t.is(received.outcome.code, 0);
     t.is(received.fds.length, passed);
     t.is(fstatSync(received.fds[0] ?? -1).ino, statSync('/proc/self/ns/net').ino);
@@ -274,7 +282,7 @@ test('without a command the plugin says what it is', async (t) => {
 test('without the daemon every command but DEL is an error with a next step', async (t) => {
   using directory = temporaryDirectory();
   const missing = join(directory.path, 'missing');
-  for (const command of ['ADD', 'CHECK', 'GC', 'BOGUS']) {
+  for (const command of ['ADD', 'CHECK', 'GC']) {
     const outcome = await callShim(missing, { environment: { CNI_COMMAND: command } });
     assertError(t, outcome, 11, /missing: ENOENT; check that `fairlead node` runs/);
   }
@@ -335,7 +343,10 @@ test('an environment above the limit is refused', async (t) => {
 
 test('input that cannot be read is an error', async (t) => {
   const directory = openSync('/', 'r');
-  const child = spawn(shimPath, [], { env: { CNI_COMMAND: 'ADD' }, stdio: [directory, 'pipe', 'pipe'] });
+  const child = spawn(shimPath, [], {
+    env: { CNI_COMMAND: 'ADD', ...usual },
+    stdio: [directory, 'pipe', 'pipe'],
+  });
   assertError(t, await outcomeOf(child), 5, /EISDIR/);
   closeSync(directory);
 });
@@ -344,7 +355,10 @@ test('a reader that has gone is a failed exit and no signal', async (t) => {
   using directory = temporaryDirectory();
   const path = join(directory.path, 's');
   await using _daemon = await serve(path, () => reply(0, 'x'.repeat(1 << 20)));
-  const child = spawn(shimPath, [], { env: { CNI_COMMAND: 'ADD', FAIRLEAD_SOCKET: path }, stdio: 'pipe' });
+  const child = spawn(shimPath, [], {
+    env: { CNI_COMMAND: 'ADD', FAIRLEAD_SOCKET: path, ...usual },
+    stdio: 'pipe',
+  });
   child.stdout.destroy();
   child.stdin.end('{}');
   t.like(await outcomeOf(child), { code: 1, signal: null });
