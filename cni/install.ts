@@ -120,6 +120,13 @@ export function ownPlugins(directory: string): string[] {
   return pluginNames.filter((name) => isOurPlugin(join(directory, name)));
 }
 
+/** Names of files that an install which was killed did not get to rename. */
+export function unfinishedFiles(directory: string): string[] {
+  const names = [...pluginNames, conflistName].map((name) => name.replaceAll('.', '\\.'));
+  const unfinished = new RegExp(`^(${names.join('|')})\\.\\d+\\.new$`);
+  return namesIn(directory).filter((name) => unfinished.test(name));
+}
+
 /** Removes one of {@link ownPlugins}, and puts back what it replaced. */
 export function removePlugin(directory: string, name: string): void {
   const path = join(directory, name);
@@ -196,6 +203,15 @@ function writeAll(files: readonly NewFile[]): void {
 function keep(path: string): void {
   rmSync(path + keptSuffix, { force: true });
   linkSync(path, path + keptSuffix);
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory).toSorted();
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return [];
+    throw error;
+  }
 }
 
 function readIfThere(path: string): Buffer | undefined {

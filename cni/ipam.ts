@@ -90,7 +90,8 @@ export class Ipam {
 
   #reserve(ip: Ip, set: RangeSet, index: number): Picked | Refusal {
     const range = rangeFor(set, ip);
-    if (range === undefined || this.#held.has(ip)) return { kind: 'taken', index, ip, set };
+    const holder = this.#held.get(ip);
+    if (range === undefined || holder !== undefined) return { kind: 'taken', index, ip, set, holder };
     this.#poolOf(set);
     return ip === range.gateway ? { kind: 'gateway', index, ip } : { ip, range };
   }

@@ -9,7 +9,14 @@ export type Refusal =
   /** What was asked for is the gateway. */
   | { readonly kind: 'gateway'; readonly index: number; readonly ip: Ip }
   /** What was asked for is held by someone. */
-  | { readonly kind: 'taken'; readonly index: number; readonly ip: Ip; readonly set: RangeSet }
+  | {
+      readonly kind: 'taken';
+      readonly index: number;
+      readonly ip: Ip;
+      readonly set: RangeSet;
+      /** Key of the attachment, which may be one of another network. */
+      readonly holder?: string | undefined;
+    }
   /** The holder holds this one already. */
   | { readonly kind: 'duplicate'; readonly index: number; readonly ip: Ip }
   /** These were asked for and no set, or none that was not asked for another, has them. */
@@ -25,7 +32,9 @@ export function refusalError(refusal: Refusal, containerId: string): CniError {
   }
   const isPassing = refusal.kind === 'exhausted' || refusal.kind === 'taken';
   const code = isPassing ? cniCode.tryAgain : cniCode.invalidConfig;
-  return new CniError(code, `failed to allocate for range ${refusal.index}: ${reason(refusal, containerId)}`);
+  const message = `failed to allocate for range ${refusal.index}: ${reason(refusal, containerId)}`;
+  const isHeld = refusal.kind === 'taken' && refusal.holder !== undefined;
+  return new CniError(code, message, isHeld ? `${refusal.ip} is held by ${refusal.holder}` : '');
 }
 
 function reason(refusal: Exclude<Refusal, { kind: 'unmatched' }>, containerId: string): string {

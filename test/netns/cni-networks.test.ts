@@ -77,3 +77,22 @@ for (const backend of ['nftables', 'iptables']) {
     t.notRegex(await node.exec('/usr/sbin/nft', 'list', 'ruleset'), /8080/);
   });
 }
+
+test('two networks with one range give no address twice, and say who has the one that is asked for', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const ipam = { ranges: [[{ subnet: '10.55.0.0/24' }]] };
+  const attach = (name: string, options: object = {}) => {
+    const pod = node.pod();
+    const config = testConfig({ name, bridge: name, ipam, ...options });
+    return node.call('ADD', { ...pod, config }).then(({ stdout }) => ({ pod, answer: JSON.parse(stdout) }));
+  };
+  const first = await attach('red');
+  const second = await attach('blue');
+  t.deepEqual(
+    [first, second].map(({ answer }) => answer.ips[0].address),
+    ['10.55.0.2/24', '10.55.0.3/24'],
+  );
+  const { answer } = await attach('blue', { runtimeConfig: { ips: ['10.55.0.2'] } });
+  t.like(answer, { code: 11, details: `10.55.0.2 is held by red/${first.pod.containerId}/eth0` });
+});
