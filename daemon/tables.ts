@@ -4,7 +4,7 @@ import { layer, type Plan, type Table } from '../core/rows.ts';
 import { AddressTable } from '../kernel/address.ts';
 import type { KernelError } from '../kernel/errors.ts';
 import { LinkTable } from '../kernel/link.ts';
-import type { LinkIndex } from '../kernel/linkindex.ts';
+import { type KnownLink, LINK_ALIAS_PREFIX, type LinkIndex } from '../kernel/linkindex.ts';
 import { FdbTable, NeighborTable } from '../kernel/neighbor.ts';
 import type { NftLayout } from '../kernel/netlink/nftables/spec.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
@@ -87,7 +87,10 @@ export class NodeTables implements Disposable {
       // Before there is a tunnel: strangers' packets do not get in, not even for a moment.
       ...this.nftLayers(plan),
       layer(
-        scoped(new LinkTable({ ...on, namespaceFd }), ({ alias }) => alias === backendAlias),
+        scoped(
+          new LinkTable({ ...on, namespaceFd, adopts: (link) => isDeviceOf(plan, link) }),
+          ({ alias }) => alias === backendAlias || !alias.startsWith(LINK_ALIAS_PREFIX),
+        ),
         plan.links,
       ),
       layer(this.#sysctls([...plan.linkSysctls.keys()]), plan.linkSysctls),
@@ -128,6 +131,12 @@ export class NodeTables implements Disposable {
     this.#backend?.[Symbol.dispose]();
     this.#stack[Symbol.dispose]();
   }
+}
+
+/** A device of the plan's name, kind and number is ours, whatever became of its mark. */
+function isDeviceOf({ links }: NodePlan, { name, kind, vxlan }: KnownLink): boolean {
+  const wanted = links.get(name);
+  return wanted !== undefined && wanted.kind === kind && wanted.vxlan?.vni === vxlan?.vni;
 }
 
 /** In a container that may not: what is only good to have is no reason to be unready. */

@@ -61,6 +61,13 @@ export function linkKey(row: LinkRow): string {
   return row.name;
 }
 
+export interface LinkTableOptions extends OnLinks {
+  /** The socket's, for kinds that netlink cannot make (tun); by default that of the process. */
+  readonly namespaceFd?: Descriptor | undefined;
+  /** Links that are ours although somebody took their mark away; they get it again. */
+  readonly adopts?: ((link: KnownLink) => boolean) | undefined;
+}
+
 /**
  * The links whose alias begins with "fairlead". Wanted rows may name each other (a port its bridge) in any
  * order. Where a vxlan is made anew, what lay on it is gone: the next pass makes that again.
@@ -70,12 +77,13 @@ export class LinkTable implements Table<string, LinkRow> {
   readonly #socket: NetlinkSocket;
   readonly #links: LinkIndex | undefined;
   readonly #namespaceFd: Descriptor;
+  readonly #isOurs: (link: KnownLink) => boolean;
 
-  /** `namespaceFd`: the socket's, for kinds that netlink cannot make (tun); by default that of the process. */
-  constructor({ socket, links, namespaceFd = -1 }: OnLinks & { namespaceFd?: Descriptor | undefined }) {
+  constructor({ socket, links, namespaceFd = -1, adopts = () => false }: LinkTableOptions) {
     this.#socket = socket;
     this.#links = links;
     this.#namespaceFd = namespaceFd;
+    this.#isOurs = (link) => isOurs(link) || adopts(link);
   }
 
   same(wanted: LinkRow, actual: LinkRow): boolean {
@@ -94,7 +102,7 @@ export class LinkTable implements Table<string, LinkRow> {
     const links = this.#links ?? (await LinkIndex.read(this.#socket));
     const rows = new Map<string, LinkRow>();
     for (const link of links) {
-      const row = isOurs(link) ? rowFrom(link, links) : undefined;
+      const row = this.#isOurs(link) ? rowFrom(link, links) : undefined;
       if (row !== undefined) rows.set(linkKey(row), row);
     }
     return rows;
@@ -145,7 +153,7 @@ export class LinkTable implements Table<string, LinkRow> {
     if (device instanceof KernelError) return device;
     const own = links.named(name);
     return {
-      own: own !== undefined && isOurs(own) ? own.index : undefined,
+      own: own !== undefined && this.#isOurs(own) ? own.index : undefined,
       master: bridge?.index,
       device: device?.index,
     };
@@ -155,7 +163,7 @@ export class LinkTable implements Table<string, LinkRow> {
     const links = await LinkIndex.lookUp(this.#socket, names);
     const found = names.map((name) => links.named(name));
     // A link that took the name meanwhile and is not ours: ours is gone.
-    const ours = found.filter((link) => link !== undefined && isOurs(link)) as KnownLink[];
+    const ours = found.filter((link) => link !== undefined && this.#isOurs(link)) as KnownLink[];
     const outcomes = await deleteLinks(this.#socket, ours);
     return found.map((link) => (link === undefined ? undefined : outcomes.get(link.name)));
   }

@@ -60,6 +60,7 @@ export function deviceBreaks(agent: Agent, device: string): Breaks {
   return {
     'the address deleted': () => agent.run('ip', 'addr', 'flush', 'dev', device),
     'the link down': () => agent.run('ip', 'link', 'set', device, 'down'),
+    'the alias taken away': () => agent.run('ip', 'link', 'set', device, 'alias', ''),
     'the link deleted': () => agent.run('ip', 'link', 'del', device),
     'a foreign route through our tunnel': () =>
       agent.run('ip', 'route', 'add', '10.244.250.0/24', 'dev', device, 'proto', '88'),

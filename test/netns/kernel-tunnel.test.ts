@@ -40,6 +40,19 @@ test('a TUN device is made with our mark, stays, and is made as wanted again', a
   t.deepEqual(space.show('link show type tun'), []);
 });
 
+test('a link without its mark is ours only to those who know it, and gets the mark again', async (t) => {
+  const space = openSpace(t);
+  await settle(t, new LinkTable({ socket: space.socket, namespaceFd: space.fd }), linkKey, [tun]);
+  space.ip('link set fl-udp alias ""');
+  const stranger = new LinkTable({ socket: space.socket, namespaceFd: space.fd });
+  t.is((await stranger.read()).size, 0);
+  const adopts = ({ name, kind }: { name: string; kind?: string | undefined }) =>
+    name === tun.name && kind === 'tun';
+  const table = new LinkTable({ socket: space.socket, namespaceFd: space.fd, adopts });
+  t.is(await settle(t, table, linkKey, [tun]), 1);
+  t.is(space.show('link show dev fl-udp')[0]?.ifalias, tun.alias);
+});
+
 test('a TUN device of somebody else is neither taken nor touched', async (t) => {
   const space = openSpace(t);
   space.ip('tuntap add dev fl-udp mode tun');
