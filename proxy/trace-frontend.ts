@@ -1,6 +1,7 @@
 import { cidrContains, familyOf, type Ip } from '../core/address.ts';
 import type { Views } from './backend.ts';
 import { ruleContext } from './iptables/context.ts';
+import { isForNodePorts } from './ipvs/plan.ts';
 import type { ProxyPolicy } from './policy.ts';
 import type { TraceFacts, TracePacket, TraceVerdict } from './trace.ts';
 import { isLoopback } from './trace-source.ts';
@@ -64,7 +65,13 @@ function rangesOf({ sourceRanges }: ServicePortView, { kind }: Frontend): FoundF
 function isOnNodePorts(policy: ProxyPolicy, facts: TraceFacts, ip: Ip): boolean {
   if (isLoopback(ip)) return isOnLocalhost(policy, facts, ip);
   const ips = facts.nodePortIps[familyOf(ip)];
-  return ips === 'all' ? facts.localIps.has(ip) : ips.includes(ip);
+  if (ips !== 'all') return ips.includes(ip);
+  return facts.localIps.has(ip) && (facts.backend !== 'ipvs' || isServerIp(facts, ip));
+}
+
+/** IPVS has a server on each address of the node but those that it holds itself, and those of one link only. */
+function isServerIp({ heldIps }: TraceFacts, ip: Ip): boolean {
+  return !heldIps.has(ip) && isForNodePorts(ip);
 }
 
 function isOnLocalhost(policy: ProxyPolicy, { backend }: TraceFacts, ip: Ip): boolean {
@@ -72,19 +79,30 @@ function isOnLocalhost(policy: ProxyPolicy, { backend }: TraceFacts, ip: Ip): bo
   return ruleContext(4, policy, false).localhostNodePorts;
 }
 
-/** nftables knows the addresses of services whatever the port; iptables only their ports. */
+/**
+ * nftables knows the cluster IPs of services whatever the port, and ipvs all their addresses that lie on its device;
+ * iptables knows only ports.
+ */
 export function missReason(views: Views, facts: TraceFacts, packet: TracePacket): Missed {
   const { destination, port, protocol } = packet;
+  const { backend, heldIps, localIps } = facts;
   const owner = ownerOf(views, destination);
-  const isGuarded = facts.backend === 'nftables';
-  if (owner !== undefined) {
-    const reason = `${destination} is the cluster IP of ${owner}, which has no port ${port}/${protocol}`;
-    return isGuarded ? { verdict: 'refused', reason } : untouched(`${reason}; it goes by the routes`);
+  const lacks = `has no port ${port}/${protocol}`;
+  if (backend === 'ipvs' && heldIps.has(destination)) {
+    const why = owner
+      ? `is an address of ${owner.service}, which ${lacks}`
+      : 'is held for connections that go on, and no Service has it';
+    return { verdict: 'refused', reason: `${destination} ${why}` };
+  }
+  if (owner?.kind === 'clusterIP') {
+    const reason = `${destination} is the cluster IP of ${owner.service}, which ${lacks}`;
+    if (backend === 'nftables') return { verdict: 'refused', reason };
+    if (backend === 'iptables') return untouched(`${reason}; it goes by the routes`);
   }
   const network = facts.serviceCidrs.find((cidr) => cidrContains(cidr, destination));
-  if (isGuarded && network !== undefined && !facts.localIps.has(destination)) {
+  const isGuarded = backend === 'ipvs' || (backend === 'nftables' && !localIps.has(destination));
+  if (isGuarded && network !== undefined)
     return { verdict: 'dropped', reason: `${destination} is in ${network}, and no Service has it` };
-  }
   if (facts.localIps.has(destination)) return untouched(`no Service has it; it is for this node itself`);
   return untouched('no Service has it; it goes by the routes');
 }
@@ -93,11 +111,15 @@ function untouched(reason: string): Missed {
   return { verdict: 'untouched', reason };
 }
 
-function ownerOf(views: Views, ip: Ip): string | undefined {
+/** The Service that has an address, by preference as its cluster IP. */
+function ownerOf(views: Views, ip: Ip): { service: string; kind: Frontend['kind'] } | undefined {
+  let owner: { service: string; kind: Frontend['kind'] } | undefined;
   for (const [service, ports] of views) {
     for (const { frontends } of ports) {
-      if (frontends.some((frontend) => frontend.kind === 'clusterIP' && frontend.ip === ip)) return service;
+      const its = frontends.find((frontend) => frontend.kind !== 'nodePort' && frontend.ip === ip);
+      if (its?.kind === 'clusterIP') return { service, kind: its.kind };
+      if (its !== undefined) owner ??= { service, kind: its.kind };
     }
   }
-  return undefined;
+  return owner;
 }

@@ -8,9 +8,10 @@ import { decodeRoute, encodeRouteLookup, type Route } from '../kernel/netlink/ro
 import { AF_UNSPEC, RTM_GETADDR, RTM_GETROUTE } from '../kernel/netlink/route/rtnetlink.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import type { Backend } from './backend.ts';
+import { DEVICE } from './ipvs/device.ts';
 import { type Protocol, parseProtocol } from './protocol.ts';
 import type { ServiceProxy } from './proxy.ts';
-import { type Trace, traceFrontend } from './trace.ts';
+import { type Trace, type TraceFacts, traceFrontend } from './trace.ts';
 
 /** What a process that runs a proxy is asked, in its own network namespace. */
 export interface TraceRequest {
@@ -69,7 +70,7 @@ export async function answerTrace(
   const { facts, policy, views } = proxy;
   if (facts === undefined) throw notReady();
   using socket = NetlinkSocket.open(NETLINK_ROUTE, { namespaceFd });
-  const localIps = await readLocalIps(socket);
+  const { localIps, heldIps } = await readLocalIps(socket);
   const { destination, port, protocol } = request;
   const source = request.source === 'node' ? await ownSource(socket, destination) : request.source;
   const isSourceHere = localIps.has(source);
@@ -77,7 +78,7 @@ export async function answerTrace(
   const interfaceName = byInterface ? await interfaceTowards(socket, source) : undefined;
   const packet = { source, destination, port, protocol, ...(interfaceName && { interfaceName }) };
   const backend = proxy.status().backend;
-  const trace = traceFrontend(views, policy, { ...facts, backend, localIps }, packet);
+  const trace = traceFrontend(views, policy, { ...facts, backend, localIps, heldIps }, packet);
   return { backend, pid: process.pid, namespace: inodeOf(namespaceFd), isSourceHere, trace };
 }
 
@@ -96,10 +97,14 @@ export function notReady(): InputError {
   return new InputError('trace', [{ path: 'service proxy', message }]);
 }
 
-async function readLocalIps(socket: NetlinkSocket): Promise<ReadonlySet<Ip>> {
+/** The node's addresses, and those among them that the mode ipvs holds. */
+async function readLocalIps(socket: NetlinkSocket): Promise<Pick<TraceFacts, 'localIps' | 'heldIps'>> {
   const payload = encodeAddressDump(AF_UNSPEC);
   const messages = await socket.dump({ type: RTM_GETADDR, flags: 0, payload, operation: 'RTM_GETADDR' });
-  return new Set(messages.map((message) => decodeAddress(message.payload).ip));
+  const addresses = messages.map((message) => decodeAddress(message.payload));
+  const device = (await LinkIndex.lookUp(socket, [DEVICE])).named(DEVICE);
+  const held = addresses.filter(({ index }) => index === device?.index);
+  return { localIps: new Set(addresses.map(({ ip }) => ip)), heldIps: new Set(held.map(({ ip }) => ip)) };
 }
 
 async function lookUpRoute(socket: NetlinkSocket, ip: Ip): Promise<Route | undefined> {

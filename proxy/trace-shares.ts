@@ -14,7 +14,7 @@ export function sharesOf(
   balancing: ServicePortView['balancing'],
   backend: Backend['name'],
 ): SharedEndpoint[] {
-  const parts = backend === 'iptables' ? weightsOf(list) : slotsOf(list, balancing);
+  const parts = backend === 'nftables' ? slotsOf(list, balancing) : weightsOf(list);
   const total = parts.reduce((sum, part) => sum + part, 0);
   return list.map(({ ip, port, local }, index) => {
     const percent = Math.round(((parts[index] ?? 0) / total) * 10_000) / 100;

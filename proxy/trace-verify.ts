@@ -1,7 +1,8 @@
 import type { Ip } from '../core/address.ts';
 import type { TraceHop, TraceHopStep } from '../kernel/nftables-trace.ts';
 import type { Backend } from './backend.ts';
-import { TABLE } from './nftables/layout.ts';
+import { TABLE as IPVS_TABLE } from './ipvs/layout.ts';
+import { TABLE as NFTABLES_TABLE } from './nftables/layout.ts';
 import type { Trace, TraceEndpoint } from './trace.ts';
 
 /** The kernel's own trace against the plan. */
@@ -14,9 +15,11 @@ export interface TraceJudgement {
   readonly endpoint?: { readonly ip: Ip; readonly port: number };
 }
 
+const tables = { nftables: NFTABLES_TABLE, ipvs: IPVS_TABLE } as const;
+
 /** Whether a hop, or a step of it, is Fairlead's. Of iptables' tables it is what is in our chains, or leads there. */
 export function isOwnHop({ table }: TraceHop, backend: Backend['name'], step?: TraceHopStep): boolean {
-  if (backend === 'nftables') return table === TABLE;
+  if (backend !== 'iptables') return table === tables[backend];
   const places = [step?.chain, step?.target];
   return ['nat', 'filter'].includes(table) && places.some((place) => place?.startsWith('KUBE-'));
 }
@@ -83,16 +86,16 @@ function judgeBalanced(trace: Trace, hops: readonly TraceHop[], backend: Backend
     return { agrees: false, findings: [`it was sent to ${placeText(at)}, which is none of the endpoints`] };
   const sent = `sent to ${placeText(at)}`;
   // Chains of iptables masquerade by a target that is not told from others.
-  if (backend !== 'nftables') return { agrees: true, findings: [sent] };
-  return judgeMasquerade(endpoint, hops, sent);
+  if (backend === 'iptables') return { agrees: true, findings: [sent] };
+  const ours = hops.filter((hop) => isOwnHop(hop, backend) && hop.hook === 'postrouting');
+  return judgeMasquerade(endpoint, ours, sent);
 }
 
 function judgeMasquerade(
   { masqueraded, hairpin }: TraceEndpoint,
-  hops: readonly TraceHop[],
+  ours: readonly TraceHop[],
   sent: string,
 ): TraceJudgement {
-  const ours = hops.filter((hop) => isOwnHop(hop, 'nftables') && hop.hook === 'postrouting');
   const isDone = ours.some(({ steps }) => steps.some(({ does }) => does === 'masquerade'));
   if (ours.length === 0) return { agrees: true, findings: [sent] };
   const text = isDone ? 'masqueraded' : 'with its own source address';

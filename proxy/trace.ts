@@ -28,6 +28,8 @@ export interface TraceFacts extends NodeFacts {
   readonly backend: Backend['name'];
   /** The addresses of all of the node's interfaces, loopback too. */
   readonly localIps: ReadonlySet<Ip>;
+  /** Those among them that lie on the device of the mode ipvs. */
+  readonly heldIps: ReadonlySet<Ip>;
 }
 
 /** `balanced`: to one of the endpoints. `refused`: the client hears of it. `untouched`: no rule of services minds it. */
@@ -90,7 +92,7 @@ export function traceFrontend(
   const { list, reason } = chooseList(found, source, facts.backend);
   if (!found.port.hasAnyEndpoints) return { ...none, verdict: 'refused', reason: 'no endpoints' };
   if (list.length === 0) return { ...none, verdict: 'dropped', reason: `${reason} and none here` };
-  const masquerade = masqueradeOf(found, source, policy, facts.backend);
+  const masquerade = masqueradeOf(found, traced, policy, facts);
   const endpoints = sharesOf(list, found.port.balancing, facts.backend).map((endpoint) =>
     withMasquerade(endpoint, packet, masquerade, facts),
   );
@@ -148,13 +150,14 @@ function chooseList(
 
 function masqueradeOf(
   found: FoundFrontend,
-  source: TracedSource,
+  { packet, source }: { readonly packet: TracePacket; readonly source: TracedSource },
   { masqueradeAll }: ProxyPolicy,
-  backend: TraceFacts['backend'],
+  { heldIps }: TraceFacts,
 ): Masquerade {
   if (found.frontend.kind === 'clusterIP') {
-    if (backend === 'ipvs' && source.class === 'node')
-      return { wanted: true, reason: 'this node connects from the address itself' };
+    // With IPVS the node has the addresses of Services, and connects to them from these.
+    if (!masqueradeAll && heldIps.has(packet.source))
+      return { wanted: true, reason: 'the source is an address of a Service' };
     return masqueradeAtClusterIp(source, masqueradeAll);
   }
   if (policyOf(found) === 'Cluster')

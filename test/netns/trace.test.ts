@@ -1,84 +1,28 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
-import { serveStatus } from '../../cli/node-status.ts';
-import { tracePages } from '../../cli/status-pages.ts';
-import type { Verification } from '../../cli/trace-verify.ts';
-import type { Ip } from '../../core/address.ts';
-import { openNamespace } from '../../kernel/netns.ts';
-import type { TraceAnswer } from '../../proxy/trace-request.ts';
-import { labName } from './lab.ts';
 import { NSENTER } from './nftables-space.ts';
-import { PORT, ProxyLab, podAddresses } from './proxy-lab.ts';
+import { PORT, type ProxyLab, podAddresses } from './proxy-lab.ts';
+import { met, place, TraceStage } from './trace-stage.ts';
 
 /*
  * The command as users start it, beside a proxy on a node of the lab in proxy-lab.ts. What the kernel's trace says is
  * held against what the plan says, and both against who was to be reached.
  */
-const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
-
+let stage: TraceStage;
 let lab: ProxyLab;
-const stack = new AsyncDisposableStack();
-const runDir = mkdtempSync(join(tmpdir(), 'fairlead-trace-'));
 
 test.before(async () => {
-  lab = stack.use(await ProxyLab.open(labName()));
-  const namespace = stack.use(openNamespace(`/run/netns/${lab.node.namespace}`));
-  await lab.startProxy();
-  const status = () => ({ name: 'node-1', pid: process.pid, ready: true, startedAt: '' });
-  const pages = tracePages(() => lab.proxy, namespace.fd);
-  stack.use(await serveStatus(join(runDir, 'proxy.sock'), status, pages));
+  stage = await TraceStage.open();
+  ({ lab } = stage);
 });
 
-test.after.always(async () => {
-  await stack[Symbol.asyncDispose]();
-  rmSync(runDir, { recursive: true });
-});
+test.after.always(() => stage?.[Symbol.asyncDispose]());
 
-interface Ran {
-  readonly code: number;
-  readonly out: string;
-  readonly error: string;
-}
+const trace = (...args: string[]) => stage.trace(...args);
+const verified: TraceStage['verified'] = (...args) => stage.verified(...args);
+const inPod = (pod: string) => stage.inPod(pod);
 
-function command(args: readonly string[]): string[] {
-  const where = `--net=/run/netns/${lab.node.namespace}`;
-  return [where, process.execPath, CLI, 'trace', '--run-dir', runDir, ...args];
-}
-
-function trace(...args: string[]): Promise<Ran> {
-  return new Promise((resolve) => {
-    execFile(NSENTER, command(args), (failure, out, error) => {
-      resolve({ code: failure === null ? 0 : Number(failure.code), out, error });
-    });
-  });
-}
-
-type Result = TraceAnswer & { readonly verification: Verification };
-
-/** With the packet sent, and its hops. */
-async function verified(t: ExecutionContext, code: number, ...args: string[]): Promise<Result> {
-  const ran = await trace(...args, '--verify', '-o', 'json');
-  t.is(ran.code, code, ran.error + ran.out);
-  return JSON.parse(ran.out) as Result;
-}
-
-/** Our comments and others' chains that the packet met, without the ends of chains. */
-function met({ verification: { hops } }: Result): string[] {
-  return hops.map(({ hook, table, steps }) => {
-    return `${hook} ${table}: ${steps.flatMap(({ kind, comment }) => (kind === 'rule' ? (comment ?? 'rule') : [])).join(', ')}`;
-  });
-}
-
-const place = (ip: Ip, port: number | undefined) => (ip.includes(':') ? `[${ip}]:${port}` : `${ip}:${port}`);
-const inPod = (pod: string) => [
-  '--netns',
-  `/run/netns/${lab.node.namespace.replace(/node-1$/, `pod-${pod}`)}`,
-];
 const ours = async () =>
   (await lab.nft('list', 'tables')).split('\n').filter((line) => line.includes('trace'));
 
@@ -206,7 +150,7 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
 }
 
 async function waiting(t: ExecutionContext): Promise<ChildProcess> {
-  const child = spawn(NSENTER, command(['203.0.113.77', '10.96.0.11:80', '--verify', '--wait', '60']));
+  const child = spawn(NSENTER, stage.command(['203.0.113.77', '10.96.0.11:80', '--verify', '--wait', '60']));
   t.teardown(() => child.kill('SIGKILL'));
   for (let tries = 0; tries < 600 && (await ours()).length === 0; tries += 1) await sleep(50);
   t.is((await ours()).length, 1);

@@ -119,3 +119,23 @@ test('iptables’ chains in nftables count as ours by their names', (t) => {
   const nat = way(two, policy).map((each) => ({ ...each, table: 'nat' }));
   t.like(judgeTrace(balanced, nat, 'iptables'), { agrees: true, findings: ['sent to 10.244.2.12:8080'] });
 });
+
+test('in ipvs a packet comes to the input hook and leaves by output, and the masquerade is looked at', (t) => {
+  const through = (to: Ip, step: TraceHopStep) => [
+    hop('prerouting', { table: 'fairlead-ipvs' }),
+    hop('input', { table: 'fairlead-ipvs' }),
+    hop('output', { table: 'fairlead-ipvs', to }),
+    hop('postrouting', { table: 'fairlead-ipvs', to, steps: [step] }),
+  ];
+  t.like(judgeTrace(balanced, through(two, masquerade), 'ipvs'), {
+    agrees: true,
+    findings: ['sent to 10.244.2.12:8080, masqueraded'],
+  });
+  t.false(judgeTrace(balanced, through(two, policy), 'ipvs').agrees);
+  const rejects = [hop('input', { table: 'fairlead-ipvs', steps: [{ ...drop, does: 'reject' }] })];
+  t.like(judgeTrace(refused, rejects, 'ipvs'), {
+    agrees: true,
+    findings: ['refused by table ip fairlead-ipvs, chain refuse, rule 7 “others”'],
+  });
+  t.false(judgeTrace(refused, rejects, 'nftables').agrees);
+});

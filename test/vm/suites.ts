@@ -31,6 +31,7 @@ export const SUITES: readonly Suite[] = [
   // Without the one that waits for minutes.
   { file: 'test/netns/proxy-conformance-ipvs.test.ts', limitSeconds: 500, match: '!*is forgotten when*' },
   { file: 'test/netns/proxy-command-ipvs.test.ts', limitSeconds: 300 },
+  { file: 'test/netns/trace-ipvs.test.ts', limitSeconds: 300 },
   { file: 'test/netns/kernel-link.test.ts', limitSeconds: 120 },
   { file: 'test/netns/kernel-bridge-vlan.test.ts', limitSeconds: 120 },
   { file: 'test/netns/cni-vlan.test.ts', limitSeconds: 150 },
