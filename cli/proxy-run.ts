@@ -70,6 +70,11 @@ export async function serveProxy(
   if (mode === 'ipvs') await checkIpvs(config.ipvs);
   const policy = nodeCidrs ? { ...config.policy, detectLocal: detectCidrs(nodeCidrs) } : config.policy;
   await recordMode(run, mode);
+  if (config.policy.localhostNodePorts && mode !== 'iptables')
+    run.log.warn(
+      { mode },
+      'node ports do not answer on 127.0.0.1 in this mode: use mode iptables for that, or set localhostNodePorts to false',
+    );
   const { proxy, metrics } = openParts({ run, client, policy, mode, stack, onFatal: fatal.reject });
   onStarted?.(proxy);
   void proxy.synced.then(() => removeOthers({ mode, metrics }, run, ends)).catch(() => {});

@@ -82,6 +82,7 @@ test('one mode follows another, and takes away what that left when its own rules
       /^kubeproxy_sync_proxy_rules_iptables_total\{table="nat",ip_family="IPv4"\} [1-9]/m.test(shown),
       mode === 'iptables',
     );
+    t.is(said().split('node ports do not answer on 127.0.0.1').length, mode === 'iptables' ? 1 : 2);
     child.kill('SIGINT');
     t.is(await ended(child), 0, said());
   };
