@@ -1,4 +1,4 @@
-import { families, familyOf, hostCidr, type Ip } from '../core/address.ts';
+import { type Cidr, type Family, families, familyOf, hostCidr, type Ip } from '../core/address.ts';
 import { KernelError } from '../kernel/errors.ts';
 import { type KnownLink, LinkIndex } from '../kernel/linkindex.ts';
 import type { NetlinkMessage } from '../kernel/netlink/message.ts';
@@ -13,7 +13,13 @@ import {
   RT_TABLE_MAIN,
   RTN_UNICAST,
 } from '../kernel/netlink/route/route.ts';
-import { AF_UNSPEC, RTM_GETADDR, RTM_GETROUTE } from '../kernel/netlink/route/rtnetlink.ts';
+import {
+  AF_UNSPEC,
+  FAIRLEAD_PROTOCOL,
+  RTM_GETADDR,
+  RTM_GETROUTE,
+  RTPROT_BOOT,
+} from '../kernel/netlink/route/rtnetlink.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import type { AddressFact, LinkFact, UnderlayFacts, UnderlaySelector } from './underlay.ts';
 
@@ -34,7 +40,7 @@ export async function readUnderlayFacts(
     reach: canReach && (await readWay(socket, links, canReach)),
     links: Array.from(links, linkFact),
     addresses: await readAddresses(socket, links),
-    defaultRoutes: await readDefaultRoutes(socket, links),
+    ...(await readRoutes(socket, links)),
   };
 }
 
@@ -63,6 +69,16 @@ async function readAddresses(socket: NetlinkSocket, links: LinkIndex): Promise<A
 
 /** In struct rtmsg: of thousands of routes to peers no more is read. */
 const PREFIX_LENGTH_AT = 1;
+const PROTOCOL_AT = 5;
+const SCOPE_AT = 6;
+const TYPE_AT = 7;
+/** RTPROT_KERNEL, _BOOT, _STATIC, _RA: who says what is on a link. IPv6 has no scopes. */
+const linkProtocols: readonly (number | undefined)[] = [2, RTPROT_BOOT, 4, 9];
+
+function mayBeOnLink(family: Family, header: Uint8Array): boolean {
+  if (header[TYPE_AT] !== RTN_UNICAST || header[PROTOCOL_AT] === FAIRLEAD_PROTOCOL) return false;
+  return family === 4 ? header[SCOPE_AT] === RT_SCOPE_LINK : linkProtocols.includes(header[PROTOCOL_AT]);
+}
 
 /** The kernel makes a family's table with its first route. */
 async function readTable(socket: NetlinkSocket, dump: NetlinkMessage): Promise<NetlinkMessage[]> {
@@ -74,17 +90,31 @@ async function readTable(socket: NetlinkSocket, dump: NetlinkMessage): Promise<N
   }
 }
 
-async function readDefaultRoutes(socket: NetlinkSocket, links: LinkIndex) {
-  const found = families.map(async (family) => {
+async function readRoutes(
+  socket: NetlinkSocket,
+  links: LinkIndex,
+): Promise<Required<Pick<UnderlayFacts, 'defaultRoutes' | 'onLink'>>> {
+  const defaults: (readonly [Family, string])[] = [];
+  const onLink: { device: string; network: Cidr }[] = [];
+  for (const family of families) {
     const payload = encodeRouteDump(family, { table: RT_TABLE_MAIN });
     const operation = `RTM_GETROUTE default IPv${family}`;
     const messages = await readTable(socket, { type: RTM_GETROUTE, flags: 0, payload, operation });
     const short = messages.filter((message) => message.payload[PREFIX_LENGTH_AT] === 0);
     const routes = short.map((message) => decodeRoute(message.payload)).filter(isDefault);
     const [best] = routes.sort((a, b) => (a.priority ?? 0) - (b.priority ?? 0));
-    return [family, links.at(best?.index ?? best?.nextHops?.[0]?.index)?.name] as const;
-  });
-  return Object.fromEntries((await Promise.all(found)).filter(([, device]) => device !== undefined));
+    const device = links.at(best?.index ?? best?.nextHops?.[0]?.index)?.name;
+    if (device !== undefined) defaults.push([family, device]);
+    for (const message of messages) {
+      if (!mayBeOnLink(family, message.payload)) continue;
+      const route = decodeRoute(message.payload);
+      const on = links.at(route.index)?.name;
+      const isOne =
+        route.gateway === undefined && route.nextHops === undefined && route.table === RT_TABLE_MAIN;
+      if (isOne && on !== undefined) onLink.push({ device: on, network: route.destination });
+    }
+  }
+  return { defaultRoutes: Object.fromEntries(defaults), onLink };
 }
 
 /** undefined where the kernel knows no way. */

@@ -1,4 +1,5 @@
 import {
+  type Cidr,
   cidrContains,
   type Family,
   families,
@@ -6,6 +7,7 @@ import {
   type HostCidr,
   type Ip,
   ipOf,
+  networkOf,
   parseCidr,
   parseIp,
 } from '../core/address.ts';
@@ -19,6 +21,8 @@ export interface Underlay {
   readonly addresses: PerFamily<HostCidr>;
   /** What the other nodes are told; differs from `addresses` behind 1:1 NAT. */
   readonly publicIps: PerFamily<Ip>;
+  /** Networks on the device's link besides those of {@link addresses}, where there are any: no router lies before them. */
+  readonly onLink?: readonly Cidr[];
   /** Other ends of tunnels that are somebody else's (IP in IP), where there are any. */
   readonly tunnelRemotes?: readonly Ip[];
 }
@@ -45,6 +49,8 @@ export interface UnderlayFacts {
   readonly addresses: readonly AddressFact[];
   /** Devices of the default routes. */
   readonly defaultRoutes: PerFamily<string>;
+  /** Routes to networks that are on a device's link, of the main table. */
+  readonly onLink?: readonly { readonly device: string; readonly network: Cidr }[];
   /** The way to {@link UnderlaySelector.canReach}; undefined when there is none, or nobody asked. */
   readonly reach?: { readonly device: string; readonly source?: Ip | undefined } | undefined;
 }
@@ -94,12 +100,26 @@ export function selectUnderlay(
     addresses[family] = address;
     publicIps[family] = selector.publicIps?.[family] ?? ipOf(address);
   }
-  return { device, mtuBytes: link.mtuBytes, addresses, publicIps, ...surroundings(facts) };
+  const found = { device, mtuBytes: link.mtuBytes, addresses, publicIps };
+  return { ...found, ...surroundings(facts, found) };
 }
 
-function surroundings({ links }: UnderlayFacts): Pick<Underlay, 'tunnelRemotes'> {
+function surroundings(
+  { links, onLink = [] }: UnderlayFacts,
+  { device, addresses }: Pick<Underlay, 'device' | 'addresses'>,
+): Pick<Underlay, 'onLink' | 'tunnelRemotes'> {
   const tunnelRemotes = links.flatMap(({ remote }) => remote ?? []);
-  return tunnelRemotes.length > 0 ? { tunnelRemotes } : {};
+  const known: readonly Cidr[] = families.flatMap((family) => {
+    const address = addresses[family];
+    return address === undefined ? [] : networkOf(address);
+  });
+  const more = onLink
+    .filter((route) => route.device === device && !known.includes(route.network))
+    .map(({ network }) => network);
+  return {
+    ...(more.length > 0 ? { onLink: [...new Set(more)].sort() } : {}),
+    ...(tunnelRemotes.length > 0 ? { tunnelRemotes } : {}),
+  };
 }
 
 /** What a node has to go by that may have had an underlay before. */
@@ -170,9 +190,8 @@ function carryOn(
     publicIps[family] = given?.[family] ?? ipOf(address);
     isThere = true;
   }
-  return isThere && mtuBytes > 0
-    ? { device, mtuBytes, addresses, publicIps, ...surroundings(facts) }
-    : undefined;
+  const kept = { device, mtuBytes, addresses, publicIps };
+  return isThere && mtuBytes > 0 ? { ...kept, ...surroundings(facts, kept) } : undefined;
 }
 
 function choose(

@@ -180,8 +180,11 @@ export function readSenders(options: JsonObject): TunnelSenders {
   return options.word('TunnelSenders', ['nodes', 'any']) === 'any' ? { takesStrangers: true } : {};
 }
 
-/** Whether the peer is in the network that the underlay device is directly connected to. */
+/** Whether no router lies between the underlay device and the peer: its address is in a network on the device's link. */
 export function isAdjacent(underlay: Underlay, peer: Pick<Peer, 'family' | 'publicIp'>): boolean {
   const address = underlay.addresses[peer.family];
-  return address !== undefined && cidrContains(networkOf(address), peer.publicIp);
+  if (address === undefined) return false;
+  if (cidrContains(networkOf(address), peer.publicIp)) return true;
+  const { onLink = [] } = underlay;
+  return onLink.some((network) => familyOf(network) === peer.family && cidrContains(network, peer.publicIp));
 }

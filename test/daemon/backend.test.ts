@@ -140,6 +140,24 @@ test('a node whose name gives the MAC address of an older lease makes one of its
   );
 });
 
+test('a node in another network on the same link is reached directly', (t) => {
+  const near = { n: 2, publicIps: { 4: '198.51.100.2' } };
+  const far = { n: 3, publicIps: { 4: '203.0.113.3' } };
+  for (const [type, more] of [
+    ['host-gw', {}],
+    ['vxlan', { DirectRouting: true }],
+    ['ipip', { DirectRouting: true }],
+  ] as const) {
+    const plan = planOf(
+      v4({ Type: type, ...more }),
+      [{ n: 1 }, near, far],
+      ['198.51.100.0/24', '2001:db8:2::/64'],
+    );
+    t.like(plan.routes.get('254 10.244.2.0/24'), { device: 'eth0', gateway: '198.51.100.2' }, type);
+    t.not(plan.routes.get('254 10.244.3.0/24')?.device, 'eth0', type);
+  }
+});
+
 test('a node is reached when there is a way to it in every family that both have', (t) => {
   for (const type of ['vxlan', 'host-gw', 'ipip', 'udp']) {
     const families = [4, 6] as const;

@@ -77,8 +77,12 @@ export function leaseOf(node: TestNode, backendType: string): Lease {
   };
 }
 
-/** The plan of node 1 among the given nodes. */
-export function planOf(configText: string, nodes: readonly TestNode[]): NodePlan {
+/** The plan of node 1 among the given nodes. `onLink`: networks on its link besides its own. */
+export function planOf(
+  configText: string,
+  nodes: readonly TestNode[],
+  onLink: readonly string[] = [],
+): NodePlan {
   const config = parseNetworkConfig(configText);
   const leases = nodes.map((node) => leaseOf(node, config.backend.type));
   const self = present(leases[0], 'node 1');
@@ -91,6 +95,7 @@ export function planOf(configText: string, nodes: readonly TestNode[]): NodePlan
       hostCidr,
     ),
     publicIps: self.publicIps,
+    ...(onLink.length > 0 ? { onLink: onLink.map(cidr) } : {}),
   };
   const networks = Object.fromEntries(inUse.map((family) => [family, config.networks[family]?.network]));
   const sysctls = new Map([
