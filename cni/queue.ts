@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CniError, cniCode } from './error.ts';
-import { parseFrame, type RequestFrame } from './frame.ts';
+import { envBytesMax, frameHeaderBytes, parseFrame, type RequestFrame, stdinBytesMax } from './frame.ts';
 import type { Log } from './log.ts';
 import type { Call } from './plugin.ts';
 
@@ -13,8 +13,8 @@ const concurrencyMax = 16;
 const queueRetryMs = 5_000;
 /** At the start nobody is served before the queue is done, for no longer than this. */
 const queueStartTimeoutMs = 10_000;
-/** The shim keeps no longer requests. */
-const queuedBytesMax = 64 << 10;
+/** Whatever can be sent can be kept. */
+const queuedBytesMax = frameHeaderBytes + envBytesMax + stdinBytesMax;
 /** Entries that cannot be done are kept for an operator to see, the newest of them. */
 export const refusedMax = 100;
 const refusedName = 'refused';

@@ -7,8 +7,8 @@
 #include "shim-variables.h"
 
 #define QUEUE_DIRECTORY "cni-queue"
-#define MAX_QUEUED 4096u
-#define MAX_QUEUED_BYTES (64u << 10)
+// Many times the pods of a node, and the plugins of each one's chain.
+#define MAX_QUEUED 16384u
 
 struct deletion {
   const char *socket_path, *plugin;
@@ -64,7 +64,7 @@ static void check_room(int directory, const char *path) {
     if (got == 0) break;
     for (long at = 0; at < got; at += ((struct entry *)(entries + at))->length) count++;
   }
-  if (count >= MAX_QUEUED) not_queued(path, "it is full, with 4096 entries", 0);
+  if (count >= MAX_QUEUED) not_queued(path, "it is full, with 16384 entries", 0);
 }
 
 // --- the name: container, interface, and a hash that also covers the plugin and its configuration ---
@@ -123,7 +123,6 @@ static long write_whole(int fd, const char *bytes, size_t length) {
 static void queue_deletion(const struct deletion *deletion) {
   static char path[128];
   int directory = open_directory(deletion->socket_path, path);
-  if (deletion->frame_length > MAX_QUEUED_BYTES) not_queued(path, "the request has more than 65536 bytes", 0);
   check_room(directory, path);
   set_name(deletion);
   // A name that begins with a dot is not read. The number of the process makes it one of its own.

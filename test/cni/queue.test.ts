@@ -178,7 +178,7 @@ test('what is no request of a DEL is set aside and said, and the others are done
   setting.putBytes('short', good.subarray(0, good.length - 1));
   setting.putBytes('long', Buffer.concat([good, Buffer.from('x')]));
   setting.putBytes('noise', Buffer.alloc(100, 7));
-  setting.putBytes('huge', Buffer.alloc((64 << 10) + 1));
+  setting.putBytes('huge', Buffer.alloc(12 + (256 << 10) + (1 << 20) + 1));
   setting.putBytes('add', frame('CNI_COMMAND=ADD\0', '{}'));
   mkdirSync(join(setting.directory, 'directory'));
   setting.put('good');
