@@ -16,6 +16,8 @@ import { KubeLeaseStore, readPodNodeName } from './store-kube.ts';
 
 /** flanneld asks for its network this often until there is one. */
 const configRetryMs = 1_000;
+/** flannel's words (flannel, pkg/subnet/kube). */
+const flannelIsUp = Object.freeze({ reason: 'FlannelIsUp', message: 'Flannel is running on this node' });
 const serviceAccountDir = '/var/run/secrets/kubernetes.io/serviceaccount';
 /** With kube-subnet-mgr, Kubernetes cuts the network in subnets. */
 const kubernetesUse = Object.freeze({ givesSubnets: false });
@@ -83,7 +85,8 @@ async function openKubernetes(
   const client = stack.use(new KubeClient(await kubeConfig(options, accountDir)));
   const nodeName = await untilThere(() => nodeNameOf(options, client), log, signal);
   const { networks } = config;
-  const store = new KubeLeaseStore({ client, nodeName, networks, annotationPrefix, setNetworkUnavailable });
+  const announced = { annotationPrefix, setNetworkUnavailable, readyReason: flannelIsUp };
+  const store = new KubeLeaseStore({ client, nodeName, networks, ...announced });
   const configSource = fileConfigSource(path, { use: kubernetesUse });
   const owned = stack.move();
   return { nodeName, store, config, configSource, client, [Symbol.dispose]: () => owned.dispose() };

@@ -29,7 +29,19 @@ export interface KubeStoreOptions {
   readonly registerNode?: boolean | undefined;
   /** By default true, as flannel does: see {@link KubeLeaseStore.announceReady}. */
   readonly setNetworkUnavailable?: boolean | undefined;
+  /** By default our own; there are tools that look for flannel's. */
+  readonly readyReason?: ConditionReason | undefined;
 }
+
+export interface ConditionReason {
+  readonly reason: string;
+  readonly message: string;
+}
+
+const fairleadIsUp = Object.freeze({
+  reason: 'FairleadIsUp',
+  message: 'Fairlead is running on this node',
+});
 
 /** Leases as Nodes of a Kubernetes API, in flannel's format. A lease lasts as long as its Node. */
 export class KubeLeaseStore implements LeaseStore {
@@ -76,8 +88,7 @@ export class KubeLeaseStore implements LeaseStore {
     const condition = {
       type: 'NetworkUnavailable',
       status: 'False',
-      reason: 'FairleadIsUp',
-      message: 'Fairlead is running on this node',
+      ...(this.#options.readyReason ?? fairleadIsUp),
       lastTransitionTime: now,
       lastHeartbeatTime: now,
     };

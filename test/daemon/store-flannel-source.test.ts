@@ -9,7 +9,7 @@ import test, { type ExecutionContext } from 'ava';
 import { InputError } from '../../core/errors.ts';
 import { parseFlannelFlags } from '../../daemon/flannel-flags.ts';
 import { openFlannelSource } from '../../daemon/flannel-source.ts';
-import { PODS } from '../../kube/types.ts';
+import { NODES, PODS, type V1Node } from '../../kube/types.ts';
 import { startTestServer } from '../controlplane/server.ts';
 import { certificates } from './certificates.ts';
 import { EtcdServer, until } from './etcd-server.ts';
@@ -31,7 +31,7 @@ function setUp(t: ExecutionContext) {
 
 test('with kube-subnet-mgr: the node is that of the pod, the network that of net-conf.json, and Kubernetes cuts it', async (t) => {
   await using server = await startTestServer();
-  const { directory, open } = setUp(t);
+  const { directory, open, signal } = setUp(t);
   const path = join(directory, 'net-conf.json');
   writeFileSync(path, '{"Network":"10.244.0.0/16","SubnetLen":31,"Backend":{"Type":"vxlan"}}');
   const metadata = { name: 'flannel-x', namespace: 'default' };
@@ -47,6 +47,11 @@ test('with kube-subnet-mgr: the node is that of the pod, the network that of net
   t.is(source.store.name, 'kubernetes');
   t.is(source.config.networks[4]?.network as string, '10.244.0.0/16');
   t.is(source.configSource.name, path);
+  await server.client.create(NODES, { apiVersion: 'v1', kind: 'Node', metadata: { name: 'node-7' } });
+  await source.store.announceReady?.(signal);
+  const node = await server.client.get<V1Node>(NODES, 'node-7');
+  const [condition] = node?.status?.conditions?.filter(({ type }) => type === 'NetworkUnavailable') ?? [];
+  t.like(condition, { status: 'False', reason: 'FlannelIsUp', message: 'Flannel is running on this node' });
   using named = await open(args, { NODE_NAME: 'node-8' });
   t.is(named.nodeName, 'node-8');
   await t.throwsAsync(open(args), {
