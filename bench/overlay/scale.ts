@@ -44,7 +44,7 @@ export async function measureScale(
   frame.figure(`${name}: CPU until then`, agent.cpuMs(), 'ms');
   frame.figure(`${name}: rows written`, atStart.writes, 'rows');
   await sleep(frame.quick ? 0 : 2_000);
-  frame.figure(`${name}: resident memory`, agent.residentBytes() / 2 ** 20, 'MiB', memoryTarget);
+  frame.figure(`${name}: resident memory`, agent.residentBytes() / 1e6, 'MB', memoryTarget);
 
   using watch = new KernelWatch(machine.namespace);
   const joins: number[] = [];
@@ -75,7 +75,7 @@ export async function measureScale(
   frame.figure(`${name}: CPU of one change`, (agent.cpuMs() - cpuMs) / (2 * changes), 'ms');
   const after = await agent.status();
   frame.figure(`${name}: rows written for one change`, (after.writes - writes) / (2 * changes), 'rows');
-  frame.figure(`${name}: resident memory after that`, agent.residentBytes() / 2 ** 20, 'MiB', memoryTarget);
+  frame.figure(`${name}: resident memory after that`, agent.residentBytes() / 1e6, 'MB', memoryTarget);
 }
 
 /** The very first start on a machine translates the code; that is not what is measured. */

@@ -1,7 +1,7 @@
-import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { Machine } from './cleanup-machine.ts';
+import { lacksLink } from './link-kinds.ts';
 
 // What single backends, and nothing else, leave on a node.
 
@@ -11,12 +11,7 @@ for (const [backend, devices] of [
   ['wireguard', ['fl-wg']],
 ] as const) {
   test(`cleanup removes the device of ${backend}, its key, and subnet.env where the agent wrote it`, async (t) => {
-    const kind = backend === 'udp' ? 'bridge' : backend;
-    if (spawnSync('unshare', ['--net', 'ip', 'link', 'add', 'probe', 'type', kind]).status !== 0) {
-      t.log(`left out: this kernel has no ${kind}`);
-      t.pass();
-      return;
-    }
+    if (lacksLink(t, backend === 'udp' ? 'bridge' : backend)) return;
     const machine = new Machine(t);
     machine.run('/usr/sbin/sysctl', '-qw', 'net.ipv4.ip_forward=1', 'net.ipv6.conf.all.forwarding=1');
     machine.space.ip('link add fl-other type bridge\nlink set fl-other addrgenmode none');

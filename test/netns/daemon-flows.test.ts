@@ -11,6 +11,7 @@ import { type Agent, Nodes, type Pod } from './daemon-nodes.ts';
 // that are killed and started again: daemon-restart.test.ts.
 
 const config = (type: string) => JSON.stringify({ Network: '10.244.0.0/16', Backend: { Type: type } });
+const IP = '/usr/sbin/ip';
 const prefix = '/coreos.com/network/subnets/';
 
 interface Flow {
@@ -90,7 +91,7 @@ async function reboot(agent: Agent): Promise<void> {
   const links = JSON.parse(agent.run('ip', '-j', 'link')) as { ifname: string }[];
   for (const { ifname } of links) {
     if (!['lo', 'eth0'].includes(ifname))
-      spawnSync('ip', ['-n', agent.machine.namespace, 'link', 'del', ifname]);
+      spawnSync(IP, ['-n', agent.machine.namespace, 'link', 'del', ifname]);
   }
   for (const family of ['-4', '-6']) agent.run('ip', family, 'route', 'flush', 'proto', '88');
   agent.run('ip', 'neigh', 'flush', 'all');

@@ -1,4 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
@@ -13,6 +13,7 @@ import {
   wireguardEndpoints,
 } from './daemon-breaks.ts';
 import { type Agent, inside, Nodes, type Pod } from './daemon-nodes.ts';
+import { lacksLink } from './link-kinds.ts';
 
 const DATAGRAM = fileURLToPath(new URL('./daemon-datagram.ts', import.meta.url));
 const networks = {
@@ -23,15 +24,6 @@ const networks = {
 const config = (backend: object, network: object = { Network: '10.244.0.0/16' }) =>
   JSON.stringify({ ...network, Backend: backend });
 const urlOf = (ip: string) => `http://${ip.includes(':') ? `[${ip}]` : ip}:8080/`;
-
-/** Says why a test is left out where the kernel has no such link. */
-function isLeftOut(t: ExecutionContext, kind: string): boolean {
-  const words = ['--net', 'ip', 'link', 'add', 'probe', 'type', ...kind.split(' ')];
-  if (spawnSync('unshare', words).status === 0) return false;
-  t.log(`left out: this kernel has no ${kind}`);
-  t.pass();
-  return true;
-}
 
 const all = Object.keys(networks) as (keyof typeof networks)[];
 const ipip = { Type: 'ipip', kinds: ['ipip', 'ip6tnl mode ip6ip6 local ::1'] };
@@ -52,7 +44,7 @@ for (const { Type, kinds, options, families, ...more } of tunnels) {
     test.serial(
       `pods on two nodes reach each other over ${Type} ${JSON.stringify(options)} with ${of}`,
       async (t) => {
-        if (kinds.some((kind) => isLeftOut(t, kind))) return;
+        if (kinds.some((kind) => lacksLink(t, kind))) return;
         const nodes = await Nodes.open(t, 2);
         const text = config({ Type, ...options }, networks[of]);
         const [agent] = (await nodes.startAll(2, text)) as [Agent, Agent];
