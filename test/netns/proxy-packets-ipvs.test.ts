@@ -1,11 +1,10 @@
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
-import { missingIpvs, virtualServers } from './proxy-ipvs-lab.ts';
+import { missingIpvs } from './proxy-ipvs-lab.ts';
 import { packets, policy } from './proxy-packets.ts';
 
 /* Where there is IPVS: `npm run test:vm -- test/netns/proxy-packets-ipvs.test.ts`. */
 packets({
   open: ({ namespace }) => openIpvs({ policy, namespaceFd: namespace.fd }),
   missing: await missingIpvs(),
-  list: async (lab) =>
-    (await lab.nft('list', 'ruleset')) + [...virtualServers(lab.node.namespace).keys()].join(),
+  drains: true,
 });
