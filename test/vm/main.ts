@@ -29,12 +29,14 @@ const command = new Command('npm run test:vm --')
   )
   .argument('[files...]', 'the test files to run, or benches')
   .option('--minutes <n>', 'a file is begun only if its limit ends within this time', Number)
+  .option('--match <title>', 'of the files that are named only such tests, in ava’s form')
   .option('--entries', 'benches print what they found for another process', false)
   .action(main);
 await command.parseAsync();
 
 interface Options {
   readonly minutes?: number;
+  readonly match?: string;
   readonly entries: boolean;
 }
 
@@ -57,11 +59,11 @@ function limitMinutes(suites: readonly Suite[]): number {
   return (seconds * 1000 + PREPARATION_LIMIT_MS) / 60_000;
 }
 
-function namedSuite(name: string, { entries }: Options): Suite {
+function namedSuite(name: string, { entries, match: title }: Options): Suite {
   const file = relative(checkout, resolve(name));
   if (file.startsWith('..') || !existsSync(join(checkout, file)))
     command.error(`error: ${name}: no such test file in ${checkout}`);
-  const match = entries && file.startsWith('bench/') ? '--entries' : undefined;
+  const match = !file.startsWith('bench/') ? title : entries ? '--entries' : undefined;
   return { file, limitSeconds: NAMED_LIMIT_SECONDS, ...(match && { match }) };
 }
 

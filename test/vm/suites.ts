@@ -21,35 +21,38 @@ export interface Results {
 }
 
 /**
- * What runs when no file is named: what depends on the kernel's version and configuration, in order of worth, for
- * the budget may end before the list. Limits are about four times what an idle machine of two processors needs.
+ * What runs when no file is named: first what few other kernels have, then what depends on the kernel's version and
+ * configuration, in order of worth, for the budget may end before the list. Limits are about four times what an idle
+ * machine of two processors needs.
  */
 export const SUITES: readonly Suite[] = [
-  { file: 'test/netns/nftables-packets.test.ts', limitSeconds: 120 },
+  // IPVS.
   { file: 'test/netns/kernel-ipvs.test.ts', limitSeconds: 120 },
-  { file: 'test/netns/proxy-ipvs.test.ts', limitSeconds: 400 },
+  { file: 'test/netns/proxy-ipvs.test.ts', limitSeconds: 240 },
+  { file: 'test/netns/proxy-ipvs-services.test.ts', limitSeconds: 240 },
+  { file: 'test/netns/proxy-ipvs-modes.test.ts', limitSeconds: 240 },
+  { file: 'test/netns/proxy-ipvs-schedulers.test.ts', limitSeconds: 240 },
   // Without the one that waits for minutes.
   { file: 'test/netns/proxy-conformance-ipvs.test.ts', limitSeconds: 500, match: '!*is forgotten when*' },
-  { file: 'test/netns/proxy-command-ipvs.test.ts', limitSeconds: 300 },
-  { file: 'test/netns/trace-ipvs.test.ts', limitSeconds: 300 },
-  { file: 'test/netns/kernel-link.test.ts', limitSeconds: 120 },
-  { file: 'test/netns/kernel-bridge-vlan.test.ts', limitSeconds: 120 },
-  { file: 'test/netns/cni-vlan.test.ts', limitSeconds: 150 },
-  // Kinds of tunnels that not every kernel has.
+  { file: 'test/netns/proxy-packets-ipvs.test.ts', limitSeconds: 240 },
+  { file: 'test/netns/proxy-command-ipvs.test.ts', limitSeconds: 240 },
+  { file: 'test/netns/trace-ipvs.test.ts', limitSeconds: 240 },
+  // Kinds of links and tunnels, and SCTP.
   { file: 'test/netns/kernel-tunnel.test.ts', limitSeconds: 120 },
-  {
-    file: 'test/netns/daemon-tunnels.test.ts',
-    limitSeconds: 300,
-    match: 'pods on two nodes*with IPv4 and IPv6',
-  },
+  { file: 'test/netns/daemon-tunnels.test.ts', limitSeconds: 400, match: 'pods on two nodes*' },
+  { file: 'test/netns/kernel-bridge-vlan.test.ts', limitSeconds: 120 },
+  { file: 'test/netns/cni-vlan.test.ts', limitSeconds: 120 },
+  { file: 'test/netns/proxy-sctp.test.ts', limitSeconds: 150 },
+  // An older kernel.
+  { file: 'test/netns/nftables-packets.test.ts', limitSeconds: 120 },
+  { file: 'test/netns/kernel-link.test.ts', limitSeconds: 120 },
   { file: 'test/netns/nftables-table.test.ts', limitSeconds: 150 },
-  { file: 'test/netns/kernel-qdisc.test.ts', limitSeconds: 200 },
-  // The one left out counts bytes that are echoed within 20 ms.
-  { file: 'test/netns/proxy-packets.test.ts', limitSeconds: 240, match: '!an open connection outlives*' },
+  { file: 'test/netns/kernel-qdisc.test.ts', limitSeconds: 150 },
+  { file: 'test/netns/proxy-packets.test.ts', limitSeconds: 200 },
   // Each of the others takes as long again.
-  { file: 'test/netns/daemon-packets.test.ts', limitSeconds: 180, match: 'the largest packet of a pod*' },
+  { file: 'test/netns/daemon-packets.test.ts', limitSeconds: 150, match: 'the largest packet of a pod*' },
   // With more nodes at once the cluster's own limit for becoming ready (30 s) is too near.
-  { file: 'test/netns/cluster.test.ts', limitSeconds: 180, match: 'a removed pod leaves nothing*' },
+  { file: 'test/netns/cluster.test.ts', limitSeconds: 150, match: 'a removed pod leaves nothing*' },
 ];
 
 /** For a file that somebody names, whole. */
