@@ -10,11 +10,16 @@ import { renderError } from './result.ts';
 import { newestVersion } from './version.ts';
 
 /** A host without pods and without calls is given up after this time; the namespace can go then. */
-export const hostIdleMs = 60_000;
-const sweepMs = 10_000;
+export const hostTimes: HostTimes = Object.freeze({ idleMs: 60_000, sweepMs: 10_000 });
 /** The namespace of recorded pods is looked for this often, and taken for gone when it was not found for so long. */
 const searchMs = 60_000;
 const lostMs = 180_000;
+
+export interface HostTimes {
+  readonly idleMs: number;
+  /** How often it is looked for hosts to give up. */
+  readonly sweepMs: number;
+}
 
 export interface HostsOptions {
   /** The agent's network namespace; else that of the process. */
@@ -24,6 +29,7 @@ export interface HostsOptions {
   /** Undefined: the agent's own host. */
   readonly open: (other: { readonly namespaceFd: number; readonly id: string } | undefined) => Promise<Host>;
   readonly log: Log;
+  readonly times?: HostTimes | undefined;
 }
 
 interface Other {
@@ -151,14 +157,16 @@ export class Hosts implements AsyncDisposable {
   }
 
   #sweepLater(): void {
+    const { sweepMs } = this.#options.times ?? hostTimes;
     this.#timer ??= setInterval(() => void this.#sweep(), sweepMs).unref();
   }
 
   async #sweep(): Promise<void> {
     const nowMs = performance.now();
     const recorded = this.#recorded();
+    const { idleMs } = this.#options.times ?? hostTimes;
     for (const [id, { calls, idleSinceMs }] of this.#others) {
-      if (calls === 0 && nowMs - idleSinceMs > hostIdleMs && !recorded.has(id)) this.#close(id);
+      if (calls === 0 && nowMs - idleSinceMs > idleMs && !recorded.has(id)) this.#close(id);
     }
     for (const id of this.#lost.keys()) if (!recorded.has(id)) this.#lost.delete(id);
     if (this.#lost.size > 0 && nowMs >= this.#searchAtMs) await this.#search(nowMs);

@@ -8,7 +8,7 @@ import { Endpoint } from './endpoint.ts';
 import { openHost } from './host.ts';
 import { HostLeases } from './host-leases.ts';
 import { HostLocalImport } from './host-local-import.ts';
-import { Hosts } from './hosts.ts';
+import { Hosts, type HostTimes } from './hosts.ts';
 import { Leases } from './leases.ts';
 import { lockDirectory } from './lock.ts';
 import type { Log } from './log.ts';
@@ -27,8 +27,9 @@ export interface CniServerOptions {
   readonly log: Log;
   /** The node's network namespace; else that of the process. */
   readonly namespaceFd?: number | undefined;
-  /** See {@link AbandonedTimes}; others only for tests. */
+  /** Others than the usual ones only for tests. */
   readonly abandonedTimes?: AbandonedTimes | undefined;
+  readonly hostTimes?: HostTimes | undefined;
   /** Only for tests. */
   readonly onFaultPoint?: ((point: FaultPoint) => void) | undefined;
 }
@@ -63,7 +64,7 @@ export async function startCniServer(options: CniServerOptions): Promise<CniServ
 }
 
 function openHosts(options: CniServerOptions, book: Leases): Hosts {
-  const { stateDir, namespaceFd, network, log, onFaultPoint, abandonedTimes } = options;
+  const { stateDir, namespaceFd, network, log, onFaultPoint, abandonedTimes, hostTimes } = options;
   const record = new ChangeRecord(join(stateDir, changesName), log);
   const imports = new HostLocalImport({
     leases: new HostLeases(book, undefined),
@@ -75,6 +76,7 @@ function openHosts(options: CniServerOptions, book: Leases): Hosts {
     namespaceFd,
     leases: book,
     log,
+    times: hostTimes,
     open: (other) => {
       const leases = new HostLeases(book, other?.id);
       const elsewhere = (key: string) => hosts.elsewhere(key, other?.id);

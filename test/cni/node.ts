@@ -9,6 +9,7 @@ import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
 import type { AbandonedTimes } from '../../cni/abandoned.ts';
 import type { FaultPoint } from '../../cni/attacher.ts';
+import type { HostTimes } from '../../cni/hosts.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
 import { queueDirectoryOf } from '../../cni/queue.ts';
 import { createNamespace, deleteNamespace } from '../../kernel/netns.ts';
@@ -24,6 +25,7 @@ export interface ServerProcessOptions {
   readonly network?: NodeNetwork | undefined;
   /** Shorter than those of the agent. */
   readonly abandonedTimes?: AbandonedTimes | undefined;
+  readonly hostTimes?: HostTimes | undefined;
   /** Where the process ends itself with SIGKILL, at the n-th time that it passes there. */
   readonly killAt?: { readonly point: FaultPoint; readonly times: number } | undefined;
   /** Where the process ends itself with SIGKILL: see kill-steps.ts. */

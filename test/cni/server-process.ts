@@ -15,6 +15,7 @@ const server = await startCniServer({
   stateDir: options.stateDir,
   network: () => options.network,
   abandonedTimes: options.abandonedTimes,
+  hostTimes: options.hostTimes,
   log: { info: write('info'), warn: write('warn'), error: write('error') },
   onFaultPoint: (point) => {
     if (point !== options.killAt?.point) return;

@@ -144,6 +144,25 @@ test('a namespace that goes with its pods while the agent runs frees what they h
   t.true(await eventually(async () => node.leases().length === 0));
 });
 
+test('a namespace without pods is let go, and served again when a call comes', async (t) => {
+  const node = CniNode.open(t);
+  await node.start({ hostTimes: { idleMs: 500, sweepMs: 200 } });
+  const other = new Elsewhere(t, node);
+  const descriptors = await node.descriptorsAtRest();
+  const pod = node.pod();
+  for (let round = 1; round <= 3; round += 1) {
+    await add(t, node, pod, other.path);
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    t.true(node.descriptors() > descriptors);
+    t.is((await node.call('DEL', { ...pod, config, from: other.path })).exitCode, 0);
+    t.true(
+      await eventually(async () => node.descriptors() <= descriptors),
+      `${round}: ${node.descriptors()}`,
+    );
+  }
+  t.is(node.log.filter((line) => line.includes('served no longer')).length, 3);
+});
+
 test('a namespace that went while no agent ran frees what its pods had, at the latest by DEL', async (t) => {
   const { node, other } = await setUp(t);
   const pod = node.pod();
