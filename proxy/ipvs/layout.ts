@@ -1,6 +1,7 @@
 import type { Family } from '../../core/address.ts';
 import type { NftExpression } from '../../kernel/netlink/nftables/bytecode.ts';
 import {
+  dnatToItself,
   drop,
   goto,
   inSet,
@@ -136,11 +137,20 @@ function markChains(context: Context): NftChain[] {
   ];
 }
 
-function natChains({ fields, markBit }: Context): NftChain[] {
-  const { dstnat, srcnat } = hookPriorities;
+function natChains({ family, fields, markBit }: Context): NftChain[] {
+  const { srcnat } = hookPriorities;
+  // Before host ports: addresses on our device are local, and IPVS looks at packets only when they have been there.
+  const dstnat = hookPriorities.dstnat - 5;
+  const stays = dnatToItself(family, fields.destination);
   const isMarked = match(masked(metaMark, markBit), '!=', 0);
   const fullyRandom = masquerade({ fullyRandom: true });
-  const dispatch = [rule('services', jump('dispatch'))];
+  const dispatch = [
+    rule('services', jump('dispatch')),
+    rule('no host ports on addresses of services', inSet([fields.destination], 'addresses'), stays),
+    rule('nor on those of others', inSet(fields.frontend, 'served'), stays),
+    rule('to others than the node', notInSet([fields.destination], 'nodeport-addresses'), returns()),
+    rule('nor in the place of node ports', inSet(nodePort, 'served-nodeports'), stays),
+  ];
   return [
     {
       name: 'dispatch',

@@ -203,3 +203,28 @@ fact('what is masqueraded gets a random port', async (t) => {
       /masquerade fully-random/,
     );
 });
+
+fact('host ports of the same number take no connections to services', async (t) => {
+  const wrong = podAddresses('two')[0];
+  for (const [priority, port] of [
+    [-100, 80],
+    [-101, 30_001],
+  ]) {
+    const hostPort = `fib daddr type local tcp dport ${port} dnat to ${wrong}:8080`;
+    const chains = ['prerouting', 'output'].map(
+      (hook) => `chain ${hook} { type nat hook ${hook} priority ${priority}; ${hostPort}; }`,
+    );
+    stage.inside('/usr/sbin/nft', `table ip hostports-${port} { ${chains.join('; ')}; }`);
+    t.teardown(() => stage.inside('/usr/sbin/nft', 'delete', 'table', 'ip', `hostports-${port}`));
+  }
+  const backend = await stage.open(t);
+  await stage.lab.write(backend, [{ ...web, pods: ['one'] }]);
+  t.is(await stage.lab.seen('client', stage.lab.target(4, 'clusterIP', 1), ['one']), 'one');
+  t.is(await stage.lab.seen('node', stage.lab.target(4, 'clusterIP', 1), ['one']), 'one M');
+  for (const kind of ['loadBalancerIP', 'nodePort'] as const)
+    t.is(await stage.lab.seen('outside', stage.lab.target(4, kind, 1), ['one']), 'one M', kind);
+  await stage.lab.update(backend, [{ number: 1, pods: [] }]);
+  t.is(await stage.lab.seen('client', stage.lab.target(4, 'clusterIP', 1)), 'refused');
+  // What is no service's is theirs.
+  t.regex(await stage.lab.seen('client', { ip: stage.lab.nodeAddress(4), port: 80 }, ['two']), /^two/);
+});

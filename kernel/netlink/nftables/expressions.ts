@@ -196,6 +196,11 @@ export function dnat(address: Ip, port?: number): NftExpression[] {
   return natTo('dnat', address, port, {});
 }
 
+/** `dnat to ip daddr`: the first translation is the last, so nobody else's comes behind this one. */
+export function dnatToItself(family: Family, destination: NftSource): NftExpression[] {
+  return [...loadAll([destination]), { kind: 'nat', nat: 'dnat', family, address: 0, flags: {} }];
+}
+
 /** `snat to 192.0.2.1 fully-random` */
 export function snat(address: Ip, flags: NftNatFlags = {}): NftExpression[] {
   return natTo('snat', address, undefined, flags);
