@@ -9,6 +9,7 @@ import {
   ipOf,
   ipToBigInt,
   networkOf,
+  parseCidr,
   prefixLengthOf,
 } from '../../core/address.ts';
 import type { JsonObject } from '../json-object.ts';
@@ -39,6 +40,8 @@ interface Range {
 /** What a lease says of one family, whoever reads it. */
 interface Candidate extends Range {
   readonly lease: Lease;
+  /** Why nobody can have the address that it announces. */
+  readonly wrong: string | undefined;
   /** undefined: it has the subnet, but no public address. */
   readonly peer: Peer | undefined;
   readonly subnet: Cidr;
@@ -61,9 +64,32 @@ function candidateOf(lease: Lease, family: Family): Candidate | undefined {
   const addresses = lease.addresses?.filter((ip) => familyOf(ip) === family) ?? [];
   const more = addresses.length > 0 ? { addresses } : {};
   const peer = publicIp && { key, family, subnet, publicIp, data, since, ...more };
-  const candidate = { lease, peer, subnet, ...rangeOf(subnet) };
+  const wrong = publicIp && wrongAddress(publicIp);
+  const candidate = { lease, peer, subnet, wrong, ...rangeOf(subnet) };
   candidates[family].set(lease, candidate);
   return candidate;
+}
+
+/** What is no address of one machine that others can send to: RFC 6890, RFC 5771, RFC 4291. */
+const wrongNetworks = (
+  [
+    ['0.0.0.0/8', 'of no network'],
+    ['127.0.0.0/8', 'a loopback address'],
+    ['224.0.0.0/4', 'a multicast address'],
+    ['240.0.0.0/4', 'reserved'],
+    ['::/128', 'unspecified'],
+    ['::1/128', 'a loopback address'],
+    ['::ffff:0:0/96', 'an IPv4 address'],
+    ['ff00::/8', 'a multicast address'],
+  ] as const
+).flatMap(([text, what]) => {
+  const network = parseCidr(text);
+  return network === undefined ? [] : [{ network, what }];
+});
+
+function wrongAddress(ip: Ip): string | undefined {
+  const family = familyOf(ip);
+  return wrongNetworks.find(({ network }) => familyOf(network) === family && cidrContains(network, ip))?.what;
 }
 
 function rangeOf(cidr: Cidr): Range {
@@ -112,9 +138,11 @@ function believed(
   for (const lease of leases) {
     const candidate = candidateOf(lease, family);
     if (candidate === undefined) continue;
-    const { peer, subnet } = candidate;
+    const { peer, subnet, wrong } = candidate;
     if (peer === undefined)
       problems.push(`${lease.key}: it has the subnet ${subnet} but no public IPv${family} address`);
+    else if (wrong !== undefined)
+      problems.push(`${lease.key}: it announces ${peer.publicIp}, which is ${wrong}`);
     else if (peer.publicIp === here)
       problems.push(`${lease.key}: it announces ${here}, which is this node's address: is it gone?`);
     else if (networkRange === undefined || !contains(networkRange, candidate))

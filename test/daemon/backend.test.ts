@@ -140,6 +140,30 @@ test('a node whose name gives the MAC address of an older lease makes one of its
   );
 });
 
+test('a node that announces what cannot be one machine’s address gets no rows, and is told by name', (t) => {
+  const wrong: [number, 4 | 6, string, string][] = [
+    [2, 4, '0.0.0.7', 'of no network'],
+    [3, 4, '127.0.0.1', 'a loopback address'],
+    [4, 4, '239.1.2.3', 'a multicast address'],
+    [5, 4, '255.255.255.255', 'reserved'],
+    [6, 6, '::1', 'a loopback address'],
+    [7, 6, 'ff02::1', 'a multicast address'],
+  ];
+  for (const type of ['vxlan', 'host-gw', 'ipip', 'udp']) {
+    const nodes = wrong.map(([n, family, text]): TestNode => {
+      return { n, families: [4, 6], publicIps: { [family]: text }, backendType: type };
+    });
+    const plan = planOf(dual({ Type: type }), [{ n: 1, families: [4, 6] }, ...nodes]);
+    for (const [n, family, text, what] of wrong) {
+      t.true(
+        plan.problems.includes(`node-${n}: it announces ${text}, which is ${what}`),
+        plan.problems.join('\n'),
+      );
+      t.false(plan.routes.has(family === 4 ? `254 10.244.${n}.0/24` : `254 fd00:10:244:${n}::/64`));
+    }
+  }
+});
+
 test('a node in another network on the same link is reached directly', (t) => {
   const near = { n: 2, publicIps: { 4: '198.51.100.2' } };
   const far = { n: 3, publicIps: { 4: '203.0.113.3' } };
