@@ -1,7 +1,7 @@
 import type { Ip } from '../../core/address.ts';
 import { frontendAddress, type Target } from './proxy-backend-lab.ts';
-import { expectedNames, type Stage } from './proxy-conformance.ts';
-import { each, type Flow, frontendKinds, hairpins, matrix } from './proxy-flows.ts';
+import type { Stage } from './proxy-conformance.ts';
+import { each, expectedNames, type Flow, frontendKinds, hairpins, matrix } from './proxy-flows.ts';
 import { PORT } from './proxy-lab.ts';
 import { ping, RawPort } from './proxy-packets-raw.ts';
 import { connectSctp, serveSctp } from './proxy-packets-sctp.ts';

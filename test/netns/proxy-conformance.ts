@@ -7,7 +7,6 @@ import { labName } from './lab.ts';
 import {
   BackendLab,
   type BackendPlace,
-  type Expected,
   frontendAddress,
   policy,
   portsOf,
@@ -22,6 +21,7 @@ import {
   allowed,
   both,
   each,
+  expectedNames,
   externalKinds,
   type Flow,
   frontendKinds,
@@ -349,12 +349,6 @@ export async function inNewNamespace<T>(ask: (name: string) => Promise<T>): Prom
   } finally {
     deleteNamespace(`/run/netns/${name}`);
   }
-}
-
-/** Of an expected text. */
-export function expectedNames(text: string): Expected {
-  if (text === 'refused') return [];
-  return text === 'no answer' ? text : (text.split(' M')[0] ?? '').split('+');
 }
 
 const FLOWS_AT_A_TIME = 8;

@@ -1,5 +1,6 @@
 import { type Cidr, type Family, singleCidr } from '../../core/address.ts';
 import {
+  type Expected,
   endpointOf,
   type FrontendKind,
   frontendAddress,
@@ -70,6 +71,12 @@ function ofFamily(cidrs: readonly Cidr[], family: Family): readonly Cidr[] {
 
 /** One connection's source, frontend and service, and who answers it. */
 export type Flow = readonly [Source, FrontendKind, number, string];
+
+/** Who answers, of an expected text. */
+export function expectedNames(text: string): Expected {
+  if (text === 'refused') return [];
+  return text === 'no answer' ? text : (text.split(' M')[0] ?? '').split('+');
+}
 
 export const frontendKinds = ['clusterIP', 'externalIP', 'loadBalancerIP', 'nodePort'] as const;
 export const externalKinds = ['externalIP', 'loadBalancerIP', 'nodePort'] as const;
