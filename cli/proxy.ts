@@ -2,6 +2,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { otherFlags, proxyFlags } from '../proxy/config/flag-table.ts';
 import { type FlagTexts, flagDefaults } from '../proxy/config/flags.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
+import { VERSION } from './version.ts';
 
 /** Flags that kube-proxy has and no file can say, and some of our own. Booleans take a value as all Go programs do. */
 export interface ProxyCommandOptions {
@@ -32,6 +33,7 @@ class ProxyCommand extends Command {
 export function proxyCommand(): Command {
   const command = new ProxyCommand('proxy')
     .description("Run the service proxy by itself, with kube-proxy's flags and configuration file")
+    .version(VERSION, '--version', 'print the version and end')
     .option('--config <path>', 'a KubeProxyConfiguration; most flags do not count beside it')
     .option('--write-config-to <path>', 'write the configuration there and end')
     .addOption(yesNoOption('cleanup', 'remove what this and other service proxies left, and end'))

@@ -57,6 +57,8 @@ export interface MetricsOptions {
 /** Everything that `/metrics` shows. Others may register more in its registry. */
 export class ProxyMetrics {
   readonly registry = new Registry();
+  /** What `/metrics/slis` shows: how the health checks came out, as Kubernetes' components name it. */
+  readonly slis = new Registry();
   readonly #options: MetricsOptions;
   readonly #families: readonly string[];
   #proxy: MeteredProxy | undefined;
@@ -74,6 +76,8 @@ export class ProxyMetrics {
   readonly #conntrackPass: Histogram<'ip_family'>;
   readonly #conntrackDeleted: Counter<'ip_family'>;
   readonly #answers: Readonly<Record<'healthz' | 'livez', Counter<'code'>>>;
+  readonly #check: Gauge<'name' | 'type'>;
+  readonly #checks: Counter<'name' | 'type' | 'status'>;
 
   constructor(options: MetricsOptions) {
     this.#options = options;
@@ -131,6 +135,19 @@ export class ProxyMetrics {
       'Stale flows forgotten',
     );
     this.#answers = { healthz: this.#answerCounter('healthz'), livez: this.#answerCounter('livez') };
+    const registers = [this.slis];
+    this.#check = new Gauge({
+      name: 'kubernetes_healthcheck',
+      help: 'Whether the last health check was well',
+      labelNames: ['name', 'type'],
+      registers,
+    });
+    this.#checks = new Counter({
+      name: 'kubernetes_healthchecks_total',
+      help: 'Health checks by how they came out',
+      labelNames: ['name', 'type', 'status'],
+      registers,
+    });
     this.#iptables();
     this.#process();
   }
@@ -197,6 +214,10 @@ export class ProxyMetrics {
   /** One answer of a health server. */
   answered(path: 'healthz' | 'livez', code: number): void {
     this.#answers[path].inc({ code: String(code) });
+    const check = { name: 'service-proxy', type: path };
+    const isWell = code === 200;
+    this.#check.set(check, isWell ? 1 : 0);
+    this.#checks.inc({ ...check, status: isWell ? 'success' : 'error' });
   }
 
   #histogram(name: string, help: string, buckets: number[]): Histogram<'ip_family'> {

@@ -48,7 +48,10 @@ export interface Listening extends AsyncDisposable {
 }
 
 /** Listens in the process's network namespace. Rejects with Node's error when it cannot. */
-export async function listenHttp({ host, port }: HostPort, handler: Handler): Promise<Listening> {
+export async function listenHttp(
+  { host, port, ipv6Only = false }: HostPort & { readonly ipv6Only?: boolean },
+  handler: Handler,
+): Promise<Listening> {
   const server = http.createServer({ requestTimeout: REQUEST_TIMEOUT_MS }, async (request, response) => {
     request.resume();
     const path = request.url?.replace(/[?#].*$/s, '') ?? '/';
@@ -63,7 +66,7 @@ export async function listenHttp({ host, port }: HostPort, handler: Handler): Pr
   });
   server.maxConnections = CONNECTIONS_MAX;
   server.on('clientError', (_, socket) => socket.destroy());
-  server.listen({ host, port });
+  server.listen({ host, port, ipv6Only });
   await once(server, 'listening');
   return {
     port: (server.address() as AddressInfo).port,

@@ -41,6 +41,11 @@ export function metricsRoutes(pages: MetricsPages): Handler {
   const routes: Record<string, Handler> = {
     '/healthz': () => textAnswer('ok'),
     '/metrics': async () => ({ status: 200, type: metrics.registry.contentType, body: await metrics.text() }),
+    '/metrics/slis': async () => ({
+      status: 200,
+      type: metrics.slis.contentType,
+      body: await metrics.slis.metrics(),
+    }),
     '/proxyMode': () => textAnswer(pages.mode),
     '/configz': () => jsonAnswer({ 'kubeproxy.config.k8s.io': pages.configuration }),
     '/flagz': () => textAnswer(renderFlagz(pages)),

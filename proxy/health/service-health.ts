@@ -5,9 +5,22 @@ import type { ServiceHealthCheck } from '../view.ts';
 import { type Handler, type Listening, listenHttp } from './http.ts';
 import { serviceHealthAnswer } from './proxy-health.ts';
 
+/** An address to listen on; the one that stands for all of IPv6 may stand for those of IPv4 as well. */
+interface Host {
+  readonly host: Ip;
+  readonly ipv6Only?: boolean;
+}
+
+const everywhereV4: Host = { host: '0.0.0.0' as Ip };
+const everywhereV6: Host = { host: '::' as Ip, ipv6Only: true };
 /** Every address of both families, or of IPv4 where the kernel has no IPv6. */
-const everywhere = '::' as Ip;
-const everywhereV4 = '0.0.0.0' as Ip;
+const everywhere: readonly Host[] = [{ host: '::' as Ip }];
+
+function hostsOf({ 4: v4, 6: v6 }: NodeFacts['nodePortIps']): readonly Host[] {
+  if (v4 === 'all' && v6 === 'all') return everywhere;
+  const hosts = (ips: readonly Ip[]) => ips.toSorted().map((host): Host => ({ host }));
+  return [...(v4 === 'all' ? [everywhereV4] : hosts(v4)), ...(v6 === 'all' ? [everywhereV6] : hosts(v6))];
+}
 
 export interface ServiceHealthOptions {
   /** Whether the rules are kept up: without that no endpoint is good. */
@@ -32,7 +45,7 @@ export class ServiceHealthServers implements AsyncDisposable {
   readonly #servers = new Map<string, ServiceServer>();
   readonly #failed = new Map<string, number>();
   #checks: ReadonlyMap<string, ServiceHealthCheck> = new Map();
-  #ips: readonly Ip[] | undefined;
+  #hosts: readonly Host[] = everywhere;
   #isStopped = false;
   #running: Promise<void> | undefined;
   #isAgain = false;
@@ -41,10 +54,12 @@ export class ServiceHealthServers implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** Where node ports are open: health checks are there, too. Counts from the next sync on. */
-  setNodePortIps({ 4: v4, 6: v6 }: NodeFacts['nodePortIps']): void {
-    const isEverywhere = v4 === 'all' || v6 === 'all' || v4.length + v6.length === 0;
-    this.#ips = isEverywhere ? undefined : [...v4, ...v6].toSorted();
+  /**
+   * Where node ports are open: health checks are there, too, and nowhere else, as long as the node has none of these
+   * addresses. Counts from the next sync on.
+   */
+  setNodePortIps(nodePortIps: NodeFacts['nodePortIps']): void {
+    this.#hosts = hostsOf(nodePortIps);
   }
 
   /** Services by `namespace/name`, with what they want and have now. Fulfilled when servers are as wanted. */
@@ -65,7 +80,7 @@ export class ServiceHealthServers implements AsyncDisposable {
   }
 
   get #place(): string {
-    return this.#ips?.join() ?? '';
+    return this.#hosts.map(({ host, ipv6Only }) => `${host} ${ipv6Only}`).join();
   }
 
   /** First, so that a port can go from one Service to another. */
@@ -109,7 +124,7 @@ export class ServiceHealthServers implements AsyncDisposable {
       });
     const place = this.#place;
     await using opened = new AsyncDisposableStack();
-    for (const one of await listenOn(this.#ips, port, handler)) opened.use(one);
+    for (const one of await listenOn(this.#hosts, port, handler)) opened.use(one);
     const stack = opened.move();
     return { port, place, [Symbol.asyncDispose]: () => stack.disposeAsync() };
   }
@@ -122,26 +137,24 @@ export class ServiceHealthServers implements AsyncDisposable {
   }
 }
 
-/** All of them or none. */
-async function listenOn(
-  ips: readonly Ip[] | undefined,
-  port: number,
-  handler: Handler,
-): Promise<Listening[]> {
-  if (ips === undefined) return [await listenEverywhere(port, handler)];
+/** All of them or none. Where the kernel has no IPv6, its addresses are none. */
+async function listenOn(hosts: readonly Host[], port: number, handler: Handler): Promise<Listening[]> {
   await using opened = new AsyncDisposableStack();
   const listening: Listening[] = [];
-  for (const host of ips) listening.push(opened.use(await listenHttp({ host, port }, handler)));
+  for (const host of hosts) {
+    const one = await listenAt(host, port, handler);
+    if (one !== undefined) listening.push(opened.use(one));
+  }
   opened.move();
   return listening;
 }
 
-async function listenEverywhere(port: number, handler: Handler): Promise<Listening> {
+async function listenAt(host: Host, port: number, handler: Handler): Promise<Listening | undefined> {
   try {
-    return await listenHttp({ host: everywhere, port }, handler);
+    return await listenHttp({ ...host, port }, handler);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL') throw error;
-    return await listenHttp({ host: everywhereV4, port }, handler);
+    if (host.host !== '::' || (code !== 'EAFNOSUPPORT' && code !== 'EADDRNOTAVAIL')) throw error;
+    return host.ipv6Only ? undefined : await listenHttp({ ...everywhereV4, port }, handler);
   }
 }

@@ -7,6 +7,7 @@ import test, { type ExecutionContext } from 'ava';
 import { parse } from 'yaml';
 import { completionWords } from '../../cli/completion.ts';
 import { proxyCommand } from '../../cli/proxy.ts';
+import { VERSION } from '../../cli/version.ts';
 
 const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
 
@@ -44,6 +45,10 @@ test('flags are written as Go programs take them, and come out as a file that me
   t.is(written.logging.verbosity, 3);
   t.is((await fairlead('--config', first, '--write-config-to', second)).code, 0);
   t.deepEqual(parse(readFileSync(second, 'utf8')), written);
+});
+
+test('its version is Fairlead’s', async (t) => {
+  t.like(await fairlead('--version'), { code: 0, stdout: `${VERSION}\n` });
 });
 
 test('words of a flag may be joined by underscores, and values keep theirs', async (t) => {

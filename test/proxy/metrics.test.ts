@@ -257,6 +257,13 @@ test('the servers’ pages', async (t) => {
     (await ask(metricsPort, '/statusz')).body,
     /\nUp: 1 hr 02 min 05 sec\n.*\nBinary version: 1\.2\.3\n/,
   );
+  t.regex((await ask(metricsPort, '/statusz')).body, / \/metrics\/slis /);
+  const slis = await ask(metricsPort, '/metrics/slis');
+  t.regex(slis.body, /^kubernetes_healthcheck\{name="service-proxy",type="livez"\} 1$/m);
+  t.regex(
+    slis.body,
+    /^kubernetes_healthchecks_total\{name="service-proxy",type="healthz",status="success"\} 1$/m,
+  );
   const { body, headers } = await ask(metricsPort, '/metrics');
   t.regex(headers['content-type'] ?? '', /^text\/plain; version=0\.0\.4/);
   t.regex(body, /^kubeproxy_proxy_healthz_total\{code="200"\} 1$/m);

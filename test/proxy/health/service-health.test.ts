@@ -99,10 +99,32 @@ test.serial('it listens where node ports are open, and follows', async (t) => {
   await sync({ 'a/a': [port, 1] });
   t.is(await outcomeOf(port), 'ECONNREFUSED');
   t.is(await outcomeOf(port, '127.0.0.2'), 200);
+  const there = async () => [
+    await outcomeOf(port),
+    await outcomeOf(port, '127.0.0.2'),
+    await outcomeOf(port, '::1'),
+  ];
+  servers.setNodePortIps({ 4: 'all', 6: 'all' });
+  await sync({ 'a/a': [port, 1] });
+  t.deepEqual(await there(), [200, 200, 200]);
   servers.setNodePortIps({ 4: 'all', 6: [] });
   await sync({ 'a/a': [port, 1] });
+  t.deepEqual(await there(), [200, 200, 'ECONNREFUSED']);
+  servers.setNodePortIps({ 4: local, 6: 'all' });
+  await sync({ 'a/a': [port, 1] });
+  t.deepEqual(await there(), [200, 'ECONNREFUSED', 200]);
+});
+
+test.serial('where the node has no address for node ports, it listens nowhere', async (t) => {
+  const { servers, sync } = open(t);
+  const { port } = await somePort(t);
+  servers.setNodePortIps({ 4: [], 6: [] });
+  await sync({ 'a/a': [port, 1] });
+  t.is(await outcomeOf(port), 'ECONNREFUSED');
+  t.is(await outcomeOf(port, '::1'), 'ECONNREFUSED');
+  servers.setNodePortIps({ 4: local, 6: [] });
+  await sync({ 'a/a': [port, 1] });
   t.is(await outcomeOf(port), 200);
-  t.is(await outcomeOf(port, '::1'), 200);
 });
 
 test.serial('syncs that come while one is under way are one, and the last counts', async (t) => {
