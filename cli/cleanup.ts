@@ -5,6 +5,7 @@ import { changesName, type NodeChanges, readChanges } from '../cni/changes.ts';
 import { LockedError, lockDirectory } from '../cni/lock.ts';
 import { readSettingsRecord, settingsRecordName } from '../daemon/settings-record.ts';
 import { DEFAULT_CNI_BIN_DIR, DEFAULT_CNI_CONF_DIR } from './install.ts';
+import { SYSTEMD_DIR } from './networkd.ts';
 import { daemonPlaces } from './node-places.ts';
 import { askStatus, statusSockets } from './node-status.ts';
 import { outputOption } from './options.ts';
@@ -42,6 +43,7 @@ export function cleanupCommand(): Command {
       '--subnet-file <path>',
       "flannel's subnet.env, where the agent wrote it at another place than is on record",
     )
+    .option('--systemd-dir <path>', "systemd's directory of configuration", SYSTEMD_DIR)
     .option('--dry-run', 'only say what would be removed', false)
     .option('--force', 'even while an agent or a proxy runs, which makes most of it again', false)
     .addOption(outputOption())

@@ -12,6 +12,7 @@ import {
   pluginNamesDefault,
 } from '../cni/install.ts';
 import type { Log } from '../cni/log.ts';
+import { installNetworkd, type NetworkdFile, SYSTEMD_DIR } from './networkd.ts';
 import { askStatus } from './node-status.ts';
 import { outputOption, wholeNumber } from './options.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
@@ -31,6 +32,8 @@ interface InstallOptions {
   readonly plugins?: readonly PluginName[];
   readonly replacePlugins: boolean;
   readonly conflist: boolean;
+  readonly networkd: boolean;
+  readonly systemdDir: string;
   readonly timeout: number;
   readonly output: string;
 }
@@ -38,6 +41,8 @@ interface InstallOptions {
 interface InstallReport {
   readonly directory: string;
   readonly plugins: readonly InstalledPlugin[];
+  /** Undefined: they were not asked for. */
+  readonly networkd?: readonly NetworkdFile[];
   /** Undefined: it was not asked for. */
   readonly conflist?: { readonly path: string; readonly isNew: boolean; readonly earlier: readonly string[] };
 }
@@ -57,6 +62,12 @@ export function installCommand(): Command {
     )
     .option('--replace-plugins', "other projects' plugins of these names (default: of all) give way", false)
     .option('--no-conflist', `only the plugins, no ${conflistName}`)
+    .option(
+      '--networkd',
+      'tell systemd to leave our interfaces and routes alone, with files of its own',
+      false,
+    )
+    .option('--systemd-dir <path>', "systemd's directory of configuration", SYSTEMD_DIR)
     .option(
       '--timeout <seconds>',
       'how long to wait for the agent to be ready',
@@ -84,14 +95,15 @@ function pluginList(text: string): readonly PluginName[] {
 async function run(options: InstallOptions): Promise<void> {
   const { cniBinDir: directory, cniConfDir, plugins: names, replacePlugins: replace } = options;
   const plugins = installPlugins({ shimPath: SHIM, directory, names, replace });
+  const networkd = options.networkd ? { networkd: installNetworkd(options.systemdDir) } : {};
   if (!options.conflist) {
-    print({ directory, plugins }, options.output);
+    print({ directory, plugins, ...networkd }, options.output);
     return;
   }
   await waitForAgent(options);
   const isNew = installConflist(cniConfDir);
   const conflist = { path: `${cniConfDir}/${conflistName}`, isNew, earlier: earlierConfigs(cniConfDir) };
-  print({ directory, plugins, conflist }, options.output);
+  print({ directory, plugins, ...networkd, conflist }, options.output);
 }
 
 /** With its conflist a node takes pods, so it must be able to attach them. */
@@ -115,12 +127,18 @@ function print(report: InstallReport, output: string): void {
   process.stdout.write(output === 'json' ? `${JSON.stringify(report, null, 2)}\n` : renderInstall(report));
 }
 
-function renderInstall({ directory, plugins, conflist }: InstallReport): string {
+function renderInstall({ directory, plugins, networkd = [], conflist }: InstallReport): string {
   const lines = plugins.map(({ name, outcome }) =>
     outcome === 'left'
       ? `${directory}/${name}: left, it is another project's plugin (see --replace-plugins)`
       : `${directory}/${name}: ${outcome}`,
   );
+  for (const { path, outcome } of networkd) {
+    lines.push(`${path}: ${outcome === 'left' ? 'left, it is not ours' : outcome}`);
+  }
+  if (networkd.some(({ outcome }) => outcome === 'installed')) {
+    lines.push('in force after: udevadm control --reload; systemctl restart systemd-networkd');
+  }
   if (conflist !== undefined) {
     lines.push(`${conflist.path}: ${conflist.isNew ? 'installed' : 'unchanged'}`);
     if (conflist.earlier.length > 0) {

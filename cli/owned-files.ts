@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { ownConflist, ownPlugins, removePlugin, unfinishedFiles } from '../cni/install.ts';
 import { stateFile } from '../daemon/node-files.ts';
 import { readSubnetFileRecord } from '../daemon/state-file.ts';
+import { ownNetworkd } from './networkd.ts';
 import { daemonPlaces } from './node-places.ts';
 
 /** A file or directory of ours. */
@@ -16,6 +17,7 @@ export interface FilePlaces {
   readonly cniBinDir: string;
   readonly cniConfDir: string;
   readonly subnetFile?: string | undefined;
+  readonly systemdDir: string;
 }
 
 /** The agent's own, in its runtime directory; whatever else lies there stays. */
@@ -52,6 +54,7 @@ export function ownedFiles({ runDir, cniBinDir, ...places }: FilePlaces): OwnedF
   return [
     ...plugins,
     ...unfinished(cniBinDir),
+    ...ownNetworkd(places.systemdDir).map(whole),
     ...(isSubnetFile ? [whole(subnetFile)] : []),
     ...state,
     ...kept,
