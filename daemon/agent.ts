@@ -245,7 +245,8 @@ export class NodeAgent implements Disposable {
     const self = this.#lease(world.underlay);
     if (self === undefined || this.#own.isBeingAcquired) return undefined;
     const generation = await this.#tables.readNftGeneration();
-    if (generation !== this.#nftGeneration) return undefined;
+    // Somebody changed nftables, rarely our table: that is looked at next, and keeps no node waiting.
+    if (generation !== this.#nftGeneration) this.#loop.kick('nftables', 0);
     this.#inKernel = undefined;
     const layers = this.#planFrom(self, world);
     const report = await advance(from, layers);

@@ -112,6 +112,27 @@ test.serial(
   },
 );
 
+test.serial('a node that joins does not wait for a look at what somebody did to nftables', async (t) => {
+  const { nodes, agent } = await setUp(t, [third]);
+  await sleep(1_000);
+  const quiet = await agent.status();
+  const rounds = 5;
+  for (let n = 0; n < rounds; n += 1) {
+    agent.run('/usr/sbin/nft', 'add', 'table', 'ip', `other${n}`);
+    put(nodes, { ...second, mac: `02:00:00:00:04:0${n}` });
+    await until('the new MAC', () => rows(agent).some((row) => row.includes(`02:00:00:00:04:0${n}`)));
+    await sleep(600); // it looks at nftables twice a second
+  }
+  // One pass for the lease's own rows and one over nftables; together they would be one over everything.
+  const { passes, problems } = await agent.status();
+  t.true(passes - quiet.passes >= rounds + 3, `${passes - quiet.passes} passes`);
+  t.deepEqual(problems, []);
+  agent.run('/usr/sbin/nft', 'delete', 'table', 'inet', 'fairlead');
+  put(nodes, { ...second, mac: '02:00:00:00:04:aa' });
+  await until('the new MAC', () => rows(agent).some((row) => row.includes('02:00:00:00:04:aa')));
+  await until('our table', () => /172\.30\.0\.200/.test(agent.run('/usr/sbin/nft', 'list', 'ruleset')));
+});
+
 test.serial('another backend in the configuration: old rows go and new ones come in one pass', async (t) => {
   const direct = { subnet: '10.244.202.0-24', publicIp: '172.30.0.202', type: 'host-gw' };
   const { nodes, agent, configFile } = await setUp(t, [second, direct]);
