@@ -7,6 +7,7 @@ import { BridgeKeeper } from './bridge-keeper.ts';
 import { Bridges, type Need } from './bridges.ts';
 import type { ChangeRecord } from './changes.ts';
 import type { HostLocalImport } from './host-local-import.ts';
+import { KeptAddresses } from './kept-addresses.ts';
 import type { LeaseBook } from './leases.ts';
 import type { Log } from './log.ts';
 import { NodeLinks } from './node-links.ts';
@@ -64,7 +65,8 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const trouble = () => bridgeKeeper.trouble() ?? keeper.trouble();
   const node = new NodeLinks(tables.socket);
   const enter = enterWords(namespaceFd);
-  const plugin = new Plugin({ ...options, tables, bridges, wanted, node, enter, trouble });
+  const kept = stack.use(new KeptAddresses());
+  const plugin = new Plugin({ ...options, tables, bridges, wanted, node, enter, kept, trouble });
   const remove = (key: string, parts: readonly Part[]) => plugin.remove(key, parts);
   const abandoned = new AbandonedKeeper({
     tables,

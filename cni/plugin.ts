@@ -4,6 +4,7 @@ import { Chain, type ChainOptions, type Made, type ResultAhead } from './chain.t
 import { CniError, cniCode } from './error.ts';
 import type { RequestFrame } from './frame.ts';
 import { HostLocal } from './host-local.ts';
+import type { KeptAddresses } from './kept-addresses.ts';
 import { KeyedQueue } from './keyed-queue.ts';
 import type { NodeNetwork } from './node-network.ts';
 import { attachmentKey, type Part } from './part.ts';
@@ -17,6 +18,8 @@ import { newestVersion } from './version.ts';
 export interface PluginOptions extends ChainOptions, Pick<UpkeepOptions, 'trouble'> {
   /** Undefined: not ready. */
   readonly network: () => NodeNetwork | undefined;
+  /** Told of every part that a runtime has got. */
+  readonly kept: Pick<KeptAddresses, 'note'>;
   /** Who serves the attachment where that is not on this host. */
   readonly elsewhere?: ((key: string) => Promise<Pick<Plugin, 'serve'>> | undefined) | undefined;
 }
@@ -121,7 +124,7 @@ export class Plugin {
     // An answer that nobody takes is as good as no interface: the runtime will not know about it.
     if (stdout instanceof CniError || !call.answer(0, stdout)) {
       if (part !== undefined) await this.#chain.remove([part], call.podNamespaceFd, request.env);
-    }
+    } else this.#options.kept.note(part, call.podNamespaceFd);
     this.#options.pass('add:answered');
     if (stdout instanceof CniError) throw stdout;
   }

@@ -78,6 +78,7 @@ function setUp(t: ExecutionContext) {
     network: () => state.network,
     pass: () => {},
     trouble: () => state.trouble,
+    kept: { note: () => {} },
   });
   /** "ok", or the code and message of the refusal. */
   const call = async (verb: string, containerId: string, config: object = testConfig()): Promise<string> => {

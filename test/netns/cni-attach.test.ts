@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import test, { type ExecutionContext } from 'ava';
 import type { Cidr } from '../../core/address.ts';
-import { CniNode, execIn, type Pod, testConfig } from '../cni/node.ts';
+import { CniNode, eventually, execIn, type Pod, testConfig } from '../cni/node.ts';
 
 // pod a ── fl… ─┐
 //               cni0 (10.55.0.1/24, fd55::1/64) ── the node
@@ -79,6 +79,20 @@ test('the bridge keeps its MAC when pods come and go, so gateway entries in pods
   await node.call('DEL', a);
   t.is(await macOf(), before);
   t.is(before, '0a:58:0a:37:00:01');
+});
+
+test('a pod keeps its IPv6 address when its interface is set down and up again', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const pod = node.pod();
+  t.is((await node.call('ADD', pod)).exitCode, 0);
+  const inside = (...words: string[]) => execIn(pod.netns, ...words);
+  const setting = () => inside('sysctl', '-n', 'net.ipv6.conf.eth0.keep_addr_on_down');
+  t.true(await eventually(async () => (await setting()).trim() === '1'));
+  await inside('ip', 'link', 'set', 'eth0', 'down');
+  await inside('ip', 'link', 'set', 'eth0', 'up');
+  const shown = await inside('ip', 'address', 'show', 'eth0');
+  for (const address of ['10.55.0.2/24', 'fd55::2/64']) t.true(shown.includes(` ${address} `), shown);
 });
 
 test('a second interface of a pod is an attachment of its own', async (t) => {
