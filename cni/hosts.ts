@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync, type Stats, statSync } from 'node:fs';
-import { findNamespace } from '../kernel/netns-search.ts';
+import { findNamespace, seesAllProcesses } from '../kernel/netns-search.ts';
 import { CniError, cniCode } from './error.ts';
 import type { Host } from './host.ts';
 import type { LeaseBook } from './leases.ts';
@@ -130,7 +130,6 @@ export class Hosts implements AsyncDisposable {
       this.#sweepLater();
       return undefined;
     }
-    this.#lost.delete(id);
     const other = this.#begin(id, namespaceFd);
     await other.host.catch(() => {});
     return other;
@@ -151,6 +150,7 @@ export class Hosts implements AsyncDisposable {
     host.catch(() => {});
     const other: Other = { host, calls: 0, idleSinceMs: performance.now() };
     this.#others.set(id, other);
+    this.#lost.delete(id);
     log.info({ namespace: id }, 'serving another network namespace');
     this.#sweepLater();
     return other;
@@ -178,7 +178,8 @@ export class Hosts implements AsyncDisposable {
   async #search(nowMs: number): Promise<void> {
     this.#searchAtMs = nowMs + searchMs;
     for (const [id, sinceMs] of [...this.#lost]) {
-      if ((await this.#restore(id)) !== undefined || nowMs - sinceMs < lostMs) continue;
+      const isFound = (await this.#restore(id)) !== undefined;
+      if (isFound || nowMs - sinceMs < lostMs || !seesAllProcesses()) continue;
       const { leases, log } = this.#options;
       for (const part of [...leases.values()]) {
         if (part.host !== id) continue;

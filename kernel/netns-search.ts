@@ -20,6 +20,14 @@ export function findNamespace(inode: number): Descriptor | undefined {
   return undefined;
 }
 
+/** Of the machine's first namespace of processes (PROC_PID_INIT_INO). */
+const firstProcessesInode = 0xefff_fffc;
+
+/** Whether {@link findNamespace} looks at all processes of the machine, not only at those of a container. */
+export function seesAllProcesses(): boolean {
+  return attempt(() => statSync('/proc/self/ns/pid').ino) === firstProcessesInode;
+}
+
 function* candidates(inode: number): Generator<string> {
   const link = `net:[${inode}]`;
   for (const name of namesIn('/proc')) {
