@@ -26,7 +26,7 @@ export interface IptablesTableOptions {
 /**
  * Rules of iptables in our own chains, both families. A write is one run of iptables-restore for a family, which does
  * all of a table or nothing of it; its failure is that of all the rows of the family. Hosts without iptables have no
- * rows, and writing some fails with what the system says about the missing program.
+ * rows; making some fails with what the system says about the missing program, removing some has nothing to do.
  */
 export class IptablesTable implements Table<string, IptablesRow> {
   readonly name = 'iptables';
@@ -77,6 +77,9 @@ export class IptablesTable implements Table<string, IptablesRow> {
       const ours = changes.filter((change) => familyOfChange(change) === family);
       if (ours.length === 0) return [];
       const error = await this.#apply(family, (state) => renderRestore(ours, state));
+      // Nobody can take the rules away any more; a container must be able to end.
+      if (error !== undefined && isMissing(error.cause) && ours.every(({ kind }) => kind === 'delete'))
+        return [];
       return error === undefined ? [] : ours.map(({ key, kind }) => ({ key, kind, error }));
     });
     return (await Promise.all(failures)).flat();
@@ -110,7 +113,7 @@ export class IptablesTable implements Table<string, IptablesRow> {
     try {
       return this.#parse(await this.#run([programs[family].save]), family);
     } catch (error) {
-      if ((error as { code?: unknown }).code === 'ENOENT') return undefined;
+      if (isMissing(error)) return undefined;
       throw toldBy(error);
     }
   }
@@ -132,6 +135,15 @@ export class IptablesTable implements Table<string, IptablesRow> {
 
 function familyOfChange(change: Change<string, IptablesRow>): Family {
   return change.kind === 'delete' ? change.actual.family : change.wanted.family;
+}
+
+/** What nsenter(1) ends with when there is no such program. */
+const notFoundCode = 127;
+
+/** The program is not there. */
+function isMissing(error: unknown): boolean {
+  const { code } = (error ?? {}) as { code?: unknown };
+  return code === 'ENOENT' || code === notFoundCode;
 }
 
 /** What the program said, not what it was called with. */

@@ -161,6 +161,21 @@ test('what listens on the loopback of the node is not reached by pods, also by i
   t.deepEqual([saved(lab, 4), saved(lab, 6)], ['', '']);
 });
 
+for (const enter of [
+  ['/nowhere/enter'],
+  ['/usr/bin/env', 'PATH=/nowhere', '/usr/bin/nsenter', '--net=/proc/self/ns/net', '--'],
+]) {
+  test(`without iptables (${enter[0]}) rows are gone for whoever removes some, and cannot be made`, async (t) => {
+    const table = new IptablesTable({ enter });
+    const rule = { family: 4, chain: 'FAIRLEAD-ACCEPT', rule: '-s 10.1.0.5/32 -j ACCEPT' } as const;
+    const key = iptablesKey(rule);
+    t.deepEqual(await table.write([{ kind: 'delete', key, actual: rule }]), []);
+    const [failure] = await table.write([{ kind: 'create', key, wanted: rule }]);
+    t.regex(failure?.error.message ?? '', /ENOENT|No such file/);
+    t.is((await table.read()).size, 0);
+  });
+}
+
 test('many writes at the same time make each jump once', async (t) => {
   const lab = await openFilterLab(t);
   const table = tableOf(lab);
