@@ -1,9 +1,12 @@
-import test from 'ava';
+import { setTimeout as sleep } from 'node:timers/promises';
+import test, { type ExecutionContext } from 'ava';
+import type { Ip } from '../../core/address.ts';
+import { type KubeObject, SERVICE_CIDRS } from '../../kube/types.ts';
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
 import { defaultPolicy, type ProxyPolicy } from '../../proxy/policy.ts';
 import { factOf, missingIpvs } from './proxy-ipvs-lab.ts';
 import { CLUSTER_CIDRS, PORT, podAddresses } from './proxy-lab.ts';
-import { met, place, TraceStage } from './trace-stage.ts';
+import { met, place, type Result, TraceStage } from './trace-stage.ts';
 
 /* Where there is IPVS: `npm run test:vm -- test/netns/trace-ipvs.test.ts`. */
 
@@ -19,6 +22,18 @@ test.before(async () => {
 
 test.after.always(() => stage?.[Symbol.asyncDispose]());
 
+/** In an emulated machine the command may not have the patience for a packet: it is sent again. */
+async function follow(t: ExecutionContext, ...args: string[]): Promise<Result> {
+  for (let tries = 1; ; tries += 1) {
+    const { out, error } = await stage.trace(...args, '--verify', '-o', 'json');
+    if (out !== '') return JSON.parse(out) as Result;
+    t.log(error);
+    if (tries === TRIES) throw new Error(error);
+  }
+}
+
+const TRIES = 4;
+
 for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
   const at = <T>(pair: readonly [T, T]): T => pair[index] as T;
   const client = () => at(podAddresses('client'));
@@ -28,7 +43,7 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
     async (t) => {
       const { lab } = stage;
       const near = await lab.serve('near', { number: 11, nodePort: 30_011, pods: ['one'] });
-      const direct = await stage.verified(t, 0, client(), place(at(near.ips), 80), ...stage.inPod('client'));
+      const direct = await follow(t, client(), place(at(near.ips), 80), ...stage.inPod('client'));
       t.like(direct.trace, { verdict: 'balanced', source: { class: 'pod' }, masquerade: { wanted: false } });
       t.like(direct.verification, {
         agrees: true,
@@ -40,7 +55,7 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
       t.deepEqual([hooks[0], hooks.at(-1)], ['prerouting', 'postrouting']);
 
       const target = place(at(lab.node.addresses), near.nodePort);
-      const onNode = await stage.verified(t, 0, client(), `${target}/udp`, ...stage.inPod('client'));
+      const onNode = await follow(t, client(), `${target}/udp`, ...stage.inPod('client'));
       t.like(onNode.trace, { verdict: 'balanced', masquerade: { wanted: true } });
       t.regex(onNode.verification.findings[0] ?? '', /, masqueraded$/);
     },
@@ -49,31 +64,38 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
   fact(`${family}: the node's own packet is masqueraded, from whichever address`, async (t) => {
     const { lab } = stage;
     const { ips } = await lab.serve('far', { number: 12, pods: ['three'] });
-    const named = await stage.verified(t, 0, 'node', place(at(ips), 80));
+    const named = await follow(t, 'node', place(at(ips), 80));
     t.is(named.trace.packet.source, at(ips));
-    for (const result of [named, await stage.verified(t, 0, at(lab.node.addresses), place(at(ips), 80))]) {
+    for (const result of [named, await follow(t, at(lab.node.addresses), place(at(ips), 80))]) {
       t.like(result.trace, { verdict: 'balanced', source: { class: 'node' }, masquerade: { wanted: true } });
-      t.like(result.verification, { agrees: true, answer: 'connected' });
+      t.true(result.verification.agrees);
     }
   });
 
   fact(`${family}: REJECT and DROP are told from each other, and from what is for nobody`, async (t) => {
     const { lab } = stage;
     const { ips, nodePort } = await lab.serve('empty', { number: 14, nodePort: 30_014, pods: [] });
-    const refused = [place(at(ips), 80), place(at(ips), 99), place(at(lab.node.addresses), nodePort)];
-    for (const target of refused) {
-      for (const protocol of ['tcp', 'udp']) {
-        const result = await stage.verified(
-          t,
-          0,
-          client(),
-          `${target}/${protocol}`,
-          ...stage.inPod('client'),
-        );
-        t.is(result.trace.verdict, 'refused');
-        t.like(result.verification, { agrees: true, answer: 'ECONNREFUSED' });
-      }
+    const targets = [
+      place(at(ips), 80),
+      `${place(at(ips), 99)}/udp`,
+      place(at(lab.node.addresses), nodePort),
+    ];
+    for (const target of targets) {
+      const result = await follow(t, client(), target, ...stage.inPod('client'));
+      t.is(result.trace.verdict, 'refused');
+      t.true(result.verification.agrees);
     }
+    const network = index === 0 ? '10.96.0.0/16' : 'fd00:10:96::/64';
+    const unallocated = (index === 0 ? '10.96.0.99' : 'fd00:10:96::99') as Ip;
+    lab.api.put(SERVICE_CIDRS, {
+      metadata: { name: `cidr-${index}` },
+      spec: { cidrs: [network] },
+    } as KubeObject);
+    for (const end = performance.now() + 30_000; performance.now() < end; await sleep(50))
+      if (lab.proxy.facts?.serviceCidrs.some((cidr) => cidr === network)) break;
+    const dropped = await follow(t, client(), place(unallocated, 80), ...stage.inPod('client'));
+    t.is(dropped.trace.verdict, 'dropped');
+    t.true(dropped.verification.agrees);
     const { trace } = JSON.parse((await stage.trace(client(), place(at(ips), 99), '-o', 'json')).out);
     t.regex(trace.reason, /is an address of default\/empty, which has no port 99\/tcp/);
   });

@@ -33,7 +33,7 @@ export const SUITES: readonly Suite[] = [
   { file: 'test/netns/proxy-ipvs-modes.test.ts', limitSeconds: 240 },
   { file: 'test/netns/proxy-ipvs-schedulers.test.ts', limitSeconds: 240 },
   // Without the one that waits for minutes.
-  { file: 'test/netns/proxy-conformance-ipvs.test.ts', limitSeconds: 500, match: '!*is forgotten when*' },
+  { file: 'test/netns/proxy-conformance-ipvs.test.ts', limitSeconds: 700, match: '!*is forgotten when*' },
   { file: 'test/netns/proxy-packets-ipvs.test.ts', limitSeconds: 240 },
   { file: 'test/netns/proxy-command-ipvs.test.ts', limitSeconds: 240 },
   { file: 'test/netns/trace-ipvs.test.ts', limitSeconds: 240 },
