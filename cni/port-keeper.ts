@@ -1,8 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { reconcile } from '../core/reconcile.ts';
-import { layer, type Table } from '../core/rows.ts';
+import type { Table } from '../core/rows.ts';
 import type { AttachmentRow } from '../kernel/attachment.ts';
 import { type PortState, PortsRead } from '../kernel/bridge-port-state.ts';
+import { keptLayer } from './kept-layer.ts';
 import type { Log } from './log.ts';
 import type { KindRows, RowKind } from './part.ts';
 import type { KernelTables } from './part-tables.ts';
@@ -101,7 +102,8 @@ export class PortKeeper {
     for (const name of rows.keys()) if (!there.has(name)) this.#gone.add(name);
     const made = this.#made('attachment');
     const left = new Map([...rows].filter(([name]) => there.has(name) && made.has(name)));
-    await this.#repair('attachment', { ...onlyMakes(table), read: async () => there }, left);
+    if (left.size === 0) return;
+    await this.#repair('attachment', asRead(table, there), left);
     // What was taken out of service meanwhile may have been put into it again.
     const lost = [...left].filter(([name]) => !wanted.has('attachment', name));
     if (lost.length > 0) await table.write(lost.map(([key, actual]) => ({ kind: 'delete', key, actual })));
@@ -122,7 +124,7 @@ export class PortKeeper {
     rows: ReadonlyMap<string, KindRows[K]>,
   ): Promise<void> {
     const { wanted, log } = this.#options;
-    const { writes, failures } = await reconcile([layer(onlyMakes(table), rows)]);
+    const { writes, failures } = await reconcile([keptLayer(table, rows)]);
     // What a pod had that has just gone is gone with it.
     const first = failures.find(({ key }) => wanted.has(kind, key as string));
     const error = first && `${first.table} ${first.key}: ${first.error.message}`;
@@ -140,12 +142,12 @@ export class PortKeeper {
   }
 }
 
-/** What is there and not wanted may be of an ADD that has just begun. */
-function onlyMakes<V>(table: Table<string, V>): Table<string, V> {
+/** Not read once more: a pair that goes meanwhile is not to be made. */
+function asRead<V>(table: Table<string, V>, there: Map<string, V>): Table<string, V> {
   return {
     name: table.name,
     same: (wanted, actual) => table.same(wanted, actual),
-    read: () => table.read(),
-    write: (changes) => table.write(changes.filter(({ kind }) => kind !== 'delete')),
+    read: async () => there,
+    write: (changes) => table.write(changes),
   };
 }

@@ -1,9 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { reconcile } from '../core/reconcile.ts';
-import { layer, type Table } from '../core/rows.ts';
+import { layer } from '../core/rows.ts';
 import { attachmentKey } from './attachment.ts';
 import type { ElementTable } from './element-table.ts';
 import { IptablesKeeper } from './iptables/keeper.ts';
+import { keptLayer } from './kept-layer.ts';
 import type { LeaseBook } from './leases.ts';
 import type { Log } from './log.ts';
 import { type Part, rowKinds } from './part.ts';
@@ -65,13 +66,13 @@ export class RowKeeper {
     const kept = new Map([...names].filter(([name]) => pairs.has(name)));
     const { node } = tables;
     await this.#repairElements();
-    const only = isOwn ? <V>(table: Table<string, V>) => table : withoutRemovals;
+    const layerOf: typeof keptLayer = isOwn ? layer : keptLayer;
     const { writes, failures } = await reconcile([
-      layer(only(node.attachment), kept),
-      layer(only(node.vlans), wanted.rows('vlans')),
-      layer(only(node.ports), wanted.rows('ports')),
-      layer(only(node.routes), wanted.rows('routes')),
-      layer(only(node.qdiscs), wanted.rows('qdiscs')),
+      layerOf(node.attachment, kept),
+      layerOf(node.vlans, wanted.rows('vlans')),
+      layerOf(node.ports, wanted.rows('ports')),
+      layerOf(node.routes, wanted.rows('routes')),
+      layerOf(node.qdiscs, wanted.rows('qdiscs')),
       layer(node.sysctls, wanted.rows('sysctls')),
     ]);
     for (const { table, key, error } of failures)
@@ -122,9 +123,9 @@ export class RowKeeper {
     const rows = wanted.rows('attachment');
     const there = await node.attachment.read();
     const { writes, failures } = await reconcile([
-      layer(withoutRemovals(node.attachment), new Map([...rows].filter(([name]) => there.has(name)))),
-      layer(withoutRemovals(node.vlans), wanted.rows('vlans')),
-      layer(withoutRemovals(node.ports), wanted.rows('ports')),
+      keptLayer(node.attachment, new Map([...rows].filter(([name]) => there.has(name)))),
+      keptLayer(node.vlans, wanted.rows('vlans')),
+      keptLayer(node.ports, wanted.rows('ports')),
       layer(node.sysctls, wanted.rows('sysctls')),
     ]);
     for (const { table, key, error } of failures)
@@ -183,14 +184,4 @@ export class RowKeeper {
 
 function isFilter(kind: (typeof rowKinds)[number]): boolean {
   return kind === 'elements' || kind === 'bridgeElements' || kind === 'iptables';
-}
-
-/** What is there and not wanted may be of an ADD that has just begun. */
-function withoutRemovals<V>(table: Table<string, V>): Table<string, V> {
-  return {
-    name: table.name,
-    same: (wanted, actual) => table.same(wanted, actual),
-    read: () => table.read(),
-    write: (changes) => table.write(changes.filter(({ kind }) => kind !== 'delete')),
-  };
 }
