@@ -180,9 +180,9 @@ function order<T extends number | bigint | string>(a: T, b: T): number {
 /** How many nodes there is a way to in every family that both they and this node have a subnet of. */
 export function countReached({ self, leases }: BackendFacts, reached: readonly Peer[]): number {
   const own = leaseFamilies(self);
+  if (own.length < 2) return reached.length;
   const ways = new Map<string, number>();
   for (const { key } of reached) ways.set(key, (ways.get(key) ?? 0) + 1);
-  if (own.length < 2) return ways.size;
   let count = 0;
   for (const [key, found] of ways) {
     const subnets = leases.get(key)?.subnets;

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { type Family, type Mac, macFromBytes, macToBytes, parseMac } from '../../core/address.ts';
-import { isOlder, type Lease } from '../lease.ts';
+import { isOlder } from '../lease.ts';
 import type { Standing } from './backend.ts';
 
 /*
@@ -27,17 +27,6 @@ export function macOf(data: unknown): Mac | undefined {
   return ((macToBytes(mac)[0] ?? 0) & 1) === 1 ? undefined : mac;
 }
 
-/** A lease never changes, and all are looked through in every pass. */
-const macs = { 4: new WeakMap<Lease, Mac>(), 6: new WeakMap<Lease, Mac>() } as const;
-
-function macOfLease(lease: Lease, family: Family): Mac | undefined {
-  const known = macs[family].get(lease);
-  if (known !== undefined) return known;
-  const mac = macOf(lease.backendData[family]);
-  if (mac !== undefined) macs[family].set(lease, mac);
-  return mac;
-}
-
 /** The MAC address that this node is to announce. One that it made of its lease is kept as long as the lease. */
 export function chooseMac(nodeName: string, family: Family, { key, backendData, leases }: Standing): Mac {
   const usual = vtepMac(nodeName, family);
@@ -46,8 +35,11 @@ export function chooseMac(nodeName: string, family: Family, { key, backendData, 
   if (macOf(backendData?.[family]) === other) return other;
   const own = leases.get(key);
   if (own === undefined) return usual;
+  const capitals = usual.toUpperCase();
+  // All leases are looked through in every pass: nothing is parsed.
   for (const lease of leases.values()) {
-    if (lease !== own && macOfLease(lease, family) === usual && isOlder(lease, own)) return other;
+    const text = (lease.backendData[family] as { VtepMAC?: unknown } | null | undefined)?.VtepMAC;
+    if ((text === usual || text === capitals) && lease !== own && isOlder(lease, own)) return other;
   }
   return usual;
 }

@@ -102,6 +102,7 @@ function parseVxlan(options: JsonObject, inUse: readonly Family[]): VxlanConfig 
 export function vxlanBackend(config: VxlanConfig, kernelRelease: string): Backend {
   const transmitChecksum = offloadOf(config, kernelRelease);
   const known: TunnelledPeers = new WeakMap();
+  const claims = new MacClaims();
   return {
     type: 'vxlan',
     data: (nodeName, underlay, standing) =>
@@ -109,7 +110,7 @@ export function vxlanBackend(config: VxlanConfig, kernelRelease: string): Backen
         return { VNI: config.vni, VtepMAC: chooseMac(nodeName, family, standing) };
       }),
     mtuBytes: (underlay) => leastInnerMtu(config, underlay, vxlanOverheadBytes),
-    plan: (facts) => planVxlan(config, facts, { transmitChecksum, known }),
+    plan: (facts) => planVxlan(config, facts, { transmitChecksum, known, claims }),
   };
 }
 
@@ -134,12 +135,19 @@ interface TunnelledPeer {
   readonly route: RouteRow;
 }
 
+/** What one backend keeps between plans, and what its configuration and the kernel come to. */
+interface Planning {
+  readonly transmitChecksum: boolean;
+  readonly known: TunnelledPeers;
+  readonly claims: MacClaims;
+}
+
 type TunnelledPeers = WeakMap<Peer, TunnelledPeer | { readonly problem: string }>;
 
 function planVxlan(
   config: VxlanConfig,
   facts: BackendFacts,
-  { transmitChecksum, known }: { readonly transmitChecksum: boolean; readonly known: TunnelledPeers },
+  { transmitChecksum, known, claims }: Planning,
 ): BackendRows {
   const { peers, problems } = selectPeers(facts);
   const links: LinkRow[] = [];
@@ -167,31 +175,30 @@ function planVxlan(
     offloads.push({ device: name, transmitChecksum });
     addresses.push({ device: name, address: hostCidr(ipOf(subnet), addressBits(family)) });
   }
-  const claims = new MacClaims(facts);
-  const direct = new Set(
-    config.directRouting ? peers.filter((peer) => isAdjacent(facts.underlay, peer)) : [],
-  );
-  for (const peer of peers) {
-    if (direct.has(peer)) continue;
-    const rows = known.get(peer) ?? tunnelled(config, peer);
-    known.set(peer, rows);
+  claims.begin(facts);
+  const ways = peers.map((peer) => {
+    if (config.directRouting && isAdjacent(facts.underlay, peer)) return undefined;
+    const before = known.get(peer);
+    const rows = before ?? tunnelled(config, peer);
+    if (before === undefined) known.set(peer, rows);
     if (!('problem' in rows)) claims.add(peer, rows.neighbor.mac);
-  }
-  problems.push(...claims.ownProblems());
-  for (const peer of peers) {
-    const rows = known.get(peer);
-    if (rows === undefined || direct.has(peer)) {
+    return rows;
+  });
+  problems.push(...claims.ownProblems(facts));
+  peers.forEach((peer, at) => {
+    const rows = ways[at];
+    if (rows === undefined) {
       routes.push({ destination: peer.subnet, gateway: peer.publicIp, device: facts.underlay.device });
     } else {
       const problem = 'problem' in rows ? rows.problem : claims.problem(peer, rows.neighbor.mac);
       if (problem !== undefined) problems.push(problem);
-      if (problem !== undefined || 'problem' in rows) continue;
+      if (problem !== undefined || 'problem' in rows) return;
       neighbors.push(rows.neighbor);
       fdb.push(rows.fdb);
       routes.push(rows.route);
     }
     reached.push(peer);
-  }
+  });
   return {
     ...noRows,
     ...{ links, offloads, addresses, neighbors, fdb, routes },
@@ -227,40 +234,61 @@ function ownMac({ self, nodeName }: BackendFacts, family: Family): Mac {
   return macOf(self.backendData[family]) ?? vtepMac(nodeName, family);
 }
 
+/** Of one address: which peer has it, in which plan. */
+interface Claim {
+  peer: Peer;
+  plan: number;
+}
+
 /**
  * Whose a MAC address is. The device has one way for each: with two nodes of one address, packets for both would go to
- * the one that was written last.
+ * the one that was written last. Each plan begins anew; only the room is kept, because most say what the last one said.
  */
 class MacClaims {
-  readonly #facts: BackendFacts;
-  readonly #own: PerFamily<Mac>;
-  readonly #owners = { 4: new Map<Mac, Peer>(), 6: new Map<Mac, Peer>() } as const;
+  readonly #claims = { 4: new Map<Mac, Claim>(), 6: new Map<Mac, Claim>() } as const;
+  #plan = 0;
+  #count = 0;
+  #isContested = false;
+  #own: PerFamily<Mac> = {};
 
-  constructor(facts: BackendFacts) {
-    this.#facts = facts;
+  begin(facts: BackendFacts): void {
+    for (const claims of Object.values(this.#claims)) if (claims.size > 2 * this.#count) claims.clear();
+    this.#plan += 1;
+    this.#count = 0;
+    this.#isContested = false;
     this.#own = { 4: ownMac(facts, 4), 6: ownMac(facts, 6) };
   }
 
   add(peer: Peer, mac: Mac): void {
-    const owners = this.#owners[peer.family];
-    const before = owners.get(mac);
-    if (before === undefined || isOlder(peer, before)) owners.set(mac, peer);
+    this.#count += 1;
+    const claim = this.#claims[peer.family].get(mac);
+    if (claim === undefined) this.#claims[peer.family].set(mac, { peer, plan: this.#plan });
+    else if (claim.plan !== this.#plan) [claim.peer, claim.plan] = [peer, this.#plan];
+    else {
+      this.#isContested = true;
+      if (isOlder(peer, claim.peer)) claim.peer = peer;
+    }
+  }
+
+  #owner(family: Family, mac: Mac): string | undefined {
+    const claim = this.#claims[family].get(mac);
+    return claim?.plan === this.#plan ? claim.peer.key : undefined;
   }
 
   /** Why the peer cannot have it; undefined: it has. */
   problem({ key, family }: Peer, mac: Mac): string | undefined {
-    const owner = mac === this.#own[family] ? 'this node' : this.#owners[family].get(mac)?.key;
+    if (mac !== this.#own[family] && !this.#isContested) return undefined;
+    const owner = mac === this.#own[family] ? 'this node' : this.#owner(family, mac);
     return owner === key ? undefined : `${key}: its VtepMAC ${mac} is that of ${owner}${advice}`;
   }
 
   /** Who had the address first that this node's name gives. */
-  ownProblems(): string[] {
-    const { nodeName, self } = this.#facts;
+  ownProblems({ nodeName, self }: BackendFacts): string[] {
     return leaseFamilies(self).flatMap((family) => {
       const usual = vtepMac(nodeName, family);
-      const owner = this.#owners[family].get(usual);
+      const owner = this.#owner(family, usual);
       if (owner === undefined || this.#own[family] === usual) return [];
-      return [`this node: the VtepMAC ${usual} of the name ${nodeName} is that of ${owner.key}${advice}`];
+      return [`this node: the VtepMAC ${usual} of the name ${nodeName} is that of ${owner}${advice}`];
     });
   }
 }
