@@ -53,7 +53,10 @@ test('pods in a VLAN reach each other and their gateway on the node; one in anot
   t.is(await connect(node.namespace, b.ip), '10.55.5.1');
   await t.throwsAsync(connect(other.netns, b.ip));
   t.is((await node.exec('sysctl', '-n', 'net/ipv6/conf/cni0.5/accept_ra')).trim(), '0');
-  for (const pair of await node.pairs()) await node.exec('bridge', 'vlan', 'del', 'vid', '5', 'dev', pair);
+  // One of the ports has no VLAN 5.
+  for (const pair of await node.pairs()) {
+    await node.exec('bridge', 'vlan', 'del', 'vid', '5', 'dev', pair).catch(() => '');
+  }
   t.true(
     await eventually(() =>
       connect(a.netns, b.ip)
