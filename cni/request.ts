@@ -241,13 +241,17 @@ function incompatible(version: string): CniError {
   );
 }
 
+/** Types that take none of CNI_ARGS: what is in them is for other plugins of the chain. */
+const withoutArgs: readonly string[] = ['portmap', 'bandwidth', 'firewall', 'loopback'];
+
 function parseAttachment(
   verb: AttachmentVerb,
   env: Environment,
   network: NetworkPart,
 ): AttachmentRequest | CniError {
   // DEL undoes what is recorded: nothing in CNI_ARGS can make it fail.
-  const args = verb === 'DEL' ? {} : parseCniArgs(env.get('CNI_ARGS') ?? '');
+  const isRead = verb !== 'DEL' && !withoutArgs.includes(network.type);
+  const args = isRead ? parseCniArgs(env.get('CNI_ARGS') ?? '') : {};
   if (args instanceof CniError) return args;
   const override = env.get('CNI_NETNS_OVERRIDE') ?? '';
   return {

@@ -152,6 +152,12 @@ test('unknown CNI_ARGS are refused unless told to ignore them', (t) => {
   t.like(outcome({ ...add, CNI_COMMAND: 'DEL', CNI_ARGS: 'A=1' }), { verb: 'DEL' });
 });
 
+test('types that take no CNI_ARGS let them pass', (t) => {
+  for (const type of ['portmap', 'bandwidth', 'firewall', 'loopback']) {
+    t.like(outcome({ ...add, CNI_ARGS: 'A=1;B' }, { ...config, type }), { args: {} });
+  }
+});
+
 test('CNI_NETNS_OVERRIDE is 1 or TRUE in any case', (t) => {
   for (const value of ['1', 'true', 'TRUE']) {
     t.like(outcome({ ...add, CNI_NETNS_OVERRIDE: value }), { netnsOverride: true });
