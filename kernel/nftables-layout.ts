@@ -18,13 +18,14 @@ import type { NftChain, NftLayout, NftSet } from './netlink/nftables/spec.ts';
 import type { NetlinkSocket } from './netlink/socket.ts';
 
 /**
- * Whether the kernel has the layout as we made it: our mark on the table, every chain, every set, and in each chain
- * the same rules with the same comments. What somebody else added beside them is not looked at.
+ * Whether the kernel has the layout as we made it: our mark on the table (of the layout that it was made by, where chains
+ * were added since), every chain, every set, and in each chain the same rules with the same comments. What somebody else
+ * added beside them is not looked at.
  */
 export async function layoutInPlace(
   socket: NetlinkSocket,
   layout: NftLayout,
-  encoded: EncodedLayout,
+  encoded: Pick<EncodedLayout, 'mark' | 'rules'>,
 ): Promise<boolean> {
   try {
     const [table] = await socket.request(getTable(layout));
@@ -52,6 +53,16 @@ export async function readLayoutNote(socket: NetlinkSocket, name: TableName): Pr
     return table === undefined ? undefined : (noteOfMark(decodeTable(table).comment) ?? '');
   } catch (error) {
     if (isMissing(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Whether there is such a chain, whatever is in it. */
+export async function hasChain(socket: NetlinkSocket, name: TableName, chain: string): Promise<boolean> {
+  try {
+    return (await socket.request(getChain(name, chain))).length > 0;
+  } catch (error) {
+    if (isMissing(error)) return false;
     throw error;
   }
 }
@@ -104,10 +115,14 @@ async function rulesInPlace(
   messages: readonly NetlinkMessage[],
 ): Promise<boolean> {
   const wanted = messages.filter(({ type }) => type === message.NEWRULE).map(fingerprint);
-  const chains = new Set(layout.chains.map((chain) => chain.name));
+  // The kernel has chains in the order in which they were made.
+  const places = new Map(layout.chains.map((chain, index) => [chain.name, index]));
+  const placeOf = (rule: NetlinkMessage) => places.get(decodeRule(rule).chain) ?? -1;
   const actual = (await socket.dump(getRules(layout)))
-    .filter((rule) => chains.has(decodeRule(rule).chain))
-    .map(fingerprint);
+    .map((rule) => ({ rule, place: placeOf(rule) }))
+    .filter(({ place }) => place >= 0)
+    .sort((a, b) => a.place - b.place)
+    .map(({ rule }) => fingerprint(rule));
   return wanted.length === actual.length && wanted.every((rule, index) => rule === actual[index]);
 }
 

@@ -4,19 +4,19 @@ import { isMissing, type KernelError } from './errors.ts';
 import type { NetlinkMessage } from './netlink/message.ts';
 import { decodeElements } from './netlink/nftables/decode-elements.ts';
 import type { ElementPacker, PackedElements } from './netlink/nftables/element-packer.ts';
-import { type ElementEncoder, elementEncoder } from './netlink/nftables/encode-elements.ts';
-import { type EncodedLayout, encodeLayout } from './netlink/nftables/layout.ts';
-import { deleteTable, newTable, setDataBytes, setKeyBytes } from './netlink/nftables/messages.ts';
+import { type EncodedLayout, encodeChain, encodeLayout } from './netlink/nftables/layout.ts';
+import { deleteTable, newTable } from './netlink/nftables/messages.ts';
 import { getElements } from './netlink/nftables/requests.ts';
 import { type NftElement, type NftLayout, type NftSet, nftElementKey } from './netlink/nftables/spec.ts';
 import { NETLINK_NETFILTER, NetlinkSocket } from './netlink/socket.ts';
 import { commit, enterLedger, readGeneration } from './nftables-generation.ts';
-import { layoutInPlace, readSets } from './nftables-layout.ts';
+import { hasChain, layoutInPlace, readSets } from './nftables-layout.ts';
 import { type ElementPackets, packetsOfRemoved, readPackets } from './nftables-packets.ts';
+import { misfit, type OpenSet, openSet } from './nftables-sets.ts';
 import { Slices } from './nftables-slices.ts';
 
 export { ForeignChanges, readGeneration } from './nftables-generation.ts';
-export { readLayoutNote } from './nftables-layout.ts';
+export { hasChain, readLayoutNote } from './nftables-layout.ts';
 
 /** A transaction is one datagram: 5 MB for 120,000 elements. Nothing is reserved until it is needed. */
 const SOCKET_BUFFER_BYTES = 64 << 20;
@@ -40,25 +40,14 @@ export function openNftSocket(options: { namespaceFd?: Descriptor; lane?: Lane }
  */
 export const LAYOUT_MISSING = 'layout missing';
 
-/** What is worked out once for each set. */
-interface OpenSet {
-  readonly spec: NftSet;
-  readonly encoder: ElementEncoder;
-  readonly keyDigits: number;
-  readonly dataDigits: number;
-}
-
-function openSet(layout: NftLayout, spec: NftSet): OpenSet {
-  const encoder = elementEncoder(layout, spec);
-  return { spec, encoder, keyDigits: 2 * setKeyBytes(spec), dataDigits: 2 * setDataBytes(spec) };
-}
-
 export interface NftTableOptions {
   /** From {@link openNftSocket}. */
   readonly socket: NetlinkSocket;
   /** Another one, for what is long: with a lane, so that nothing waits while the kernel writes down or takes in much. */
   readonly reader?: NetlinkSocket;
   readonly layout: NftLayout;
+  /** The layout that the kernel's table was made by, where chains were added since, see {@link NftTable.grow}. */
+  readonly madeBy?: NftLayout;
   /**
    * All rows as they are wanted, from whoever keeps them, each change as soon as it is handed to `write`; rows that
    * do not fit are left out. Given: the table keeps none itself, and takes these when it is made anew.
@@ -92,8 +81,10 @@ export class NftTable implements Table<string, NftElement> {
   readonly atomic = true;
   readonly #socket: NetlinkSocket;
   readonly #reader: NetlinkSocket;
-  readonly #layout: NftLayout;
-  readonly #encoded: EncodedLayout;
+  #layout: NftLayout;
+  #encoded: EncodedLayout;
+  /** What is in the table's comment, if it is ours. */
+  #mark: string;
   readonly #sets: ReadonlyMap<string, OpenSet>;
   readonly #onRefused: (error: KernelError) => void;
   readonly #onCounted: (packets: ElementPackets) => void;
@@ -111,6 +102,7 @@ export class NftTable implements Table<string, NftElement> {
     this.#reader = reader;
     this.#layout = layout;
     this.#encoded = encodeLayout(layout);
+    this.#mark = options.madeBy === undefined ? this.#encoded.mark : encodeLayout(options.madeBy).mark;
     this.#sets = new Map(layout.sets.map((spec) => [spec.name, openSet(layout, spec)]));
     this.#ownersRows = rows;
     this.#onRefused = onRefused;
@@ -142,7 +134,8 @@ export class NftTable implements Table<string, NftElement> {
   }
 
   async #readOnce(): Promise<Map<string, NftElement> | undefined> {
-    if (!(await layoutInPlace(this.#socket, this.#layout, this.#encoded))) return undefined;
+    if (!(await layoutInPlace(this.#socket, this.#layout, { ...this.#encoded, mark: this.#mark })))
+      return undefined;
     const rows = new Map<string, NftElement>();
     const slices = new Slices();
     try {
@@ -200,6 +193,23 @@ export class NftTable implements Table<string, NftElement> {
     return { writes: 0, failures: [...failures, { key: LAYOUT_MISSING, kind: 'create', error }] };
   }
 
+  /**
+   * Adds the chains to the table in which another layout differs: each in a transaction of its own, for the kernel looks at
+   * all elements of a map for each rule that uses it. A table's comment is for ever: it stays that of the layout by which
+   * the table was made. Refused: nothing leads to what was added.
+   */
+  async grow(layout: NftLayout): Promise<KernelError | undefined> {
+    const there = new Set(this.#layout.chains.map(({ name }) => name));
+    for (const chain of layout.chains) {
+      if (there.has(chain.name) || (await hasChain(this.#socket, layout, chain.name))) continue;
+      const error = await commit(this.#reader, encodeChain(layout, chain));
+      if (error !== undefined) return error;
+    }
+    this.#layout = layout;
+    this.#encoded = encodeLayout(layout);
+    return undefined;
+  }
+
   /** For elements of a set that are put straight into messages, for {@link NftTable.fill}. */
   packer(set: string): ElementPacker {
     const packer = this.#sets.get(set)?.encoder.packer();
@@ -230,7 +240,7 @@ export class NftTable implements Table<string, NftElement> {
     const refused = errors.find((error) => error !== undefined) ?? (await commit(this.#reader, end));
     this.#inPlace = refused === undefined;
     if (refused === undefined) {
-      this.#timesMade += 1;
+      this.#isMade();
       return { writes, failures };
     }
     this.#onRefused(refused);
@@ -289,9 +299,14 @@ export class NftTable implements Table<string, NftElement> {
     const error = await commit(this.#reader, messages);
     this.#inPlace = error === undefined;
     if (error !== undefined) return { error, writes: 0 };
-    this.#timesMade += 1;
+    this.#isMade();
     if (counted.size > 0) this.#onCounted(counted);
     return { error, writes };
+  }
+
+  #isMade(): void {
+    this.#timesMade += 1;
+    this.#mark = this.#encoded.mark;
   }
 
   /** Takes the whole table away; it may be gone already. */
@@ -348,26 +363,8 @@ export class NftTable implements Table<string, NftElement> {
     return [...bySet].flatMap(([name, group]) => this.#sets.get(name)?.encoder[way](group) ?? []);
   }
 
-  /** Why the row cannot be an element of its set. */
-  #misfit({ set: name, key, keyEnd, data }: NftElement): string | undefined {
-    const set = this.#sets.get(name);
-    if (set === undefined) return `there is no set "${name}"`;
-    const { spec, keyDigits, dataDigits } = set;
-    if (spec.dynamic) return `the elements of "${name}" are made by packets`;
-    if (key.length !== keyDigits) return `a key of ${keyDigits} hex digits is expected`;
-    if (spec.interval && keyEnd?.length !== keyDigits)
-      return `a keyEnd of ${keyDigits} hex digits is expected`;
-    if (!spec.interval && keyEnd !== undefined) return 'it cannot be a range';
-    if (spec.data === 'verdict') return this.#misfitVerdict(data);
-    if (spec.data === undefined) return data === undefined ? undefined : 'the set is no map';
-    const fits = typeof data === 'string' && data.length === dataDigits;
-    return fits ? undefined : `data of ${dataDigits} hex digits is expected`;
-  }
-
-  #misfitVerdict(data: NftElement['data']): string | undefined {
-    if (typeof data !== 'object') return 'a verdict is expected';
-    if (!('chain' in data) || this.#layout.chains.some(({ name }) => name === data.chain)) return undefined;
-    return `there is no chain "${data.chain}"`;
+  #misfit(element: NftElement): string | undefined {
+    return misfit(this.#sets, this.#layout, element);
   }
 }
 

@@ -15,9 +15,18 @@ export function capacityFor(size: PlanSize): Capacity {
   return {
     frontends: roomFor(size.frontends, leastCapacity.frontends),
     endpoints: roomFor(size.endpoints, leastCapacity.endpoints),
-    slots: Math.min(MAX_SLOTS, powerOfTwo(size.slots, leastCapacity.slots)),
+    slots: roundSlots(size.slots),
     affinity: size.affinity,
   };
+}
+
+function roundSlots(count: number): number {
+  return Math.min(MAX_SLOTS, powerOfTwo(count, leastCapacity.slots));
+}
+
+/** The next capacity; the same where there is none. */
+export function largerSlots(slots: number): number {
+  return roundSlots(slots + 1);
 }
 
 function roomFor(count: number, least: number): number {
@@ -46,6 +55,14 @@ export function hasRoomFor(a: Capacity, b: Capacity): boolean {
     b.slots <= a.slots &&
     (a.affinity || !b.affinity)
   );
+}
+
+/** More chains at once take the kernel longer than making the table anew: it looks at all endpoints for each of them. */
+const GROWTH_MAX = 64;
+
+/** Whether all that is missing in `from` are slots, and not too many: chains for these can be added to a table. */
+export function canGrow(from: Capacity, to: Capacity): boolean {
+  return hasRoomFor({ ...from, slots: to.slots }, to) && to.slots - from.slots <= GROWTH_MAX;
 }
 
 /** As the table keeps it with itself, for the next process: after services went, their room is still there. */

@@ -3,7 +3,7 @@ import { applyChanges } from '../../core/reconcile.ts';
 import { type Change, layer } from '../../core/rows.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import type { NetlinkSocket } from '../../kernel/netlink/socket.ts';
-import { LAYOUT_MISSING, type Made, NftTable, readLayoutNote } from '../../kernel/nftables.ts';
+import { hasChain, LAYOUT_MISSING, type Made, NftTable, readLayoutNote } from '../../kernel/nftables.ts';
 import { TableGlance } from '../../kernel/nftables-glance.ts';
 import { Slices } from '../../kernel/nftables-slices.ts';
 import type { SyncResult, Views } from '../backend.ts';
@@ -12,15 +12,17 @@ import type { Protocol } from '../protocol.ts';
 import type { Frontend } from '../view.ts';
 import {
   type Capacity,
+  canGrow,
   capacityFor,
   hasRoomFor,
   largerCapacity,
+  largerSlots,
   leastCapacity,
   parseCapacity,
 } from './capacity.ts';
 import { frontendElement } from './elements.ts';
 import { KeptPackets } from './kept-packets.ts';
-import { type LayoutOptions, layoutElements, proxyLayout } from './layout.ts';
+import { type LayoutOptions, lastSlotsChain, layoutElements, proxyLayout } from './layout.ts';
 import { nodeElements, podDetector } from './node-elements.ts';
 import { FamilyPlan, planSize } from './plan.ts';
 
@@ -87,9 +89,9 @@ export class FamilyTable {
   async replace(views: Views): Promise<SyncResult> {
     const services = new Map(views);
     const note = await readLayoutNote(this.#sockets.socket, this.#layout);
-    const there = note === undefined ? undefined : parseCapacity(note);
+    const madeFor = note === undefined ? undefined : parseCapacity(note);
     const wanted = capacityFor(planSize(services, this.family));
-    this.#provide(there === undefined ? wanted : largerCapacity(wanted, there));
+    this.#takeOver(wanted, madeFor && { madeFor, there: await this.#grownFrom(madeFor) });
     this.#glance.forget();
     this.#isInPlace = true;
     if (note === undefined) {
@@ -101,7 +103,9 @@ export class FamilyTable {
     const actual = await this.#table.read();
     const isMissing = actual.delete(LAYOUT_MISSING);
     this.#plan = await FamilyPlan.inSlices(this.family, services, actual);
-    return isMissing ? await this.#rewrite() : await this.#write([await this.#changesFrom(actual)]);
+    if (isMissing) this.#provide(wanted);
+    if (isMissing || !(await this.#grow(wanted))) return await this.#rewrite();
+    return await this.#write([await this.#changesFrom(actual)]);
   }
 
   async update(changed: Views): Promise<SyncResult> {
@@ -113,8 +117,10 @@ export class FamilyTable {
       if (services % SERVICES_PER_TRANSACTION === 0) transactions.push(this.#plan.drain());
     }
     transactions.push(this.#plan.drain());
-    if (this.#provide(capacityFor(this.#plan.size()))) return await this.#rewrite();
-    return await this.#write(transactions);
+    const [before, wanted] = [this.#capacity, capacityFor(this.#plan.size())];
+    if (hasRoomFor(before, wanted)) return await this.#write(transactions);
+    if (!(await this.#grow(wanted))) return await this.#rewrite();
+    return await this.#write([this.#newLayoutElements(before), ...transactions]);
   }
 
   /** The node's addresses and the networks of services are these. */
@@ -169,33 +175,82 @@ export class FamilyTable {
   }
 
   get #layout(): ReturnType<typeof proxyLayout> {
+    return this.#layoutFor(this.#capacity);
+  }
+
+  #layoutFor(capacity: Capacity): ReturnType<typeof proxyLayout> {
     return proxyLayout({
       family: this.family,
       detector: podDetector(this.family, this.#policy.detectLocal),
       masqueradeAll: this.#policy.masqueradeAll,
       masqueradeBit: this.#policy.masqueradeBit,
       nodePortsOn: this.#nodePortsOn,
-      capacity: this.#capacity,
+      capacity,
       counters: this.#counters,
     });
   }
 
-  /** Sees to it that the layout has room; true when it is another one, whose table is empty. */
-  #provide(wanted: Capacity): boolean {
-    if (hasRoomFor(this.#capacity, wanted)) return false;
-    this.#capacity = largerCapacity(this.#capacity, wanted);
-    this.#renewTable();
-    return true;
+  /** What the kernel's table has room for that was made for this: chains may have been added since. */
+  async #grownFrom(madeFor: Capacity): Promise<Capacity> {
+    const layout = this.#layoutFor(madeFor);
+    let { slots } = madeFor;
+    for (let next = largerSlots(slots); next > slots; next = largerSlots(slots)) {
+      if (!(await hasChain(this.#sockets.socket, layout, lastSlotsChain(next)))) break;
+      slots = next;
+    }
+    return { ...madeFor, slots };
   }
 
-  #renewTable(): void {
-    this.#table = this.#newTable();
+  /** Goes on with the kernel's table as it is, where all that it lacks can be added to it. */
+  #takeOver(
+    wanted: Capacity,
+    kernel: { readonly madeFor: Capacity; readonly there: Capacity } | undefined,
+  ): void {
+    if (kernel === undefined || !canGrow(kernel.there, largerCapacity(this.#capacity, wanted))) {
+      this.#provide(kernel === undefined ? wanted : largerCapacity(wanted, kernel.there));
+      return;
+    }
+    this.#capacity = kernel.there;
+    this.#renewTable(this.#layoutFor(kernel.madeFor));
+  }
+
+  /** Sees to it that the layout has room: with a table that is to be made. */
+  #provide(wanted: Capacity): void {
+    if (hasRoomFor(this.#capacity, wanted)) return;
+    this.#capacity = largerCapacity(this.#capacity, wanted);
+    this.#renewTable();
+  }
+
+  /** Sees to it that the table has room; false: it is to be made anew. */
+  async #grow(wanted: Capacity): Promise<boolean> {
+    if (hasRoomFor(this.#capacity, wanted)) return true;
+    const larger = largerCapacity(this.#capacity, wanted);
+    const isInPlace = canGrow(this.#capacity, wanted);
+    if (isInPlace && (await this.#table.grow(this.#layoutFor(larger))) === undefined) {
+      this.#capacity = larger;
+      return true;
+    }
+    this.#provide(wanted);
+    return false;
+  }
+
+  /** What leads to chains that were added. */
+  #newLayoutElements(before: Capacity): Changes {
+    const known = new Set(layoutElements({ family: this.family, capacity: before }).map(nftElementKey));
+    return layoutElements({ family: this.family, capacity: this.#capacity })
+      .map((wanted) => ({ kind: 'create', key: nftElementKey(wanted), wanted }) as const)
+      .filter(({ key }) => !known.has(key));
+  }
+
+  #renewTable(madeBy?: ReturnType<typeof proxyLayout>): void {
+    this.#table = this.#newTable(madeBy);
     this.#glance = new TableGlance(this.#sockets.socket, this.#layout);
   }
 
-  #newTable(): NftTable {
+  #newTable(madeBy?: ReturnType<typeof proxyLayout>): NftTable {
     return new NftTable({
       ...this.#sockets,
+      ...(madeBy && { madeBy }),
       layout: this.#layout,
       rows: () => this.#elements(),
       onRefused: this.#onRefused,

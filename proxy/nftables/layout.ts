@@ -180,6 +180,11 @@ function setsOf({ family, source, destination }: Fields, options: LayoutOptions)
   ];
 }
 
+/** The chain for the most slots of a capacity: it is there when all others are. */
+export function lastSlotsChain(slots: number): string {
+  return `slots-${slots}`;
+}
+
 function slotsChain(fields: Fields, { name, field }: Draw): NftChain {
   return { name: `slots-${name}`, rules: [rule(`one of ${name}`, toEndpoint(fields, field))] };
 }

@@ -1,5 +1,7 @@
 import test, { type ExecutionContext } from 'ava';
 import type { Cidr, Family, Ip } from '../../core/address.ts';
+import { decodeTableHandle } from '../../kernel/netlink/nftables/messages.ts';
+import { getTable } from '../../kernel/netlink/nftables/requests.ts';
 import { readGeneration } from '../../kernel/nftables.ts';
 import type { Backend } from '../../proxy/backend.ts';
 import { openNftables } from '../../proxy/nftables/backend.ts';
@@ -124,6 +126,70 @@ test.serial(
   },
 );
 
+/** A service with so many endpoints. */
+function listOf(length: number): Map<string, ServicePortView[]> {
+  const clusterEndpoints = Array.from({ length }, (_, index) => ({
+    ip: `10.200.${index >> 8}.${index & 255}` as Ip,
+    port: 80,
+    local: false,
+    weight: 1,
+  }));
+  const [port] = portsOf({ number: 100, pods });
+  return new Map([['default/long', [{ ...(port as ServicePortView), clusterEndpoints }]]]);
+}
+
+/** What tells a table from one that was made after it. */
+async function handleOf({ socket }: NftSpace): Promise<bigint | undefined> {
+  const [table] = await socket.request(getTable({ family: 'ip', table: 'fairlead-proxy' }));
+  return table && decodeTableHandle(table);
+}
+
+/** Without what is said of how large it was when it was made. */
+function linesOf(space: NftSpace): string[] {
+  return space
+    .nft('list table ip fairlead-proxy')
+    .split(/[\n,]/)
+    .map((line) => line.trim())
+    .filter((line) => !line.startsWith('comment "fairlead layout'))
+    .toSorted();
+}
+
+for (const affinity of [false, true]) {
+  const kept = viewsOf(affinity ? services : services.slice(0, 3));
+  const which = affinity ? 'with affinity' : 'without affinity';
+  test.serial(
+    `a list that becomes longer adds chains to the table, ${which}, and a restart goes on from there`,
+    async (t) => {
+      const space = openNftSpace(t);
+      const first = await open(t, space, [4]);
+      await replace(t, first, kept);
+      const handle = await handleOf(space);
+      for (const length of [17, 33, 100]) t.deepEqual((await first.update(listOf(length))).failures, []);
+      const views = new Map([...kept, ...listOf(100)]);
+      t.is(await replace(t, first, views), 0);
+      const second = await open(t, space, [4]);
+      t.is(await replace(t, second, views), 0);
+      t.is(await handleOf(space), handle);
+      const fresh = openNftSpace(t);
+      await replace(t, await open(t, fresh, [4]), views);
+      t.deepEqual(linesOf(space).length, linesOf(fresh).length);
+      // One that was grown is made anew as any other, and chains of a process that was killed meanwhile are used.
+      space.nft('flush map ip fairlead-proxy slots');
+      t.true(await second.isDamaged());
+      t.true((await replace(t, await open(t, space, [4]), views)) > 100);
+      t.is(await handleOf(space), handle);
+      space.nft('flush chain ip fairlead-proxy slots-90');
+      t.true((await replace(t, await open(t, space, [4]), views)) > 0);
+      t.not(await handleOf(space), handle);
+      t.is(await replace(t, await open(t, space, [4]), views), 0);
+      // A much longer one is quicker made anew.
+      const remade = await handleOf(space);
+      await replace(t, second, new Map([...kept, ...listOf(600)]));
+      t.not(await handleOf(space), remade);
+    },
+  );
+}
+
 test.serial('clients keep their endpoints when the table is made anew', async (t) => {
   const space = openNftSpace(t);
   const backend = await open(t, space);
@@ -132,17 +198,8 @@ test.serial('clients keep their endpoints when the table is made anew', async (t
   space.nft(`add element ip fairlead-proxy affinity { ${client} timeout 1h expires 50m : 1:1 }`);
   const slots = /jump slots-(\d+)/g;
   const before = [...space.nft('list map ip fairlead-proxy slots').matchAll(slots)].length;
-  const long = Array.from({ length: 17 }, (_, index) => ({
-    ip: `10.200.0.${index + 1}` as Ip,
-    port: 80,
-    local: false,
-    weight: 1,
-  }));
-  const [port] = portsOf({ number: 100, pods });
-  await backend.update(
-    new Map([['default/long', [{ ...(port as ServicePortView), clusterEndpoints: long }]]]),
-  );
-  t.is([...space.nft('list map ip fairlead-proxy slots').matchAll(slots)].length, before + 16);
+  await backend.update(listOf(100));
+  t.is([...space.nft('list map ip fairlead-proxy slots').matchAll(slots)].length, before + 112);
   t.regex(
     space.nft('list map ip fairlead-proxy affinity'),
     /1:0 \. 198\.51\.100\.7 timeout 1h expires 49m\d+s.* : 1:1/,

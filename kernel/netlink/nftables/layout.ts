@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import type { NetlinkMessage } from '../message.ts';
+import { message } from './constants.ts';
 import { newAnonymousSet } from './encode-elements.ts';
 import { newChain, newRule, newSet, newTable } from './messages.ts';
-import type { NftLayout } from './spec.ts';
+import type { NftChain, NftLayout } from './spec.ts';
 
 /** The messages that make a layout, and the mark that the kernel keeps with it. */
 export interface EncodedLayout {
@@ -46,16 +47,28 @@ export function encodeLayout(layout: NftLayout): EncodedLayout {
   return { mark, begin, end: rulesOf(true), rules };
 }
 
+/** The messages that add a chain to a table that is there, with its rules. */
+export function encodeChain(layout: NftLayout, chain: NftChain): NetlinkMessage[] {
+  return [newChain(layout, chain), ...encodeChainRules(layout, chain, 1)];
+}
+
 /** By chain. */
 function encodeRules(layout: NftLayout): NetlinkMessage[][] {
   let setId = layout.sets.length + 1;
-  return layout.chains.map((chain) =>
-    chain.rules.flatMap((rule) => {
-      const first = setId;
-      const sets = rule.expressions.flatMap((expression) =>
-        expression.kind === 'one of' ? newAnonymousSet(layout, expression, setId++) : [],
-      );
-      return [...sets, newRule(layout, chain.name, rule, first)];
-    }),
-  );
+  return layout.chains.map((chain) => {
+    const messages = encodeChainRules(layout, chain, setId);
+    setId += messages.filter(({ type }) => type === message.NEWSET).length;
+    return messages;
+  });
+}
+
+function encodeChainRules(layout: NftLayout, chain: NftChain, firstSetId: number): NetlinkMessage[] {
+  let setId = firstSetId;
+  return chain.rules.flatMap((rule) => {
+    const first = setId;
+    const sets = rule.expressions.flatMap((expression) =>
+      expression.kind === 'one of' ? newAnonymousSet(layout, expression, setId++) : [],
+    );
+    return [...sets, newRule(layout, chain.name, rule, first)];
+  });
 }
