@@ -95,6 +95,19 @@ test('a pod keeps its IPv6 address when its interface is set down and up again',
   for (const address of ['10.55.0.2/24', 'fd55::2/64']) t.true(shown.includes(` ${address} `), shown);
 });
 
+test('promiscMode is a flag of the bridge, and cannot be with hairpinMode', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const both = testConfig({ type: 'bridge', promiscMode: true, hairpinMode: true });
+  t.like(JSON.parse((await node.call('ADD', { ...node.pod(), config: both })).stdout), {
+    code: 7,
+    msg: 'cannot set hairpin mode and promiscuous mode at the same time',
+  });
+  const config = testConfig({ type: 'bridge', promiscMode: true });
+  t.is((await node.call('ADD', { ...node.pod(), config })).exitCode, 0);
+  t.regex(await node.exec('ip', 'link', 'show', 'cni0'), /[<,]PROMISC[,>]/);
+});
+
 test('a second interface of a pod is an attachment of its own', async (t) => {
   const node = CniNode.open(t);
   await node.start();
