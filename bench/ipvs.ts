@@ -56,8 +56,10 @@ async function measureInMachine(frame: Frame, why: string): Promise<void> {
     throw error;
   });
   const line = stdout.split('\n').find((each) => each.startsWith('[{'));
-  if (line === undefined)
+  if (line === undefined) {
+    process.stderr.write(stdout);
     return frame.missing('mode ipvs', `${why}, and there is no virtual machine (above)`);
+  }
   const [, version = 'Linux'] = /^vm: (Linux \S+),/m.exec(stdout) ?? [];
   frame.elsewhere(`${version} in an emulated machine`, JSON.parse(line) as Entry[]);
 }
