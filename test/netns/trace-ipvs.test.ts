@@ -1,7 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
-import type { Ip } from '../../core/address.ts';
-import { type KubeObject, SERVICE_CIDRS } from '../../kube/types.ts';
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
 import { defaultPolicy, type ProxyPolicy } from '../../proxy/policy.ts';
 import { factOf, missingIpvs } from './proxy-ipvs-lab.ts';
@@ -85,14 +82,7 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
       t.is(result.trace.verdict, 'refused');
       t.true(result.verification.agrees);
     }
-    const network = index === 0 ? '10.96.0.0/16' : 'fd00:10:96::/64';
-    const unallocated = (index === 0 ? '10.96.0.99' : 'fd00:10:96::99') as Ip;
-    lab.api.put(SERVICE_CIDRS, {
-      metadata: { name: `cidr-${index}` },
-      spec: { cidrs: [network] },
-    } as KubeObject);
-    for (const end = performance.now() + 30_000; performance.now() < end; await sleep(50))
-      if (lab.proxy.facts?.serviceCidrs.some((cidr) => cidr === network)) break;
+    const unallocated = await stage.announceNetwork(index === 0 ? 4 : 6);
     const dropped = await follow(t, client(), place(unallocated, 80), ...stage.inPod('client'));
     t.is(dropped.trace.verdict, 'dropped');
     t.true(dropped.verification.agrees);

@@ -2,19 +2,22 @@ import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { ExecutionContext } from 'ava';
 import { serveStatus } from '../../cli/node-status.ts';
 import { tracePages } from '../../cli/status-pages.ts';
 import type { Verification } from '../../cli/trace-verify.ts';
-import type { Ip } from '../../core/address.ts';
+import type { Family, Ip } from '../../core/address.ts';
 import { openNamespace } from '../../kernel/netns.ts';
+import { type KubeObject, SERVICE_CIDRS } from '../../kube/types.ts';
 import type { Backend } from '../../proxy/backend.ts';
 import type { TraceAnswer } from '../../proxy/trace-request.ts';
 import { labName } from './lab.ts';
 import { NSENTER } from './nftables-space.ts';
 import { ProxyLab } from './proxy-lab.ts';
 
+const NETWORK_LIMIT_MS = 30_000;
 const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
 
 interface Ran {
@@ -50,6 +53,16 @@ export class TraceStage implements AsyncDisposable {
     const status = () => ({ name: 'node-1', pid: process.pid, ready: true, startedAt: '' });
     const pages = tracePages(() => this.lab.proxy, namespace.fd);
     this.#stack.use(await serveStatus(join(this.#runDir, 'proxy.sock'), status, pages));
+  }
+
+  /** Makes the cluster IPs' network known, and waits until the proxy knows it; an address of it that no Service has. */
+  async announceNetwork(family: Family): Promise<Ip> {
+    const network = family === 4 ? '10.96.0.0/16' : 'fd00:10:96::/64';
+    const object = { metadata: { name: `network-${family}` }, spec: { cidrs: [network] } };
+    this.lab.api.put(SERVICE_CIDRS, object as KubeObject);
+    for (const end = performance.now() + NETWORK_LIMIT_MS; performance.now() < end; await sleep(20))
+      if (this.lab.proxy.facts?.serviceCidrs.some((cidr) => cidr === network)) break;
+    return (family === 4 ? '10.96.0.99' : 'fd00:10:96::99') as Ip;
   }
 
   command(args: readonly string[]): string[] {

@@ -102,6 +102,13 @@ for (const [index, family] of ['IPv4', 'IPv6'].entries()) {
     t.like(port.trace, { verdict: 'refused' });
   });
 
+  test.serial(`${family}: an address that no Service has is dropped, as the plan says`, async (t) => {
+    const unallocated = await stage.announceNetwork(index === 0 ? 4 : 6);
+    const result = await verified(t, 0, client(), place(unallocated, 80), ...inPod('client'));
+    t.is(result.trace.verdict, 'dropped');
+    t.like(result.verification, { agrees: true, answer: 'no answer' });
+  });
+
   test.serial(
     `${family}: somebody else's rule that drops the packet is shown, and where to look`,
     async (t) => {
