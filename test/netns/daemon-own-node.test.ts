@@ -90,7 +90,7 @@ test.serial('a flushed route table and a lost IPv6 address stop nothing else', a
   for (const device of ['eth0', 'cni0']) {
     const [, address = ''] = /inet (\S+)/.exec(agent.run('ip', '-4', 'addr', 'show', device)) ?? [];
     agent.run('ip', 'addr', 'del', address, 'dev', device);
-    agent.run('ip', 'addr', 'add', address, 'dev', device);
+    agent.run('ip', 'addr', 'replace', address, 'dev', device); // that of the bridge may be back already
   }
   const { subnets } = await (nodes.agents.get('node-2') as Agent).status();
   await until('our routes are back', () => agent.run('ip', 'route').includes(`${subnets[0]} via`));
