@@ -56,8 +56,9 @@ export const guardChain: NftChain = {
     ...families.map((family) =>
       rule(
         'tunnels of strangers',
-        only(family),
         inSet([metaL4proto], protocolSet(family)),
+        // Here, where nft puts it when it loads its own list again: it does not list what the address implies.
+        only(family),
         inSet([destinations[family]], endSet(family)),
         drop(),
       ),
