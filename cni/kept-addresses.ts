@@ -59,6 +59,9 @@ export class KeptAddresses implements Disposable {
 
 /** Where the kernel has no such parameter, nothing is to be set. */
 async function setOne({ key, namespaceFd }: Waiting): Promise<void> {
-  await new SysctlTable({ keys: [key], namespaceFd }).write([{ kind: 'create', key, wanted: '1' }]);
-  closeSync(namespaceFd);
+  try {
+    await new SysctlTable({ keys: [key], namespaceFd }).write([{ kind: 'create', key, wanted: '1' }]);
+  } finally {
+    closeSync(namespaceFd);
+  }
 }

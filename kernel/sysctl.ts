@@ -77,8 +77,9 @@ function fieldsOf(value: string): string {
   return value.trim().split(/\s+/).join(' ');
 }
 
-/** Slashes, not dots: names of links have dots in them. */
+/** Slashes, not dots: names of links have dots in them, and may have any bytes but slashes and white space. */
 function checkKey(key: string): string {
-  if (/^[\w.:@-]+(\/[\w.:@-]+)+$/.test(key) && !key.split('/').includes('..')) return key;
+  const isPath = /^[^\s/\0]+(\/[^\s/\0]+)+$/u.test(key);
+  if (isPath && !key.split('/').some((name) => name === '.' || name === '..')) return key;
   throw new TypeError(`sysctl key "${key}": a path such as "net/ipv4/ip_forward" is expected`);
 }
