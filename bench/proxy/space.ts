@@ -93,9 +93,25 @@ export class Space implements Disposable {
 
   [Symbol.dispose](): void {
     this.#removeNamespace();
-    if (this.#group !== undefined) rmdirSync(this.#group);
+    if (this.#group !== undefined) removeGroup(this.#group);
   }
 }
+
+/** A program that the proxy had started may outlive it for a moment. */
+function removeGroup(path: string): void {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      rmdirSync(path);
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || tries === groupTriesMax) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, groupTryMs);
+    }
+  }
+}
+
+const groupTriesMax = 100;
+const groupTryMs = 50;
 
 function numberAfter(name: string, text: string): number {
   return Number(new RegExp(`^${name}\\s+(\\d+)`, 'm').exec(text)?.[1]);
