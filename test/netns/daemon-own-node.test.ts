@@ -136,6 +136,9 @@ test.serial(
     await second.until('it says why', ({ problems }) => {
       return problems.some((text) => /^this node: the VtepMAC .* of the name node is that of/.test(text));
     });
+    // With another MAC address the kernel forgets the device's neighbours, and the agent hears of it.
+    const neighbors = () => second.run('ip', 'neigh', 'show', 'dev', 'fl.1').match(/PERMANENT/g) ?? [];
+    await until('its neighbours are back', () => neighbors().length === 2);
     const kept = mac(second);
     await second.end('SIGKILL');
     const again = nodes.start(1, v4, { nodeName: 'node' });
