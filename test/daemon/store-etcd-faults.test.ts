@@ -1,7 +1,4 @@
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import { type Ip, parseIp } from '../../core/address.ts';
@@ -9,6 +6,7 @@ import { parseNetworkConfig } from '../../daemon/config.ts';
 import { EtcdClient, type EtcdOptions } from '../../daemon/etcd.ts';
 import { type Lease, type LeaseAttributes, StoreError } from '../../daemon/lease.ts';
 import { EtcdLeaseStore, type EtcdStoreOptions } from '../../daemon/store-etcd.ts';
+import { certificates } from './certificates.ts';
 import { EtcdServer, type EtcdServerOptions, until } from './etcd-server.ts';
 
 const ip = (text: string) => parseIp(text) as Ip;
@@ -315,18 +313,3 @@ test('TLS: requests and watches carry the client’s certificate, and a strange 
 });
 
 const read = (path: string) => readFileSync(path, 'utf8');
-
-/** A CA and a certificate for 127.0.0.1, good for servers and clients. */
-function certificates(t: ExecutionContext): { ca: string; cert: string; key: string } {
-  const directory = mkdtempSync(join(tmpdir(), 'fairlead-tls-'));
-  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
-  const at = (name: string) => join(directory, name);
-  const openssl = (...args: string[]) => execFileSync('openssl', args, { stdio: 'pipe' });
-  const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
-  openssl('req', '-x509', ...newKey, '-keyout', at('ca.key'), '-out', at('ca.pem'), '-subj', '/CN=test ca');
-  openssl('req', ...newKey, '-keyout', at('node.key'), '-out', at('node.csr'), '-subj', '/CN=node');
-  writeFileSync(at('ext'), 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n');
-  const signer = ['-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-CAcreateserial', '-extfile', at('ext')];
-  openssl('x509', '-req', '-in', at('node.csr'), '-out', at('node.pem'), ...signer);
-  return { ca: at('ca.pem'), cert: at('node.pem'), key: at('node.key') };
-}
