@@ -104,8 +104,7 @@ export class Attacher {
    */
   begin(attachment: AttachmentRow, namespaceFd: number): Begun | undefined {
     const { tables, log } = this.#options;
-    const [row] = forWrite(new Map([['', attachment]]), 'attachment', 'create', { namespaceFd }).values();
-    const pair = tables.begin(row as AttachmentRow);
+    const pair = tables.begin(forMaking(attachment, { namespaceFd }));
     if (pair === undefined) return undefined;
     const { hostName } = attachment;
     const abandon = async () => {
@@ -305,21 +304,20 @@ const noTable: Pick<Table<unknown, unknown>, 'same' | 'read'> = {
   read: async () => new Map(),
 };
 
-/** Only making the pair needs the namespace, and nobody else may keep its descriptor. */
 function forWrite(
   own: ReadonlyMap<string, unknown>,
   kind: RowKind,
   way: Way,
-  { namespaceFd, reply, begun }: LayerOptions,
+  options: LayerOptions,
 ): ReadonlyMap<string, unknown> {
   if (kind !== 'attachment' || way === 'delete') return own;
   const rows = own as ReturnType<typeof rowsOf<'attachment'>>;
-  return new Map(
-    [...rows].map(([key, row]) => [
-      key,
-      { ...row, pod: row.pod && { ...row.pod, namespaceFd, reply, begun } },
-    ]),
-  );
+  return new Map([...rows].map(([key, row]) => [key, forMaking(row, options)]));
+}
+
+/** Only making the pair needs the namespace, and nobody else may keep its descriptor. */
+function forMaking(row: AttachmentRow, { namespaceFd, reply, begun }: LayerOptions): AttachmentRow {
+  return { ...row, pod: row.pod && { ...row.pod, namespaceFd, reply, begun } };
 }
 
 function attempt(action: () => void): Error | undefined {

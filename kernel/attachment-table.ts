@@ -35,7 +35,7 @@ const indexSpread = 1 << 29;
 type Steps = readonly [JobStep, ...JobStep[]];
 
 /** What is left to be done for a row. */
-interface Begun {
+interface Remaining {
   readonly begun: BegunPair | undefined;
   readonly ground: AttachmentGround;
   readonly later: readonly JobStep[];
@@ -207,7 +207,7 @@ export class AttachmentTable implements Table<string, AttachmentRow>, Disposable
   #run(
     row: AttachmentRow,
     pod: AttachmentPod,
-    { begun, ground, later }: Begun,
+    { begun, ground, later }: Remaining,
   ): Promise<Refusal | Error | undefined> {
     if (begun !== undefined) return this.#jobs.run(later, pod.reply, begun.job);
     const steps: Steps = [{ messages: hostMessages(row, pod, ground) }, ...later];
