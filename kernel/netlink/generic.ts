@@ -1,4 +1,3 @@
-import { KernelError } from '../errors.ts';
 import type { NetlinkMessage } from './message.ts';
 import type { NetlinkSocket } from './socket.ts';
 import { Attributes, MalformedMessageError, Reader, Writer } from './wire.ts';
@@ -44,15 +43,4 @@ export async function readFamilyId(socket: NetlinkSocket, family: string): Promi
   const id = Attributes.parse(decodeGeneric(answer.payload).attributes, operation).u16(CTRL_ATTR_FAMILY_ID);
   if (id === undefined) throw new MalformedMessageError(`${operation}: no number`);
   return id;
-}
-
-/** Whether the kernel has the family, or can load it. */
-export async function hasFamily(socket: NetlinkSocket, family: string): Promise<boolean> {
-  try {
-    await readFamilyId(socket, family);
-    return true;
-  } catch (error) {
-    if (error instanceof KernelError && error.code === 'ENOENT') return false;
-    throw error;
-  }
 }

@@ -13,7 +13,7 @@ import {
   wireguardEndpoints,
 } from './daemon-breaks.ts';
 import { type Agent, inside, Nodes, type Pod } from './daemon-nodes.ts';
-import { lacksLink } from './link-kinds.ts';
+import { factOf, missingLink } from './missing.ts';
 
 const DATAGRAM = fileURLToPath(new URL('./daemon-datagram.ts', import.meta.url));
 const networks = {
@@ -26,8 +26,8 @@ const config = (backend: object, network: object = { Network: '10.244.0.0/16' })
 const urlOf = (ip: string) => `http://${ip.includes(':') ? `[${ip}]` : ip}:8080/`;
 
 const all = Object.keys(networks) as (keyof typeof networks)[];
-const ipip = { Type: 'ipip', kinds: ['ipip', 'ip6tnl mode ip6ip6 local ::1'] };
-const wireguard = { Type: 'wireguard', kinds: ['wireguard'] };
+const ipip = { Type: 'ipip', missing: missingLink('ipip', 'ip6tnl mode ip6ip6 local ::1') };
+const wireguard = { Type: 'wireguard', missing: missingLink('wireguard') };
 const psk = Buffer.alloc(32, 7).toString('base64');
 /** `whole`: what others break, and an agent that is killed, is looked at as well. */
 const tunnels = [
@@ -39,12 +39,11 @@ const tunnels = [
   { ...wireguard, options: { Mode: 'ipv6' }, families: ['IPv4 and IPv6'] },
 ] as const;
 
-for (const { Type, kinds, options, families, ...more } of tunnels) {
+for (const { Type, missing, options, families, ...more } of tunnels) {
   for (const of of families) {
-    test.serial(
+    factOf(missing)(
       `pods on two nodes reach each other over ${Type} ${JSON.stringify(options)} with ${of}`,
       async (t) => {
-        if (kinds.some((kind) => lacksLink(t, kind))) return;
         const nodes = await Nodes.open(t, 2);
         const text = config({ Type, ...options }, networks[of]);
         const [agent] = (await nodes.startAll(2, text)) as [Agent, Agent];

@@ -6,9 +6,8 @@ import {
   BridgeVlanTable,
   bridgeVlanKey,
 } from '../../kernel/bridge-vlan.ts';
-import { getLinkMessage } from '../../kernel/netlink/route/link.ts';
-import { decodeDefaultPvid } from '../../kernel/netlink/route/vlan.ts';
 import { make, openSpace, type Shown, type Space, settle } from './kernel-space.ts';
+import { factOf, missingBridgeVlans } from './missing.ts';
 
 //   node namespace                          pod namespaces
 //   ┌───────────────────────────────┐      ┌──────┐
@@ -21,15 +20,13 @@ interface Ports {
   readonly pods: readonly Space[];
 }
 
-/** Two ports of ours, and one that is not. Undefined, with a note, on a kernel without VLANs on bridges. */
-async function openPorts(t: ExecutionContext): Promise<Ports | undefined> {
+const missing = missingBridgeVlans();
+const fact = factOf(missing, test);
+
+/** Two ports of ours, and one that is not. */
+function openPorts(t: ExecutionContext): Ports {
   const node = openSpace(t);
   node.ip('link add br0 address 02:00:00:00:00:01 type bridge mcast_snooping 0\nlink set br0 up');
-  if (!(await hasVlans(node))) {
-    t.log('skipped: this kernel has no CONFIG_BRIDGE_VLAN_FILTERING');
-    t.pass();
-    return undefined;
-  }
   const pods = [openSpace(t), openSpace(t)];
   pods.forEach((pod, index) => {
     node.ip(`
@@ -39,11 +36,6 @@ async function openPorts(t: ExecutionContext): Promise<Ports | undefined> {
   });
   node.ip('link add foreign master br0 up type veth peer name foreign-peer');
   return { node, pods };
-}
-
-async function hasVlans({ socket }: Space): Promise<boolean> {
-  const [answer] = await socket.request(getLinkMessage({ name: 'br0' }));
-  return answer !== undefined && decodeDefaultPvid(answer.payload) !== undefined;
 }
 
 /** As `bridge vlan show` tells it: "10 PVID Egress Untagged". */
@@ -71,9 +63,8 @@ function reaches({ path }: Space, address: string): boolean {
 const access = (id: number): BridgeVlan => ({ id, pvid: true, untagged: true });
 const row = (port: string, ...vlans: BridgeVlan[]): BridgeVlanRow => ({ port, vlans });
 
-test('ports of one VLAN reach each other, of different ones not, and a trunk by its tag', async (t) => {
-  const ports = await openPorts(t);
-  if (ports === undefined) return;
+fact('ports of one VLAN reach each other, of different ones not, and a trunk by its tag', async (t) => {
+  const ports = openPorts(t);
   const [one, two] = ports.pods as [Space, Space];
   const table = new BridgeVlanTable(ports.node);
   t.is(await settle(t, table, bridgeVlanKey, [row('p0', access(10)), row('p1', access(20))]), 2);
@@ -90,9 +81,8 @@ test('ports of one VLAN reach each other, of different ones not, and a trunk by 
   t.true(reaches(one, '192.0.2.2'));
 });
 
-test('VLANs are what the row says, and the default one when it is gone', async (t) => {
-  const ports = await openPorts(t);
-  if (ports === undefined) return;
+fact('VLANs are what the row says, and the default one when it is gone', async (t) => {
+  const ports = openPorts(t);
   const table = new BridgeVlanTable(ports.node);
   const rows: readonly (readonly [BridgeVlanRow, readonly string[]])[] = [
     [row('p0', access(10), { id: 20, lastId: 30 }), ['10 PVID Egress Untagged', '20-30']],
@@ -113,17 +103,15 @@ test('VLANs are what the row says, and the default one when it is gone', async (
   t.deepEqual(vlansOf(ports.node, 'p0'), ['1 PVID Egress Untagged']);
 });
 
-test('the VLAN of every new port is kept where the row says so', async (t) => {
-  const ports = await openPorts(t);
-  if (ports === undefined) return;
+fact('the VLAN of every new port is kept where the row says so', async (t) => {
+  const ports = openPorts(t);
   const table = new BridgeVlanTable(ports.node);
   await settle(t, table, bridgeVlanKey, [{ ...row('p0', access(10)), keepsOthers: true }]);
   t.deepEqual(vlansOf(ports.node, 'p0'), ['1 Egress Untagged', '10 PVID Egress Untagged']);
 });
 
-test('a bridge without a default VLAN gives none back', async (t) => {
-  const ports = await openPorts(t);
-  if (ports === undefined) return;
+fact('a bridge without a default VLAN gives none back', async (t) => {
+  const ports = openPorts(t);
   ports.node.ip('link set br0 type bridge vlan_default_pvid 0');
   const table = new BridgeVlanTable(ports.node);
   await settle(t, table, bridgeVlanKey, [row('p0', access(10))]);
@@ -131,18 +119,16 @@ test('a bridge without a default VLAN gives none back', async (t) => {
   t.deepEqual(vlansOf(ports.node, 'p0'), []);
 });
 
-test('filtering and VLANs that somebody took away come back', async (t) => {
-  const ports = await openPorts(t);
-  if (ports === undefined) return;
+fact('filtering and VLANs that somebody took away come back', async (t) => {
+  const ports = openPorts(t);
   const table = new BridgeVlanTable(ports.node);
   await settle(t, table, bridgeVlanKey, [row('p0', access(10))]);
   ports.node.ip('link set br0 type bridge vlan_filtering 0');
   t.is(await settle(t, table, bridgeVlanKey, [row('p0', access(10))]), 1);
 });
 
-test("somebody else's ports and ports that are not there are left alone", async (t) => {
-  const ports = await openPorts(t);
-  if (ports === undefined) return;
+fact("somebody else's ports and ports that are not there are left alone", async (t) => {
+  const ports = openPorts(t);
   const table = new BridgeVlanTable(ports.node);
   const before = vlansOf(ports.node, 'foreign');
   const { failures } = await make(table, bridgeVlanKey, [
@@ -155,9 +141,8 @@ test("somebody else's ports and ports that are not there are left alone", async 
   t.deepEqual(vlansOf(ports.node, 'foreign'), before);
 });
 
-test('VLANs that cannot be are refused before anything is done', async (t) => {
-  const ports = await openPorts(t);
-  if (ports === undefined) return;
+fact('VLANs that cannot be are refused before anything is done', async (t) => {
+  const ports = openPorts(t);
   const table = new BridgeVlanTable(ports.node);
   for (const vlan of [{ id: 0 }, { id: 4095 }, { id: 7, lastId: 6 }, { id: 7, lastId: 8, pvid: true }]) {
     t.deepEqual((await make(table, bridgeVlanKey, [row('p0', vlan)])).failures, ['create p0: EINVAL']);
@@ -165,15 +150,15 @@ test('VLANs that cannot be are refused before anything is done', async (t) => {
   t.deepEqual(vlansOf(ports.node, 'p0'), ['1 PVID Egress Untagged']);
 });
 
-test('a kernel that cannot filter VLANs says so', async (t) => {
+const lackFact = factOf(
+  missing === undefined ? 'this kernel has CONFIG_BRIDGE_VLAN_FILTERING' : undefined,
+  test,
+);
+lackFact('a kernel that cannot filter VLANs says so', async (t) => {
   const node = openSpace(t);
   node.ip(
     'link add br0 type bridge\nlink add p0 master br0 type veth peer name e0\nlink set p0 alias "fairlead x"',
   );
-  if (await hasVlans(node)) {
-    t.log('skipped: this kernel has CONFIG_BRIDGE_VLAN_FILTERING');
-    return t.pass();
-  }
   const table = new BridgeVlanTable(node);
   t.is((await table.read()).size, 0);
   const [failure] = await table.write([{ kind: 'create', key: 'p0', wanted: row('p0', access(10)) }]);

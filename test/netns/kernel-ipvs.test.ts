@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import type { Ip } from '../../core/address.ts';
 import { reconcile } from '../../core/reconcile.ts';
@@ -15,25 +16,35 @@ import {
 } from '../../kernel/ipvs.ts';
 import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
 import { openSpace, type Space } from './kernel-space.ts';
+import { factOf, missingIpvs } from './missing.ts';
 
 /*
  * On kernels with IPVS (`npm run test:vm -- test/netns/kernel-ipvs.test.ts`); on others only what is said there.
  */
 
-async function open(t: ExecutionContext): Promise<{ space: Space; ipvs: IpvsSocket } | undefined> {
+const IPVSADM = '/usr/sbin/ipvsadm';
+const missing = await missingIpvs();
+const fact = factOf(missing, test);
+const legacyFact = factOf(
+  missing ?? (existsSync(IPVSADM) ? undefined : 'there is no ipvsadm to be somebody else'),
+  test,
+);
+
+async function open(t: ExecutionContext): Promise<{ space: Space; ipvs: IpvsSocket }> {
   const space = openSpace(t);
-  try {
-    const ipvs = await IpvsSocket.open({ namespaceFd: space.fd });
-    t.teardown(() => ipvs[Symbol.dispose]());
-    // Where no address is, the kernel takes every destination for a broadcast address, and refuses it.
-    space.ip('link set lo up');
-    return { space, ipvs };
-  } catch (error) {
-    if (!(error instanceof IpvsMissingError)) throw error;
-    t.regex(error.message, /no IPVS \(module ip_vs\).*modprobe ip_vs.*nftables/);
-    return undefined;
-  }
+  const ipvs = await IpvsSocket.open({ namespaceFd: space.fd });
+  t.teardown(() => ipvs[Symbol.dispose]());
+  // Where no address is, the kernel takes every destination for a broadcast address, and refuses it.
+  space.ip('link set lo up');
+  return { space, ipvs };
 }
+
+factOf(missing === undefined ? 'this kernel has IPVS' : undefined, test)(
+  'a kernel without IPVS is told of with what to do',
+  (t) => {
+    t.regex(missing ?? '', /no IPVS \(module ip_vs\).*modprobe ip_vs.*nftables/);
+  },
+);
 
 /** The kernel's own list, less its heading, and less times in its own unit and masks. */
 function listed({ name }: Space): string[] {
@@ -83,64 +94,55 @@ function plan(ipvs: IpvsSocket, rows = servers, its = destinations) {
   ];
 }
 
-test('virtual servers and their destinations come, change and go, and a second pass writes nothing', async (t) => {
-  const opened = await open(t);
-  if (opened === undefined) return;
-  const { space, ipvs } = opened;
-  t.deepEqual(await reconcile(plan(ipvs)), { writes: 6, failures: [] });
-  t.deepEqual(listed(space).toSorted(), [
-    '-> 0AF40105:1F90 Masq 1 0 0',
-    '-> 0AF40205:1F91 Masq 0 0 0',
-    '-> [fd00:0010:0244:0001:0000:0000:0000:0005]:14E9 Masq 100 0 0',
-    'SCTP 0A60000A:0050 mh',
-    'TCP 0A60000A:0050 rr',
-    'UDP [fd00:0010:0096:0000:0000:0000:0000:000a]:0035 wlc persistent',
-  ]);
-  t.deepEqual(await reconcile(plan(ipvs)), { writes: 0, failures: [] });
-  const changed = [{ ...web, scheduler: 'wrr', persistenceSeconds: 5 }, dns];
-  const [first, ...others] = destinations as [DestinationRow, ...DestinationRow[]];
-  const weighed = [{ ...first, weight: 7 }, ...others.slice(1)];
-  t.deepEqual(await reconcile(plan(ipvs, changed, weighed)), { writes: 4, failures: [] });
-  t.true(listed(space).includes('TCP 0A60000A:0050 wrr persistent'));
-  t.true(listed(space).includes('-> 0AF40105:1F90 Masq 7 0 0'));
-  t.deepEqual(await reconcile(plan(ipvs, changed, weighed)), { writes: 0, failures: [] });
-  t.deepEqual((await reconcile(plan(ipvs, [], []))).failures, []);
-  t.deepEqual(listed(space), []);
-});
+fact(
+  'virtual servers and their destinations come, change and go, and a second pass writes nothing',
+  async (t) => {
+    const { space, ipvs } = await open(t);
+    t.deepEqual(await reconcile(plan(ipvs)), { writes: 6, failures: [] });
+    t.deepEqual(listed(space).toSorted(), [
+      '-> 0AF40105:1F90 Masq 1 0 0',
+      '-> 0AF40205:1F91 Masq 0 0 0',
+      '-> [fd00:0010:0244:0001:0000:0000:0000:0005]:14E9 Masq 100 0 0',
+      'SCTP 0A60000A:0050 mh',
+      'TCP 0A60000A:0050 rr',
+      'UDP [fd00:0010:0096:0000:0000:0000:0000:000a]:0035 wlc persistent',
+    ]);
+    t.deepEqual(await reconcile(plan(ipvs)), { writes: 0, failures: [] });
+    const changed = [{ ...web, scheduler: 'wrr', persistenceSeconds: 5 }, dns];
+    const [first, ...others] = destinations as [DestinationRow, ...DestinationRow[]];
+    const weighed = [{ ...first, weight: 7 }, ...others.slice(1)];
+    t.deepEqual(await reconcile(plan(ipvs, changed, weighed)), { writes: 4, failures: [] });
+    t.true(listed(space).includes('TCP 0A60000A:0050 wrr persistent'));
+    t.true(listed(space).includes('-> 0AF40105:1F90 Masq 7 0 0'));
+    t.deepEqual(await reconcile(plan(ipvs, changed, weighed)), { writes: 0, failures: [] });
+    t.deepEqual((await reconcile(plan(ipvs, [], []))).failures, []);
+    t.deepEqual(listed(space), []);
+  },
+);
 
-test('servers without the mark are nobody’s to read or delete, and one that is wanted is taken over', async (t) => {
-  const opened = await open(t);
-  if (opened === undefined) return;
-  const { space, ipvs } = opened;
-  const at = `${web.ip}:${web.port}`;
-  const legacy = ipvsadmLike(space, ['-A', '-t', at, '-s', 'wlc'], ['-A', '-t', '192.0.2.1:80', '-s', 'rr']);
-  if (!legacy) return void t.pass('there is no ipvsadm to be somebody else');
-  t.is((await new VirtualServerTable({ ipvs }).read()).size, 0);
-  t.deepEqual(await reconcile(plan(ipvs, [], [])), { writes: 0, failures: [] });
-  t.deepEqual((await reconcile(plan(ipvs, [web], []))).failures, []);
-  t.deepEqual(await reconcile(plan(ipvs, [web], [])), { writes: 0, failures: [] });
-  t.true(listed(space).includes('TCP 0A60000A:0050 rr'));
-  await reconcile(plan(ipvs, [], []));
-  t.deepEqual(listed(space), ['TCP C0000201:0050 rr']);
-});
+legacyFact(
+  'servers without the mark are nobody’s to read or delete, and one that is wanted is taken over',
+  async (t) => {
+    const { space, ipvs } = await open(t);
+    const at = `${web.ip}:${web.port}`;
+    ipvsadmLike(space, ['-A', '-t', at, '-s', 'wlc'], ['-A', '-t', '192.0.2.1:80', '-s', 'rr']);
+    t.is((await new VirtualServerTable({ ipvs }).read()).size, 0);
+    t.deepEqual(await reconcile(plan(ipvs, [], [])), { writes: 0, failures: [] });
+    t.deepEqual((await reconcile(plan(ipvs, [web], []))).failures, []);
+    t.deepEqual(await reconcile(plan(ipvs, [web], [])), { writes: 0, failures: [] });
+    t.true(listed(space).includes('TCP 0A60000A:0050 rr'));
+    await reconcile(plan(ipvs, [], []));
+    t.deepEqual(listed(space), ['TCP C0000201:0050 rr']);
+  },
+);
 
-function ipvsadmLike({ name }: Space, ...commands: readonly string[][]): boolean {
-  try {
-    for (const args of commands)
-      execFileSync('/usr/bin/nsenter', [`--net=/run/netns/${name}`, '/usr/sbin/ipvsadm', ...args], {
-        stdio: 'pipe',
-      });
-    return true;
-  } catch (error) {
-    if (/ENOENT|No such file/.test(String(error))) return false;
-    throw error;
-  }
+function ipvsadmLike({ name }: Space, ...commands: readonly string[][]): void {
+  for (const args of commands)
+    execFileSync('/usr/bin/nsenter', [`--net=/run/netns/${name}`, IPVSADM, ...args], { stdio: 'pipe' });
 }
 
-test('the timeouts that are given are set, and the others stay', async (t) => {
-  const opened = await open(t);
-  if (opened === undefined) return;
-  const { ipvs } = opened;
+fact('the timeouts that are given are set, and the others stay', async (t) => {
+  const { ipvs } = await open(t);
   const all = new IpvsTimeoutTable({ ipvs, keys: ['tcpSeconds', 'tcpFinSeconds', 'udpSeconds'] });
   const before = await all.read();
   t.is(before.size, 3);
@@ -151,10 +153,8 @@ test('the timeouts that are given are set, and the others stay', async (t) => {
   t.deepEqual(await all.read(), new Map([...before, ...wanted]));
 });
 
-test('a scheduler is there, or its absence is said with what to do', async (t) => {
-  const opened = await open(t);
-  if (opened === undefined) return;
-  const { ipvs, space } = opened;
+fact('a scheduler is there, or its absence is said with what to do', async (t) => {
+  const { ipvs, space } = await open(t);
   for (const name of ['rr', 'wrr', 'lc', 'wlc', 'sh', 'dh', 'sed', 'nq', 'mh', 'lblc', 'lblcr'])
     await t.notThrowsAsync(probeScheduler(ipvs, name), name);
   const { message } = await t.throwsAsync(probeScheduler(ipvs, 'best'), { instanceOf: IpvsMissingError });
@@ -162,10 +162,8 @@ test('a scheduler is there, or its absence is said with what to do', async (t) =
   t.deepEqual(listed(space), []);
 });
 
-test('what cannot be is refused row by row, with the kernel’s reason', async (t) => {
-  const opened = await open(t);
-  if (opened === undefined) return;
-  const { ipvs } = opened;
+fact('what cannot be is refused row by row, with the kernel’s reason', async (t) => {
+  const { ipvs } = await open(t);
   const { failures } = await reconcile(plan(ipvs, [{ ...web, scheduler: 'best' }, dns], destinations));
   const [scheduler, ...others] = failures.map(({ error }) => error.message);
   t.regex(scheduler ?? '', /no IPVS scheduler "best"/);

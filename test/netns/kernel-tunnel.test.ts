@@ -1,30 +1,20 @@
 import test from 'ava';
 import type { Cidr, Ip } from '../../core/address.ts';
 import { type LinkRow, LinkTable, linkKey } from '../../kernel/link.ts';
-import { hasFamily, NETLINK_GENERIC } from '../../kernel/netlink/generic.ts';
+import { NETLINK_GENERIC } from '../../kernel/netlink/generic.ts';
 import { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { OffloadTable, offloadKey } from '../../kernel/offload.ts';
 import { type RouteRow, RouteTable, routeKey } from '../../kernel/route.ts';
 import { type TunnelRow, TunnelTable, tunnelKey } from '../../kernel/tunnel.ts';
 import { type WireguardRow, WireguardTable, wireguardKey } from '../../kernel/wireguard.ts';
-import { make, openSpace, type Shown, type Space, settle } from './kernel-space.ts';
+import { make, openSpace, type Shown, settle } from './kernel-space.ts';
+import { factOf, missingLink } from './missing.ts';
 
 const tun: LinkRow = { name: 'fl-udp', kind: 'tun', alias: 'fairlead tunnel', mtuBytes: 1452, up: true };
 const key = (n: number) => Buffer.alloc(32, n).toString('base64');
 
 function infoOf(shown: Shown | undefined): Shown {
   return ((shown?.linkinfo ?? {}) as { info_data?: Shown }).info_data ?? {};
-}
-
-/** Whether this kernel can make a link of the kind. */
-function canMake(space: Space, kind: string): boolean {
-  try {
-    space.ip(`link add probe type ${kind}${kind === 'ip6tnl' ? ' mode ip6ip6 local ::1' : ''}`);
-    space.ip('link del probe');
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 test('a TUN device is made with our mark, stays, and is made as wanted again', async (t) => {
@@ -101,79 +91,73 @@ test('the tunnel’s rows are gone with its device, and come back with it', asyn
   t.is(await settle(t, tunnel.between({ ...ends, port: 8286 }), tunnelKey, [row]), 1);
 });
 
-test('an ipip tunnel is made as wanted, and anew where its address changes', async (t) => {
-  const space = openSpace(t);
-  if (!canMake(space, 'ipip')) {
-    t.log('left out: this kernel has no ipip');
-    t.pass();
-    return;
-  }
-  space.ip('link add one type veth peer name other\nlink set one up');
-  const table = new LinkTable(space);
-  const wanted = (local: string): LinkRow => ({
-    ...{ name: 'fl-ipip', kind: 'ipip', alias: 'fairlead tunnel', mtuBytes: 1400, up: true },
-    ipip: { local: local as Ip, device: 'one' },
-  });
-  t.is(await settle(t, table, linkKey, [wanted('192.0.2.1')]), 1);
-  t.is(await settle(t, table, linkKey, [wanted('192.0.2.2')]), 1);
-  t.is(await settle(t, table, linkKey, []), 1);
-});
+factOf(missingLink('ipip'), test)(
+  'an ipip tunnel is made as wanted, and anew where its address changes',
+  async (t) => {
+    const space = openSpace(t);
+    space.ip('link add one type veth peer name other\nlink set one up');
+    const table = new LinkTable(space);
+    const wanted = (local: string): LinkRow => ({
+      ...{ name: 'fl-ipip', kind: 'ipip', alias: 'fairlead tunnel', mtuBytes: 1400, up: true },
+      ipip: { local: local as Ip, device: 'one' },
+    });
+    t.is(await settle(t, table, linkKey, [wanted('192.0.2.1')]), 1);
+    t.is(await settle(t, table, linkKey, [wanted('192.0.2.2')]), 1);
+    t.is(await settle(t, table, linkKey, []), 1);
+  },
+);
 
-test('an ip6tnl tunnel has no ends, its routes have', async (t) => {
-  const space = openSpace(t);
-  if (!canMake(space, 'ip6tnl')) {
-    t.log('left out: this kernel has no ip6tnl');
-    t.pass();
-    return;
-  }
-  space.ip(
-    'link add one type veth peer name other\nlink set one up\naddress add 2001:db8::1/64 dev one nodad',
-  );
-  const link: LinkRow = {
-    name: 'fl-ipip6',
-    kind: 'ip6tnl',
-    alias: 'fairlead tunnel',
-    mtuBytes: 1400,
-    up: true,
-  };
-  const links = new LinkTable(space);
-  t.is(await settle(t, links, linkKey, [link]), 1);
-  const routeTo = (node: number): RouteRow => ({
-    ...{ destination: 'fd00:2::/64' as Cidr, device: 'fl-ipip6' },
-    encapsulation: { destination: `2001:db8::${node}` as Ip, source: '2001:db8::1' as Ip },
-  });
-  const routes = new RouteTable(space);
-  t.is(await settle(t, routes, routeKey, [routeTo(2)]), 1);
-  t.is(await settle(t, routes, routeKey, [routeTo(3)]), 1);
-  t.is(await settle(t, links, linkKey, []), 1);
-});
+factOf(missingLink('ip6tnl mode ip6ip6 local ::1'), test)(
+  'an ip6tnl tunnel has no ends, its routes have',
+  async (t) => {
+    const space = openSpace(t);
+    space.ip(
+      'link add one type veth peer name other\nlink set one up\naddress add 2001:db8::1/64 dev one nodad',
+    );
+    const link: LinkRow = {
+      name: 'fl-ipip6',
+      kind: 'ip6tnl',
+      alias: 'fairlead tunnel',
+      mtuBytes: 1400,
+      up: true,
+    };
+    const links = new LinkTable(space);
+    t.is(await settle(t, links, linkKey, [link]), 1);
+    const routeTo = (node: number): RouteRow => ({
+      ...{ destination: 'fd00:2::/64' as Cidr, device: 'fl-ipip6' },
+      encapsulation: { destination: `2001:db8::${node}` as Ip, source: '2001:db8::1' as Ip },
+    });
+    const routes = new RouteTable(space);
+    t.is(await settle(t, routes, routeKey, [routeTo(2)]), 1);
+    t.is(await settle(t, routes, routeKey, [routeTo(3)]), 1);
+    t.is(await settle(t, links, linkKey, []), 1);
+  },
+);
 
-test('wireguard’s devices have keys, ports and peers as wanted', async (t) => {
-  const space = openSpace(t);
-  using generic = NetlinkSocket.open(NETLINK_GENERIC, { namespaceFd: space.fd });
-  if (!canMake(space, 'wireguard') || !(await hasFamily(generic, 'wireguard'))) {
-    t.log('left out: this kernel has no wireguard');
-    t.pass();
-    return;
-  }
-  space.ip(
-    'link add fl-wg alias "fairlead tunnel" type wireguard\nlink set fl-wg alias "fairlead tunnel" up',
-  );
-  const table = new WireguardTable({ route: space.socket, generic });
-  const privateKey = Buffer.alloc(32, 64).toString('base64');
-  const own: WireguardRow = { device: 'fl-wg', privateKey, listenPort: 51820 };
-  const peer = (n: number, more: object = {}): WireguardRow => ({
-    ...{ device: 'fl-wg', peer: key(n), presharedKey: undefined, keepaliveSeconds: 25 },
-    endpoint: { ip: `192.0.2.${n}` as Ip, port: 51820 },
-    allowedIps: [`10.244.${n}.0/24` as Cidr, `fd00:10:244:${n}::/64` as Cidr],
-    ...more,
-  });
-  const many = Array.from({ length: 200 }, (_, n) => peer(n + 2));
-  t.is(await settle(t, table, wireguardKey, [own, ...many]), 201);
-  const changed = [
-    peer(2, { presharedKey: key(9) }),
-    peer(3, { endpoint: { ip: '2001:db8::3' as Ip, port: 1 } }),
-    peer(4, { allowedIps: ['10.244.4.0/25' as Cidr] }),
-  ];
-  t.is(await settle(t, table, wireguardKey, [{ ...own, listenPort: 51999 }, ...changed]), 201);
-});
+factOf(missingLink('wireguard'), test)(
+  'wireguard’s devices have keys, ports and peers as wanted',
+  async (t) => {
+    const space = openSpace(t);
+    using generic = NetlinkSocket.open(NETLINK_GENERIC, { namespaceFd: space.fd });
+    space.ip(
+      'link add fl-wg alias "fairlead tunnel" type wireguard\nlink set fl-wg alias "fairlead tunnel" up',
+    );
+    const table = new WireguardTable({ route: space.socket, generic });
+    const privateKey = Buffer.alloc(32, 64).toString('base64');
+    const own: WireguardRow = { device: 'fl-wg', privateKey, listenPort: 51820 };
+    const peer = (n: number, more: object = {}): WireguardRow => ({
+      ...{ device: 'fl-wg', peer: key(n), presharedKey: undefined, keepaliveSeconds: 25 },
+      endpoint: { ip: `192.0.2.${n}` as Ip, port: 51820 },
+      allowedIps: [`10.244.${n}.0/24` as Cidr, `fd00:10:244:${n}::/64` as Cidr],
+      ...more,
+    });
+    const many = Array.from({ length: 200 }, (_, n) => peer(n + 2));
+    t.is(await settle(t, table, wireguardKey, [own, ...many]), 201);
+    const changed = [
+      peer(2, { presharedKey: key(9) }),
+      peer(3, { endpoint: { ip: '2001:db8::3' as Ip, port: 1 } }),
+      peer(4, { allowedIps: ['10.244.4.0/25' as Cidr] }),
+    ];
+    t.is(await settle(t, table, wireguardKey, [{ ...own, listenPort: 51999 }, ...changed]), 201);
+  },
+);

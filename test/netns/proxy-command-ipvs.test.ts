@@ -1,32 +1,25 @@
 import { join } from 'node:path';
 import test from 'ava';
-import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
+import { factOf, missingIpvs } from './missing.ts';
 import { ended, SAFE, Stage, until } from './proxy-command-stage.ts';
 
 /* Where there is IPVS: `npm run test:vm -- test/netns/proxy-command-ipvs.test.ts`. Elsewhere: what is said of it. */
 
-async function hasIpvs(): Promise<boolean> {
-  try {
-    (await IpvsSocket.open())[Symbol.dispose]();
-    return true;
-  } catch (error) {
-    if (error instanceof IpvsMissingError) return false;
-    throw error;
-  }
-}
+const missing = await missingIpvs();
 
 test('a kernel without IPVS, or without the scheduler, ends it with what is missing and what to do', async (t) => {
   const stage = new Stage(t);
-  const there = await hasIpvs();
   const access = ['--master=http://127.0.0.1:1', '--proxy-mode=ipvs', '--ipvs-scheduler=best'];
   const { child, said } = stage.start('proxy', ...SAFE, ...access);
   t.is(await ended(child), 1);
-  t.regex(said(), there ? /no IPVS scheduler .*best.*module ip_vs_best/ : /no IPVS \(module ip_vs\)/);
+  t.regex(
+    said(),
+    missing === undefined ? /no IPVS scheduler .*best.*module ip_vs_best/ : /no IPVS \(module ip_vs\)/,
+  );
   t.regex(said(), /modprobe.* or use the proxy mode nftables/);
 });
 
-test('it serves in mode ipvs, gives way to another mode, and is cleaned up', async (t) => {
-  if (!(await hasIpvs())) return t.pass('this kernel has no IPVS');
+factOf(missing)('it serves in mode ipvs, gives way to another mode, and is cleaned up', async (t) => {
   const stage = new Stage(t);
   await stage.openApi();
   const access = ['--kubeconfig', stage.kubeconfig, '--bind-address=127.0.0.1'];

@@ -1,12 +1,12 @@
 import { openIptables } from '../../proxy/iptables/backend.ts';
 import { removeIptables } from '../../proxy/iptables/remove.ts';
-import { conformance, inNewNamespace } from './proxy-conformance.ts';
-import { missingIptables } from './proxy-iptables-lab.ts';
+import { missingIptables } from './missing.ts';
+import { conformance } from './proxy-conformance.ts';
 
 // The other kind has its place beside the other backends.
 conformance({
   name: 'iptables, legacy',
-  missing: await inNewNamespace((name) => missingIptables(name, 'legacy')),
+  missing: missingIptables('legacy'),
   open: ({ namespace, policy }) =>
     openIptables({ namespaceFd: namespace.fd, policy, variant: 'legacy', checkIntervalMs: 0 }),
   remove: async ({ namespace }) => {

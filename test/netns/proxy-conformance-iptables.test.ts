@@ -1,11 +1,11 @@
 import { openIptables } from '../../proxy/iptables/backend.ts';
 import { removeIptables } from '../../proxy/iptables/remove.ts';
-import { conformance, inNewNamespace } from './proxy-conformance.ts';
-import { missingIptables } from './proxy-iptables-lab.ts';
+import { missingIptables } from './missing.ts';
+import { conformance } from './proxy-conformance.ts';
 
 conformance({
   name: 'iptables',
-  missing: await inNewNamespace((name) => missingIptables(name, 'nft')),
+  missing: missingIptables('nft'),
   open: ({ namespace, policy }) =>
     openIptables({ namespaceFd: namespace.fd, policy, variant: 'nft', checkIntervalMs: 0 }),
   remove: async ({ namespace }) => {

@@ -1,19 +1,7 @@
-import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
-import { openNamespace } from '../../kernel/netns.ts';
 import { removeAllModes } from '../../proxy/cleanup.ts';
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
-import { conformance, inNewNamespace } from './proxy-conformance.ts';
-
-async function missingIpvs(name: string): Promise<string | undefined> {
-  using namespace = openNamespace(`/run/netns/${name}`);
-  try {
-    using _ = await IpvsSocket.open({ namespaceFd: namespace.fd });
-    return undefined;
-  } catch (error) {
-    if (error instanceof IpvsMissingError) return error.message;
-    throw error;
-  }
-}
+import { missingIpvs } from './missing.ts';
+import { conformance } from './proxy-conformance.ts';
 
 /* Runs where there is IPVS: `npm run test:vm -- test/netns/proxy-conformance-ipvs.test.ts`. */
 conformance({
@@ -24,7 +12,7 @@ conformance({
   remove: async ({ namespace }) => {
     await removeAllModes({ namespaceFd: namespace.fd });
   },
-  missing: await inNewNamespace(missingIpvs),
+  missing: await missingIpvs(),
   // docs/proxy.md says why.
   differs: {
     hasOneListForAll: true,

@@ -1,9 +1,9 @@
 import test, { type ExecutionContext } from 'ava';
 import { type Cidr, type Family, families, type Ip } from '../../core/address.ts';
-import { createNamespace, deleteNamespace } from '../../kernel/netns.ts';
 import type { Backend } from '../../proxy/backend.ts';
 import type { ProxyPolicy } from '../../proxy/policy.ts';
 import { labName } from './lab.ts';
+import { factOf } from './missing.ts';
 import {
   BackendLab,
   type BackendPlace,
@@ -113,8 +113,7 @@ export function conformance(backend: ConformingBackend): void {
   }
 
   function one(title: string, run: (t: ExecutionContext) => Promise<void>): void {
-    if (backend.missing === undefined) test.serial(title, run);
-    else test.serial.skip(`${title} (${backend.missing.split(/[:\n]/)[0]})`, run);
+    factOf(backend.missing)(title, run);
   }
 
   /** A test of both families. */
@@ -338,17 +337,6 @@ export function conformance(backend: ConformingBackend): void {
     await backend.remove(place());
     t.is(await lab.seen('client', lab.target(4, 'nodePort', 1)), 'refused');
   });
-}
-
-/** For what has to be tried out before there is a lab. */
-export async function inNewNamespace<T>(ask: (name: string) => Promise<T>): Promise<T> {
-  const name = labName();
-  createNamespace(`/run/netns/${name}`);
-  try {
-    return await ask(name);
-  } finally {
-    deleteNamespace(`/run/netns/${name}`);
-  }
 }
 
 const FLOWS_AT_A_TIME = 8;

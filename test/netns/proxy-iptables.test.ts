@@ -7,8 +7,9 @@ import { removeIptables } from '../../proxy/iptables/remove.ts';
 import { variants } from '../../proxy/iptables/variant.ts';
 import type { ProxyPolicy } from '../../proxy/policy.ts';
 import { labName } from './lab.ts';
+import { factOf, missingIptables } from './missing.ts';
 import { BackendLab, policy, type Target, type TestService, viewsOf } from './proxy-backend-lab.ts';
-import { missingIptables, runIn } from './proxy-iptables-lab.ts';
+import { runIn } from './proxy-iptables-lab.ts';
 
 // What both kinds of iptables do beside the conformance suite; pods are those of proxy-lab.ts.
 
@@ -49,14 +50,10 @@ async function isDisturbed(backend: IptablesBackend, limitMs = 30_000): Promise<
   return false;
 }
 
-async function missing(variant: Variant): Promise<string | undefined> {
-  return await missingIptables(lab.lab.node.namespace, variant);
-}
+const missing = { nft: missingIptables('nft'), legacy: missingIptables('legacy') };
+const bothFact = factOf(missing.nft ?? missing.legacy);
 
-test.serial('what is left in the other kind of iptables goes when the rules are in place', async (t) => {
-  const reasons = await Promise.all(variants.map(missing));
-  const reason = reasons.find((one) => one !== undefined);
-  if (reason !== undefined) return t.pass(reason);
+bothFact('what is left in the other kind of iptables goes when the rules are in place', async (t) => {
   for (const variant of [...variants, ...variants]) {
     t.deepEqual((await open(variant).replace(viewsOf(services))).failures, []);
     for (const each of variants) {
@@ -71,13 +68,8 @@ for (const variant of variants) {
   const iptables = `/usr/sbin/iptables-${variant}`;
   let backend: IptablesBackend;
 
-  /** A test of this kind of iptables, passed with the reason where the kernel does not have it. */
   const fact = (title: string, run: (t: ExecutionContext) => Promise<void>) =>
-    test.serial(`${variant}: ${title}`, async (t) => {
-      const reason = await missing(variant);
-      if (reason === undefined) await run(t);
-      else t.pass(reason);
-    });
+    factOf(missing[variant])(`${variant}: ${title}`, run);
 
   fact('all chains are written at once, and nothing by the next full pass', async (t) => {
     backend = open(variant);

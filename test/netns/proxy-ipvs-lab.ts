@@ -2,31 +2,12 @@ import { execFileSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
 import type { Workload } from '../../cli/cluster/workload-client.ts';
-import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
 import { removeAllModes } from '../../proxy/cleanup.ts';
 import { type IpvsBackend, type IpvsOptions, openIpvs } from '../../proxy/ipvs/backend.ts';
 import { labName } from './lab.ts';
+import { factOf, missingIpvs } from './missing.ts';
 import { BackendLab, policy, type TestService, viewsOf } from './proxy-backend-lab.ts';
 import { PORT } from './proxy-lab.ts';
-
-type Fact = (title: string, run: (t: ExecutionContext) => Promise<void>) => void;
-
-/** Tests one after the other; what is missing for them is told by their titles, and they are skipped. */
-export function factOf(missing: string | undefined): Fact {
-  if (missing === undefined) return (title, run) => void test.serial(title, run);
-  return (title, run) => void test.serial.skip(`${title} (${missing.split(/[:\n]/)[0]})`, run);
-}
-
-/** Why mode ipvs cannot be tested here. */
-export async function missingIpvs(): Promise<string | undefined> {
-  try {
-    (await IpvsSocket.open())[Symbol.dispose]();
-    return undefined;
-  } catch (error) {
-    if (error instanceof IpvsMissingError) return error.message;
-    throw error;
-  }
-}
 
 /** Runs a program in a named namespace; its output. */
 export function runInside(namespace: string, ...command: readonly string[]): string {
@@ -64,7 +45,7 @@ export function activeConnections(namespace: string, at: string): Map<string, nu
 export interface IpvsStage {
   readonly lab: BackendLab;
   /** One after the other; all that was written is taken away behind each. */
-  readonly fact: Fact;
+  readonly fact: ReturnType<typeof factOf>;
   open(t: ExecutionContext, options?: Partial<IpvsOptions>): Promise<IpvsBackend>;
   inside(...command: readonly string[]): string;
   servers(): Map<string, string[]>;

@@ -5,7 +5,7 @@ import { SERVICES } from '../../kube/types.ts';
 import type { Backend } from '../../proxy/backend.ts';
 import { defaultPolicy, type ProxyPolicy } from '../../proxy/policy.ts';
 import { labName } from './lab.ts';
-import { factOf } from './proxy-ipvs-lab.ts';
+import { factOf } from './missing.ts';
 import { CLUSTER_CIDRS, frontendAddresses, outcomeText, ProxyLab, podAddresses, url } from './proxy-lab.ts';
 
 /*

@@ -12,8 +12,9 @@ import { openIptables } from '../../proxy/iptables/backend.ts';
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
 import { openNftables } from '../../proxy/nftables/backend.ts';
 import { labName } from './lab.ts';
+import { factOf, missingIpvs } from './missing.ts';
 import { BackendLab, policy, type Source, type Target, type TestService } from './proxy-backend-lab.ts';
-import { factOf, missingIpvs, runInside } from './proxy-ipvs-lab.ts';
+import { runInside } from './proxy-ipvs-lab.ts';
 import { PORT, type Pod } from './proxy-lab.ts';
 
 /* SCTP in all modes, where the kernel has it: `npm run test:vm -- test/netns/proxy-sctp.test.ts`. */
