@@ -86,7 +86,6 @@ export class NodeAgent implements Disposable {
 
   constructor(options: DaemonOptions, signal: AbortSignal) {
     const { config, log, namespaceFd, randomPorts: random = true, masquerade = true } = options;
-    const { forwardRules: forward = true } = options;
     this.#options = options;
     this.#signal = signal;
     this.#files = new NodeFiles(options);
@@ -96,7 +95,7 @@ export class NodeAgent implements Disposable {
     this.#problems = new Problems(log);
     this.#tables = new NodeTables({
       namespaceFd,
-      layout: masqueradeLayout({ masquerade, forward, random }),
+      layout: masqueradeLayout({ masquerade, random }),
       backend: this.#setup.backend,
       onRefused: (error) => log.warn({ error: error.message }, 'nftables refused a change; table made anew'),
     });

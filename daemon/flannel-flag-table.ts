@@ -66,7 +66,7 @@ export const flannelFlags: readonly FlannelFlag[] = [
   flag('healthz-ip', 'text', '0.0.0.0', 'address of the health server'),
   flag('healthz-port', 'number', '0', 'port of the health server; 0: none'),
   { ...flag('iptables-resync', 'number', '5', 'seconds between two looks at the packet filter'), idle: true },
-  shared('iptables-forward-rules', 'boolean', 'true', 'accept forwarded packets from and to pods'),
+  shared('iptables-forward-rules', 'boolean', 'true', "accept pods' packets where iptables' FORWARD drops"),
   shared('ip-blackhole-route', 'boolean', 'false', "packets to this node's unused pod addresses end here"),
   flag('net-config-path', 'text', '/etc/kube-flannel/net-conf.json', 'the network, with kube-subnet-mgr'),
   shared('set-node-network-unavailable', 'boolean', 'true', 'tell Kubernetes that pods here have a network'),

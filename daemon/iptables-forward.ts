@@ -3,9 +3,9 @@ import type { Change, Failure, Table } from '../core/rows.ts';
 import { type FilterPrograms, type IptablesKind, iptablesKinds } from './iptables-programs.ts';
 
 /*
- * The life of one packet that is forwarded for a pod: our own chain of nftables accepts it, and that is the word of one
- * chain only. Where iptables has a chain FORWARD with the policy DROP (Docker sets it, ufw too), that one is asked as
- * well, and drops it. No rule of ours in nftables changes that; an accepting rule in that chain does:
+ * The life of one packet that is forwarded for a pod: the kernel lets it through where nobody drops it. Where iptables
+ * has a chain FORWARD with the policy DROP (Docker sets it, ufw too), that one drops it. What a chain of nftables accepts
+ * is still asked about in all others, so no rule of ours there changes that; an accepting rule in that chain does:
  *
  *   FORWARD (behind what others have there) → FAIRLEAD-CLUSTER → ACCEPT from and to the cluster's networks
  *

@@ -1,6 +1,5 @@
 import { type Cidr, cidrContains, type Family, families, familyOf } from '../core/address.ts';
 import {
-  accept,
   inSet,
   masquerade,
   match,
@@ -60,18 +59,12 @@ const clusterSet = (family: Family) => `cluster${family}`;
 const localSet = (family: Family) => `local${family}`;
 const knowingSet = (family: Family) => `knowing${family}`;
 
-/** The same on every node and for every network; `forward` and `random` are by default true. */
+/** The same on every node and for every network; `random` is by default true. */
 export function masqueradeLayout(options: {
   readonly masquerade: boolean;
-  readonly forward?: boolean;
   readonly random?: boolean;
 }): NftLayout {
-  const { random = true, forward: accepts = true } = options;
-  const forward = {
-    name: 'forward',
-    hook: { type: 'filter', hook: 'forward', priority: hookPriorities.filter },
-    rules: families.flatMap(forwardRules),
-  } as const;
+  const { random = true } = options;
   const postrouting = {
     name: 'postrouting',
     hook: { type: 'nat', hook: 'postrouting', priority: hookPriorities.srcnat },
@@ -83,7 +76,7 @@ export function masqueradeLayout(options: {
   return {
     family: 'inet',
     table: masqueradeTable,
-    chains: [...(options.masquerade ? [postrouting] : []), ...(accepts ? [forward] : []), guardChain],
+    chains: [...(options.masquerade ? [postrouting] : []), guardChain],
     sets: [...families.flatMap(setsOf), ...guardSets],
   };
 }
@@ -126,13 +119,6 @@ function postroutingRules(family: Family, random: boolean): NftRule[] {
 /** The table sees packets of both families, and an IPv6 header has other bytes where IPv4 has its addresses. */
 function only(family: Family) {
   return match(metaNfproto, '==', family === 4 ? NFPROTO_IPV4 : NFPROTO_IPV6);
-}
-
-function forwardRules(family: Family): NftRule[] {
-  return [
-    rule('from pods', only(family), inSet([sources[family]], clusterSet(family)), accept()),
-    rule('to pods', only(family), inSet([destinations[family]], clusterSet(family)), accept()),
-  ];
 }
 
 /** The elements of the sets. `knowing`: networks outside that see addresses of pods. */

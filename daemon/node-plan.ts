@@ -23,7 +23,7 @@ export interface NodeFacts {
   readonly sysctls: ReadonlyMap<string, string>;
   /** Packets to this node's pod addresses that nobody has end here, and do not follow the default route. */
   readonly blackhole?: boolean | undefined;
-  /** By default true: what is forwarded from and to pods is accepted. */
+  /** By default true: what is forwarded from and to pods is accepted where iptables' FORWARD drops. */
   readonly forwardRules?: boolean | undefined;
   /** Networks outside that see addresses of pods. */
   readonly nonMasqueradeCidrs?: readonly Cidr[] | undefined;

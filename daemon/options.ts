@@ -29,7 +29,7 @@ export interface DaemonOptions {
   readonly masquerade?: boolean | undefined;
   /** Networks outside to which packets of pods go with the pods' addresses. */
   readonly nonMasqueradeCidrs?: readonly Cidr[] | undefined;
-  /** By default true: what is forwarded from and to pods is accepted. */
+  /** By default true: what is forwarded from and to pods is accepted where iptables' FORWARD drops. */
   readonly forwardRules?: boolean | undefined;
   /** By default false: packets to this node's pod addresses that nobody has end here. */
   readonly blackholeRoute?: boolean | undefined;
