@@ -43,7 +43,7 @@ export async function connectSctp(
   timeoutMs: number,
 ): Promise<Outcome> {
   const startMs = performance.now();
-  const sourcePort = 20_000 + Math.floor(Math.random() * 40_000);
+  const sourcePort = takePort();
   const ends = { source, destination: at.ip };
   const init = sctp(ends, { sourcePort, port: at.port, tag: 0 }, chunkOf(INIT, initBody(CLIENT_TAG)));
   const { promise, resolve } = Promise.withResolvers<Partial<Outcome> & Pick<Outcome, 'ok'>>();
@@ -69,6 +69,19 @@ export async function connectSctp(
 }
 
 const RESEND_MS = 1_000;
+
+const PORT_MIN = 20_000;
+const PORT_COUNT = 40_000;
+let taken = Math.floor(Math.random() * PORT_COUNT);
+
+/**
+ * Each but once. IPVS tells connections apart by the client's address and port and the endpoint's, not by the virtual
+ * address: of two at once from one port, to two services with the same endpoint, one would get the other's answer.
+ */
+function takePort(): number {
+  taken = (taken + 1) % PORT_COUNT;
+  return PORT_MIN + taken;
+}
 
 function parseSctp({ protocol, payload }: RawPacket): Association | undefined {
   if (protocol !== ipProtocols.sctp || payload.length < HEADER_BYTES + INIT_BYTES) return undefined;
