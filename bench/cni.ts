@@ -103,13 +103,13 @@ async function measure(frame: Frame, scenario: Scenario, runner: string, directo
   const contestants = [fairlead(scenario, node, directory)];
   if (hasReference()) contestants.push(reference(scenario, peer.namespace, directory));
   for (const { name } of contestants) times.set(name, { ADD: [], DEL: [] });
-  // The first round makes bridges and chains, and warms up the caches of both: one pod after another, for the
-  // reference's portmap fails where two make its chains at once.
+  // The first round does not count. It makes bridges and chains, and warms up the caches of both: one pod after another,
+  // for the reference's portmap fails where two make its chains at once.
   for (let round = -1; round < rounds; round += 1) {
     frame.progress(`${scenario.name}: round ${round + 1} of ${rounds}`);
     // Who begins changes from round to round.
     for (const contestant of round % 2 === 0 ? contestants : contestants.toReversed()) {
-      const pods = frame.quick || round < 0 ? 10 : scenario.pods;
+      const pods = frame.quick ? 10 : scenario.pods;
       const measured = await runPods(contestant, pods, runner, round < 0 ? 1 : scenario.threads);
       if (round >= 0) for (const verb of verbs) times.get(contestant.name)?.[verb].push(measured[verb]);
     }

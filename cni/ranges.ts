@@ -39,8 +39,22 @@ interface RangeText {
   readonly gateway?: string | undefined;
 }
 
+/** By their texts: the configurations of a network's pods say the same again and again. */
+const knownRanges = new Map<string, AddressRange | string>();
+const knownRangesMax = 256;
+
 /** The range, or what is wrong with it in host-local's words. */
-export function makeRange({ subnet, rangeStart, rangeEnd, gateway }: RangeText): AddressRange | string {
+export function makeRange(text: RangeText): AddressRange | string {
+  const key = JSON.stringify([text.subnet, text.rangeStart, text.rangeEnd, text.gateway]);
+  const known = knownRanges.get(key);
+  if (known !== undefined) return known;
+  const range = readRangeText(text);
+  if (knownRanges.size === knownRangesMax) knownRanges.clear();
+  knownRanges.set(key, range);
+  return range;
+}
+
+function readRangeText({ subnet, rangeStart, rangeEnd, gateway }: RangeText): AddressRange | string {
   const host = parseHostCidr(subnet);
   if (host === undefined) return `invalid CIDR address: ${subnet}`;
   const network = networkOf(host);

@@ -156,6 +156,7 @@ const depthMax = 500;
 
 /** Whether brackets stand in brackets deeper than anybody writes. Those in strings do not count. */
 function isTooDeep(text: string): boolean {
+  if (countBrackets(text) <= depthMax) return false;
   let depth = 0;
   for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[[{]|[\]}]/g)) {
     if (token === '[' || token === '{') depth += 1;
@@ -163,6 +164,16 @@ function isTooDeep(text: string): boolean {
     if (depth > depthMax) return true;
   }
   return false;
+}
+
+/** Opening ones, wherever they stand: so deep it is at most. */
+function countBrackets(text: string): number {
+  let count = 0;
+  for (let at = 0; at < text.length; at += 1) {
+    const code = text.charCodeAt(at);
+    if (code === 0x5b || code === 0x7b) count += 1;
+  }
+  return count;
 }
 
 /** The pods of a network come with the same text, unless the runtime has added to it what is one pod's alone. */

@@ -158,7 +158,17 @@ export function ipFromBigInt(value: bigint, family: Family): Ip {
 }
 
 export function macToBytes(mac: Mac): Uint8Array {
-  return Uint8Array.from(mac.split(':'), (pair) => Number.parseInt(pair, 16));
+  const bytes = new Uint8Array(6);
+  for (let at = 0; at < 6; at += 1) {
+    bytes[at] = (hexDigit(mac, at * 3) << 4) | hexDigit(mac, at * 3 + 1);
+  }
+  return bytes;
+}
+
+/** Of a lower-case digit. */
+function hexDigit(text: string, at: number): number {
+  const code = text.charCodeAt(at);
+  return code > 57 ? code - 87 : code - 48;
 }
 
 const hexPairs = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));

@@ -11,7 +11,13 @@ import type { Reply } from '../native/index.ts';
 import type { BegunJob } from './job.ts';
 import { type NetlinkMessage, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE } from './netlink/message.ts';
 import { encodeAddress, IFA_F_NODAD } from './netlink/route/address.ts';
-import { encodeLink, encodeVethPair, IFF_UP, IN6_ADDR_GEN_MODE_NONE } from './netlink/route/link.ts';
+import {
+  encodeLink,
+  encodeVethPair,
+  IFF_UP,
+  IN6_ADDR_GEN_MODE_NONE,
+  type Link,
+} from './netlink/route/link.ts';
 import { encodeNeighbor, NUD_PERMANENT } from './netlink/route/neighbor.ts';
 import {
   encodeRoute,
@@ -21,7 +27,6 @@ import {
   RTN_UNICAST,
 } from './netlink/route/route.ts';
 import {
-  AF_INET,
   FAIRLEAD_PROTOCOL,
   RTM_NEWADDR,
   RTM_NEWLINK,
@@ -29,7 +34,6 @@ import {
   RTM_NEWROUTE,
   RTM_SETLINK,
 } from './netlink/route/rtnetlink.ts';
-import { Writer } from './netlink/wire.ts';
 
 /** One way out of the container. */
 export interface AttachmentRoute {
@@ -217,37 +221,37 @@ export function podMessages(
   const addressFlags = (pod.detectsDuplicates ? 0 : IFA_F_NODAD) | (pod.isRouted ? IFA_F_NOPREFIXROUTE : 0);
   const flags = NLM_F_CREATE | NLM_F_EXCL;
   return [
-    ...(pod.isIpv4Only && hasIpv6 ? [quietMessage(pod.ifname, podIndex)] : []),
-    upMessage(pod.ifname, podIndex),
+    ...upMessages(pod, podIndex, hasIpv6),
     ...pod.addresses.map((address) => addressMessage(address, podIndex, { flags, addressFlags })),
     ...(pod.neighbors ?? []).map((neighbor) => neighborMessage(neighbor, podIndex)),
     ...pod.routes.map((route) => routeMessage(route, podIndex)),
   ];
 }
 
-const IFLA_AF_SPEC = 26;
-const IFLA_INET_CONF = 1;
-const IPV4_DEVCONF_ARP_NOTIFY = 22;
+/**
+ * With arp_notify: who changes the interface's MAC later (type tuning) has its neighbours told. That no link-local
+ * address is made must be said before the interface is up; then both go in the one message, as the kernel tells
+ * everybody of each such change.
+ */
+function upMessages(
+  { ifname, isIpv4Only = false }: AttachmentPod,
+  index: number,
+  hasIpv6: boolean,
+): NetlinkMessage[] {
+  const settings = { index, arpNotify: true };
+  const up = { index, flags: IFF_UP, changeMask: IFF_UP };
+  const message = (link: Link, what: string): NetlinkMessage => ({
+    type: RTM_SETLINK,
+    flags: 0,
+    payload: encodeLink(link),
+    operation: `RTM_SETLINK ${ifname} ${what}`,
+  });
+  if (!isIpv4Only || !hasIpv6) return [message({ ...settings, ...up }, 'up')];
+  return [message({ ...settings, ...noLinkLocal }, 'addrgenmode'), message(up, 'up')];
+}
+
 /** Only the addresses themselves: no route to their subnet. */
 const IFA_F_NOPREFIXROUTE = 0x200;
-
-/** Before the interface is up, or it is too late. */
-function quietMessage(name: string, index: number): NetlinkMessage {
-  const payload = encodeLink({ index, ...noLinkLocal });
-  return { type: RTM_SETLINK, flags: 0, payload, operation: `RTM_SETLINK ${name} addrgenmode` };
-}
-
-/** With arp_notify: who changes the interface's MAC later (type tuning) has its neighbours told. */
-function upMessage(name: string, index: number): NetlinkMessage {
-  const writer = new Writer(64).bytes(encodeLink({ index, flags: IFF_UP, changeMask: IFF_UP }));
-  writer.nest(IFLA_AF_SPEC, () => {
-    writer.nest(AF_INET, () => {
-      writer.nest(IFLA_INET_CONF, () => writer.attrU32(IPV4_DEVCONF_ARP_NOTIFY, 1));
-    });
-  });
-  const payload = writer.finish();
-  return { type: RTM_SETLINK, flags: 0, payload, operation: `RTM_SETLINK ${name} up` };
-}
 
 interface AddressHow {
   /** NLM_F_… */

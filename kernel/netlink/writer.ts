@@ -5,21 +5,20 @@ export const NLA_HEADER_BYTES = 4;
 /** nla_len is 16 bit. The kernel would take a longer list as a shorter one, silently. */
 const NLA_LENGTH_MAX = 0xffff;
 
-const encoder = new TextEncoder();
-
 export function align4(length: number): number {
   return (length + 3) & ~3;
 }
 
-/** A growing buffer. Values are appended; attributes are padded to 4 bytes. */
+/**
+ * A growing buffer. Values are appended; attributes are padded to 4 bytes. Small buffers are cut from Node's pool and
+ * numbers are stored byte by byte: an ArrayBuffer and a DataView of its own cost a message more than its contents.
+ */
 export class Writer {
-  #bytes: Uint8Array;
-  #view: DataView;
+  #bytes: Buffer;
   #length = 0;
 
   constructor(capacityBytes = 256) {
-    this.#bytes = new Uint8Array(capacityBytes);
-    this.#view = new DataView(this.#bytes.buffer);
+    this.#bytes = Buffer.allocUnsafe(capacityBytes);
   }
 
   get length(): number {
@@ -30,10 +29,9 @@ export class Writer {
     const at = this.#length;
     const end = at + count;
     if (end > this.#bytes.length) {
-      const grown = new Uint8Array(Math.max(end, this.#bytes.length * 2));
-      grown.set(this.#bytes);
+      const grown = Buffer.allocUnsafe(Math.max(end, this.#bytes.length * 2));
+      grown.set(this.#bytes.subarray(0, at));
       this.#bytes = grown;
-      this.#view = new DataView(grown.buffer);
     }
     this.#length = end;
     return at;
@@ -41,20 +39,16 @@ export class Writer {
 
   u8(value: number): this {
     const at = this.#reserve(1);
-    this.#view.setUint8(at, value);
+    this.#bytes[at] = value;
     return this;
   }
 
   u16(value: number): this {
-    const at = this.#reserve(2);
-    this.#view.setUint16(at, value, true);
-    return this;
+    return this.setU16(this.#reserve(2), value);
   }
 
   u32(value: number): this {
-    const at = this.#reserve(4);
-    this.#view.setUint32(at, value, true);
-    return this;
+    return this.setU32(this.#reserve(4), value);
   }
 
   i32(value: number): this {
@@ -62,26 +56,29 @@ export class Writer {
   }
 
   u64(value: bigint): this {
-    const at = this.#reserve(8);
-    this.#view.setBigUint64(at, value, true);
+    this.#bytes.writeBigUInt64LE(value, this.#reserve(8));
     return this;
   }
 
   u16be(value: number): this {
     const at = this.#reserve(2);
-    this.#view.setUint16(at, value, false);
+    this.#bytes[at] = value >>> 8;
+    this.#bytes[at + 1] = value;
     return this;
   }
 
   u32be(value: number): this {
     const at = this.#reserve(4);
-    this.#view.setUint32(at, value, false);
+    const bytes = this.#bytes;
+    bytes[at] = value >>> 24;
+    bytes[at + 1] = value >>> 16;
+    bytes[at + 2] = value >>> 8;
+    bytes[at + 3] = value;
     return this;
   }
 
   u64be(value: bigint): this {
-    const at = this.#reserve(8);
-    this.#view.setBigUint64(at, value, false);
+    this.#bytes.writeBigUInt64BE(value, this.#reserve(8));
     return this;
   }
 
@@ -92,7 +89,8 @@ export class Writer {
   }
 
   zeros(count: number): this {
-    this.#reserve(count);
+    const at = this.#reserve(count);
+    for (let i = at; i < this.#length; i += 1) this.#bytes[i] = 0;
     return this;
   }
 
@@ -103,12 +101,17 @@ export class Writer {
 
   /** Overwrites a value written before, such as a length. */
   setU32(at: number, value: number): this {
-    this.#view.setUint32(at, value, true);
+    const bytes = this.#bytes;
+    bytes[at] = value;
+    bytes[at + 1] = value >>> 8;
+    bytes[at + 2] = value >>> 16;
+    bytes[at + 3] = value >>> 24;
     return this;
   }
 
   setU16(at: number, value: number): this {
-    this.#view.setUint16(at, value, true);
+    this.#bytes[at] = value;
+    this.#bytes[at + 1] = value >>> 8;
     return this;
   }
 
@@ -157,11 +160,10 @@ export class Writer {
 
   /** Text with the NUL that the kernel's string attributes end in. */
   attrText(type: number, value: string): this {
-    const text = encoder.encode(value);
-    return this.#header(type, text.length + 1)
-      .bytes(text)
-      .u8(0)
-      .pad();
+    const bytes = Buffer.byteLength(value);
+    this.#header(type, bytes + 1);
+    this.#bytes.write(value, this.#reserve(bytes));
+    return this.u8(0).pad();
   }
 
   /** An attribute of attributes: whatever `fill` appends. NLA_F_NESTED is set. */
@@ -180,13 +182,13 @@ export class Writer {
 
   endNest(mark: number): this {
     const length = this.#length - mark;
-    if (length > NLA_LENGTH_MAX) throw tooLong(this.#view.getUint16(mark + 2, true), length);
+    if (length > NLA_LENGTH_MAX) throw tooLong(this.#bytes.readUInt16LE(mark + 2), length);
     return this.setU16(mark, length).pad();
   }
 
   /** What was written so far: a view, valid until the next write. */
   finish(): Uint8Array {
-    return this.#bytes.subarray(0, this.#length);
+    return new Uint8Array(this.#bytes.buffer, this.#bytes.byteOffset, this.#length);
   }
 }
 

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import type { Cidr } from '../../core/address.ts';
 import { CniNode, eventually, execIn, type Pod, testConfig } from '../cni/node.ts';
@@ -216,4 +217,18 @@ test('VERSION is answered with and without a daemon', async (t) => {
   const { exitCode, stdout } = await node.call('VERSION', { containerId: '' });
   t.is(exitCode, 0);
   t.true(JSON.parse(stdout).supportedVersions.includes('1.1.0'));
+});
+
+test('the threads that serve calls come before other programs', async (t) => {
+  const node = CniNode.open(t);
+  await node.start();
+  const tasks = `/proc/${node.serverPid}/task`;
+  // proc_pid_stat(5): the name in brackets, then the third field and on; nice is the nineteenth.
+  const threads = readdirSync(tasks).map((id) => {
+    const [, name = '', rest = ''] = /\((.*)\) (.*)/.exec(readFileSync(`${tasks}/${id}/stat`, 'utf8')) ?? [];
+    return { id: Number(id), name, nice: Number(rest.split(' ')[16]) };
+  });
+  const serving = threads.filter(({ id, name }) => id === node.serverPid || name === 'fairlead-lane');
+  t.true(serving.length > 2, 'the main thread and lanes');
+  t.deepEqual(new Set(serving.map(({ nice }) => nice)), new Set([-20]));
 });

@@ -43,6 +43,7 @@ const IFLA_LINK_NETNSID = 37;
 const RTEXT_FILTER_SKIP_STATS = 8;
 const IFLA_INET_CONF = 1;
 const IPV4_DEVCONF_PROMOTE_SECONDARIES = 20;
+const IPV4_DEVCONF_ARP_NOTIFY = 22;
 const IFLA_INET6_ADDR_GEN_MODE = 8;
 const VETH_INFO_PEER = 1;
 
@@ -74,6 +75,13 @@ export interface Link {
   /** Where to make the link (write only). */
   readonly namespaceFd?: number | undefined;
   readonly ipv6AddressGeneration?: number | undefined;
+  /** Neighbours are told when the link goes up or its MAC changes (net.ipv4.conf.….arp_notify). Write only. */
+  readonly arpNotify?: boolean | undefined;
+  /**
+   * Deleting the primary IPv4 address of a subnet then keeps the others (net.ipv4.conf.….promote_secondaries). Write
+   * only.
+   */
+  readonly promoteSecondaries?: boolean | undefined;
   readonly kind?: string | undefined;
   readonly vxlan?: Vxlan | undefined;
   readonly ipip?: Ipip | undefined;
@@ -113,13 +121,24 @@ function writeLink(writer: Writer, link: Link): void {
   u32(IFLA_NUM_RX_QUEUES, link.rxQueues);
   if (link.operationalState !== undefined) writer.attrU8(IFLA_OPERSTATE, link.operationalState);
   u32(IFLA_NET_NS_FD, link.namespaceFd);
-  if (link.ipv6AddressGeneration !== undefined) writeAddressGeneration(writer, link.ipv6AddressGeneration);
+  writeFamilies(writer, link);
   if (link.kind !== undefined || link.portKind !== undefined) writeLinkInfo(writer, link);
 }
 
-function writeAddressGeneration(writer: Writer, mode: number): void {
+function writeFamilies(writer: Writer, link: Link): void {
+  const { arpNotify = false, promoteSecondaries = false, ipv6AddressGeneration: mode } = link;
+  const hasIpv4 = arpNotify || promoteSecondaries;
+  if (!hasIpv4 && mode === undefined) return;
   writer.nest(IFLA_AF_SPEC, () => {
-    writer.nest(AF_INET6, () => writer.attrU8(IFLA_INET6_ADDR_GEN_MODE, mode));
+    if (hasIpv4) {
+      writer.nest(AF_INET, () => {
+        writer.nest(IFLA_INET_CONF, () => {
+          if (arpNotify) writer.attrU32(IPV4_DEVCONF_ARP_NOTIFY, 1);
+          if (promoteSecondaries) writer.attrU32(IPV4_DEVCONF_PROMOTE_SECONDARIES, 1);
+        });
+      });
+    }
+    if (mode !== undefined) writer.nest(AF_INET6, () => writer.attrU8(IFLA_INET6_ADDR_GEN_MODE, mode));
   });
 }
 
@@ -206,17 +225,9 @@ export function getLinkMessage(link: Pick<Link, 'name' | 'index'> = {}): Netlink
   return { type: RTM_GETLINK, flags: 0, payload: writer.finish(), operation };
 }
 
-/** Deleting the primary IPv4 address of a subnet then keeps the others (net.ipv4.conf.….promote_secondaries). */
 export function promoteSecondariesMessage(index: number): NetlinkMessage {
-  const writer = new Writer(64);
-  writeLink(writer, { index });
-  writer.nest(IFLA_AF_SPEC, () => {
-    writer.nest(AF_INET, () => {
-      writer.nest(IFLA_INET_CONF, () => writer.attrU32(IPV4_DEVCONF_PROMOTE_SECONDARIES, 1));
-    });
-  });
   const operation = `RTM_SETLINK ${index} promote_secondaries`;
-  return { type: RTM_SETLINK, flags: 0, payload: writer.finish(), operation };
+  return { type: RTM_SETLINK, flags: 0, payload: encodeLink({ index, promoteSecondaries: true }), operation };
 }
 
 /** One end of a veth pair. */
