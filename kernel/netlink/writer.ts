@@ -56,7 +56,8 @@ export class Writer {
   }
 
   u64(value: bigint): this {
-    this.#bytes.writeBigUInt64LE(value, this.#reserve(8));
+    const at = this.#reserve(8);
+    this.#bytes.writeBigUInt64LE(value, at);
     return this;
   }
 
@@ -78,7 +79,8 @@ export class Writer {
   }
 
   u64be(value: bigint): this {
-    this.#bytes.writeBigUInt64BE(value, this.#reserve(8));
+    const at = this.#reserve(8);
+    this.#bytes.writeBigUInt64BE(value, at);
     return this;
   }
 
@@ -162,7 +164,8 @@ export class Writer {
   attrText(type: number, value: string): this {
     const bytes = Buffer.byteLength(value);
     this.#header(type, bytes + 1);
-    this.#bytes.write(value, this.#reserve(bytes));
+    const at = this.#reserve(bytes);
+    this.#bytes.write(value, at);
     return this.u8(0).pad();
   }
 

@@ -119,3 +119,21 @@ test('a writer that grows keeps what was written', (t) => {
   for (let value = 0; value < 1000; value += 1) if (reader.u32() !== value) t.fail(`number ${value}`);
   t.is(reader.remaining, 0);
 });
+
+test('whatever it begins with, a writer writes the same', (t) => {
+  const write = (writer: Writer) =>
+    hex(
+      writer
+        .u8(1)
+        .attrText(1, 'fairlead')
+        .u16be(2)
+        .attrText(2, 'é'.repeat(90))
+        .zeros(5)
+        .attrU64(3, 0x0102030405060708n)
+        .attrU64be(4, 0x0102030405060708n)
+        .nest(5, (nested) => nested.attrU32be(6, 7).attr(7, new Uint8Array(33).fill(8))),
+    );
+  const expected = write(new Writer(4096));
+  for (let capacityBytes = 1; capacityBytes < 400; capacityBytes += 1)
+    t.is(write(new Writer(capacityBytes)), expected, `from ${capacityBytes} bytes`);
+});
