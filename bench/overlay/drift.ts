@@ -76,21 +76,9 @@ async function repairedAt(look: Look, whole: string, what: string): Promise<numb
 }
 
 /** From pod to pod, so many pings. */
-async function countLost({ machines, pods: [from, to] }: Pair, pings: number): Promise<number> {
-  const words = [
-    program,
-    '-q',
-    '-i',
-    String(pingEveryMs / 1000),
-    '-c',
-    String(pings),
-    '-W',
-    '1',
-    '-I',
-    from,
-    to,
-  ];
-  const [command, args] = inNamespace(machines[0].namespace, words);
+async function countLost({ pods: [from, to] }: Pair, pings: number): Promise<number> {
+  const words = [program, '-q', '-i', String(pingEveryMs / 1000), '-c', String(pings), '-W', '1', to.address];
+  const [command, args] = inNamespace(from.namespace, words);
   const { stdout } = await promisify(execFile)(command, args).catch((error: { stdout: string }) => error);
   const [, sent = 0, received = 0] =
     /(\d+) packets transmitted, (\d+) received/.exec(stdout)?.map(Number) ?? [];

@@ -2,20 +2,33 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { applyBatch, Lab } from '../../cli/cluster/lab.ts';
 import type { Machine } from '../../cli/cluster/topology.ts';
+import { until } from '../../test/daemon/etcd-server.ts';
 import { inside } from '../../test/netns/daemon-nodes.ts';
 import { BenchAgent } from './agent.ts';
 import type { Backend } from './peers.ts';
 import { Store } from './store.ts';
 
 /**
- * Two nodes with a way between them. In the place of a pod, each has one address of its subnet on its loopback:
+ * Two nodes with a way between them, and a pod on each:
  *
- *     lo 10.1.0.9 ── node-1 ── eth0 172.30.0.11 ── wire ── 172.30.0.12 eth0 ── node-2 ── lo 10.2.0.9
+ *     pod 10.1.0.9 ── cni0, node-1, eth0 172.30.0.11 ── wire ── 172.30.0.12 eth0, node-2, cni0 ── pod 10.2.0.9
+ *
+ * A pod is a namespace behind a bridge, which the agent makes itself or we with the same settings; the rest of the pod is
+ * made by the same lines on every pair: only the ways between the nodes differ. Nodes forward pods' packets, as real ones
+ * do, so what a node's rules say of packets to the node itself meets the encapsulated ones alone.
  */
 export interface Pair extends AsyncDisposable {
   readonly machines: readonly [Machine, Machine];
-  readonly pods: readonly [string, string];
+  readonly pods: readonly [Pod, Pod];
 }
+
+export interface Pod {
+  readonly namespace: string;
+  readonly address: string;
+}
+
+/** What fits on the wire, whose MTU is 1500. */
+const mtusBytes: Readonly<Record<Backend, number>> = { vxlan: 1450, 'host-gw': 1500 };
 
 export function labName(): string {
   return `b${randomBytes(3).toString('hex')}`;
@@ -35,6 +48,8 @@ async function openLab(): Promise<Open> {
   return { lab, machines: [first, second], stack: stack.move() };
 }
 
+const hostIn = (subnet: string, host: number) => subnet.replace(/\.0\/24$/, `.${host}`);
+
 /** By agents, joined by etcd. They go on while the pair is there. */
 export async function agentsPair(
   backend: Backend,
@@ -50,14 +65,16 @@ export async function agentsPair(
   });
   for (const agent of agents) await agent.until(({ ready, peers }) => ready && peers === 1);
   const subnets = await Promise.all(agents.map(async (agent) => (await agent.status()).subnets[0] ?? ''));
-  const pods = await makePods(machines, subnets);
+  for (const { namespace } of machines)
+    await until('a bridge for pods', () => inside(namespace, 'ip', '-4', '-o', 'address').includes(' cni0 '));
+  const pods = await makePods(lab, subnets, backend);
   const owned = stack.move();
   return { machines, pods, agents, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 /** The same way of the kernel's, made with `ip`. */
 export async function handMadePair(backend: Backend): Promise<Pair> {
-  const { machines, stack: opened } = await openLab();
+  const { lab, machines, stack: opened } = await openLab();
   await using stack = opened;
   for (const [at, { namespace }] of machines.entries()) {
     const peer = machines[1 - at]?.addresses[0] ?? '';
@@ -68,7 +85,10 @@ export async function handMadePair(backend: Backend): Promise<Pair> {
     const entry = ['fdb', 'add', macOf(1 - at), 'dev', 'hand', 'dst', peer, 'self', 'permanent'];
     inside(namespace, 'bridge', ...entry);
   }
-  const pods = await makePods(machines, ['10.1.0.0/24', '10.2.0.0/24']);
+  const subnets = ['10.1.0.0/24', '10.2.0.0/24'];
+  for (const [at, machine] of machines.entries())
+    await handMadeBridge(machine, subnets[at] ?? '', mtusBytes[backend]);
+  const pods = await makePods(lab, subnets, backend);
   const owned = stack.move();
   return { machines, pods, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
@@ -87,9 +107,38 @@ function handMadeTunnel(at: number, machines: readonly Machine[]): string[] {
   ];
 }
 
-async function makePods(machines: readonly Machine[], subnets: readonly string[]): Promise<[string, string]> {
-  const pods = subnets.map((subnet) => subnet.replace(/\.0\/24$/, '.9'));
-  for (const [at, { namespace }] of machines.entries())
-    await applyBatch({ namespace, lines: [`address add ${pods[at]}/32 dev lo`] });
-  return [pods[0] ?? '', pods[1] ?? ''];
+/** As the agent makes its own: by a fixed MAC address, too, which else is that of a pod's end. */
+async function handMadeBridge({ namespace }: Machine, subnet: string, mtuBytes: number): Promise<void> {
+  inside(namespace, 'sysctl', '-qw', 'net.ipv4.ip_forward=1');
+  const lines = [
+    `link add cni0 mtu ${mtuBytes} address 02:00:00:00:01:01 type bridge`,
+    `address add ${hostIn(subnet, 1)}/24 dev cni0`,
+    'link set cni0 up',
+  ];
+  await applyBatch({ namespace, lines });
+}
+
+async function makePods(lab: Lab, subnets: readonly string[], backend: Backend): Promise<[Pod, Pod]> {
+  const [first, second] = await Promise.all(
+    lab.nodes.map((machine, at) => makePod(lab, machine, subnets[at] ?? '', mtusBytes[backend])),
+  );
+  if (first === undefined || second === undefined) throw new Error('a lab without nodes');
+  return [first, second];
+}
+
+async function makePod(lab: Lab, machine: Machine, subnet: string, mtuBytes: number): Promise<Pod> {
+  const address = hostIn(subnet, 9);
+  const namespace = await lab.podNamespace(machine.name);
+  const onNode = [
+    `link add pod mtu ${mtuBytes} master cni0 type veth peer name eth0 mtu ${mtuBytes} netns ${namespace}`,
+    'link set pod up',
+  ];
+  const inPod = [
+    `address add ${address}/24 dev eth0`,
+    'link set eth0 up',
+    `route add default via ${hostIn(subnet, 1)}`,
+  ];
+  await applyBatch({ namespace: machine.namespace, lines: onNode });
+  await applyBatch({ namespace, lines: inPod });
+  return { namespace, address };
 }

@@ -21,7 +21,7 @@ const SAMPLE_BYTES = 1e9;
  */
 export async function measureThroughput(frame: Frame): Promise<void> {
   if (!existsSync(program)) return frame.missing('iperf3', `no ${program} (Debian: iperf3)`);
-  const rounds = frame.quick ? 1 : 9;
+  const rounds = frame.quick ? 1 : 15;
   for (const backend of ['vxlan', 'host-gw'] as const) {
     frame.progress(`throughput, ${backend}`);
     const { path, masquerade, hand } = await measureBackend(backend, rounds);
@@ -48,15 +48,15 @@ async function measureBackend(backend: Backend, rounds: number) {
   });
 }
 
-/** A pair with a server on its second node. */
+/** A pair with a server in its second pod. */
 class Wire implements AsyncDisposable {
   readonly #pair: Pair;
   readonly #stop: () => Promise<void>;
 
   constructor(pair: Pair) {
     this.#pair = pair;
-    const [, { namespace }] = pair.machines;
-    const [command, args] = inNamespace(namespace, [program, '--server', '--bind', pair.pods[1]]);
+    const [, { namespace, address }] = pair.pods;
+    const [command, args] = inNamespace(namespace, [program, '--server', '--bind', address]);
     const server = spawn(command, args, { stdio: 'ignore' });
     this.#stop = async () => {
       const gone = once(server, 'exit');
@@ -67,8 +67,8 @@ class Wire implements AsyncDisposable {
   /** How long so many bytes take: what one connection brings across in the time, scaled up. */
   async timeMs(seconds: number): Promise<number> {
     const [from, to] = this.#pair.pods;
-    const words = [program, '--client', to, '--bind', from, '--time', String(seconds), '--json'];
-    const [command, args] = inNamespace(this.#pair.machines[0].namespace, words);
+    const words = [program, '--client', to.address, '--time', String(seconds), '--json'];
+    const [command, args] = inNamespace(from.namespace, words);
     for (let tries = 1; ; tries += 1) {
       try {
         const { stdout } = await promisify(execFile)(command, args);
