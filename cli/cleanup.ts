@@ -50,8 +50,8 @@ export function cleanupCommand(): Command {
     .addHelpText(
       'after',
       '\nRemoved are: links whose alias begins with "fairlead", routes and rules of protocol 88, our qdiscs, tables of' +
-        '\nnftables and chains of iptables, 05-fairlead.conflist, our plugins (those they replaced come back), and the' +
-        "\nagent's files. Pods lose their network. Settings of the kernel (sysctl) go back to what they were, except" +
+        '\nnftables and chains of iptables, sources that firewalld was given, 05-fairlead.conflist, our plugins (those' +
+        "\nthey replaced come back), and the agent's files. Pods lose their network. Settings of the kernel (sysctl) go back to what they were, except" +
         '\nthose that somebody else has changed since.',
     )
     .action(run);
@@ -80,12 +80,12 @@ async function run(options: CleanupOptions): Promise<void> {
 }
 
 /** What agent, plugin and proxy wrote down of what their rows do not tell. */
-function readRecords(runDir: string): [ProxyRecord, NodeChanges['bridges']] {
+function readRecords(runDir: string): [ProxyRecord, Omit<NodeChanges, 'settings'>] {
   const { cni, stateDir } = daemonPlaces(runDir);
   const { mode, sysctls } = readProxyRecord(runDir);
   const ofAgent = readSettingsRecord(join(stateDir, settingsRecordName));
-  const { settings, bridges } = readChanges(join(cni.stateDir, changesName));
-  return [{ mode, sysctls: { ...settings, ...ofAgent, ...sysctls } }, bridges];
+  const { settings, ...changes } = readChanges(join(cni.stateDir, changesName));
+  return [{ mode, sysctls: { ...settings, ...ofAgent, ...sysctls } }, changes];
 }
 
 /** An agent, or a service proxy, that works would make its rows again. */

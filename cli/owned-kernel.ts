@@ -1,4 +1,5 @@
 import type { NodeChanges } from '../cni/changes.ts';
+import { FirewalldTable } from '../cni/firewalld/table.ts';
 import { IptablesTable } from '../cni/iptables/table.ts';
 import { reconcile } from '../core/reconcile.ts';
 import { layer, type Table } from '../core/rows.ts';
@@ -35,7 +36,7 @@ export class OwnedRows implements Disposable {
   /** What is made later rests on what is made before; it is removed in the other direction. */
   readonly #tables: readonly Table<string, unknown>[];
 
-  constructor(record: ProxyRecord, bridges: NodeChanges['bridges']) {
+  constructor(record: ProxyRecord, { bridges, sources }: Pick<NodeChanges, 'bridges' | 'sources'>) {
     const socket = this.#stack.use(NetlinkSocket.open(NETLINK_ROUTE));
     const nftSocket = this.#stack.use(openNftSocket());
     this.#tables = [
@@ -46,6 +47,11 @@ export class OwnedRows implements Disposable {
       new RouteTable({ socket }),
       new RuleTable({ socket }),
       this.#iptables,
+      // The record itself goes with the agent's files.
+      new FirewalldTable({
+        busAddress: process.env.DBUS_SYSTEM_BUS_ADDRESS,
+        record: { sources, changeSources: () => {} },
+      }),
       new OwnedNftTables({ socket: nftSocket }),
       ...forwardTables(new FilterPrograms({ socket: nftSocket })),
       new OwnedProxyChains(record),

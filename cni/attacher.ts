@@ -272,17 +272,20 @@ export class Attacher {
         some.filter((change) => change.kind !== 'delete' || !wanted.has(kind, change.key as string)),
       );
       pass(`${way === 'create' ? 'add' : 'del'}:${kind}`);
-      if (kind === 'pod' && way === 'delete') return this.#leaveSettings(failures);
+      if (way === 'delete' && (kind === 'pod' || kind === 'firewalld')) return this.#leave(kind, failures);
       return failures;
     };
     // Not as one transaction, which could not take its turn backwards: all changes here go one way.
     return { layer: { table: { ...noTable, name: table.name, write } }, changes };
   }
 
-  /** The container ends: a setting in it that cannot be put back is not worth keeping it for. */
-  #leaveSettings(failures: Awaited<ReturnType<Table<unknown, unknown>['write']>>): [] {
-    for (const { key, error } of failures)
-      this.#options.log.warn({ key, error: error.message }, 'setting in a container not put back');
+  /**
+   * The container ends: a setting in it that cannot be put back is not worth keeping it for. What firewalld does not take
+   * out now is on record, and taken out later.
+   */
+  #leave(kind: 'pod' | 'firewalld', failures: Awaited<ReturnType<Table<unknown, unknown>['write']>>): [] {
+    const text = kind === 'pod' ? 'setting in a container not put back' : 'left in firewalld until later';
+    for (const { key, error } of failures) this.#options.log.warn({ key, error: error.message }, text);
     return [];
   }
 

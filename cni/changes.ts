@@ -22,6 +22,8 @@ export interface NodeChanges {
   readonly settings: Readonly<Record<string, SettingChange>>;
   /** By name. */
   readonly bridges: Readonly<Record<string, BridgeChange>>;
+  /** Keys of the sources that firewalld's zones were given. */
+  readonly sources: readonly string[];
 }
 
 /** In the directory of the plugin's state. */
@@ -30,10 +32,11 @@ export const changesName = 'changes.json';
 /** A file that is not there, or cannot be read, says nothing. */
 export function readChanges(path: string): NodeChanges {
   try {
-    const { settings = {}, bridges = {} } = JSON.parse(readFileSync(path, 'utf8')) as Partial<NodeChanges>;
-    return { settings, bridges };
+    const changes = JSON.parse(readFileSync(path, 'utf8')) as Partial<NodeChanges>;
+    const { settings = {}, bridges = {}, sources = [] } = changes;
+    return { settings, bridges, sources };
   } catch {
-    return { settings: {}, bridges: {} };
+    return { settings: {}, bridges: {}, sources: [] };
   }
 }
 
@@ -74,6 +77,19 @@ export class ChangeRecord {
     if (all.length === known.addresses.length && isPromiscuous === (known.promiscuous ?? false)) return;
     const change = { addresses: all, ...(isPromiscuous && { promiscuous: true }) };
     this.#put({ bridges: { ...this.#changes.bridges, [name]: change } });
+  }
+
+  get sources(): readonly string[] {
+    return this.#changes.sources;
+  }
+
+  /** The only changes that end with their pods. */
+  changeSources(added: readonly string[], removed: readonly string[]): void {
+    const sources = new Set(this.#changes.sources);
+    for (const source of added) sources.add(source);
+    for (const source of removed) sources.delete(source);
+    const isSame = sources.symmetricDifference(new Set(this.#changes.sources)).size === 0;
+    if (!isSame) this.#put({ sources: [...sources] });
   }
 
   /** Without a record pods are served all the same. */

@@ -1,7 +1,7 @@
 import type { Table } from '../core/rows.ts';
 import { CniError, cniCode } from './error.ts';
 import { callForeign, type ForeignCall } from './foreign-ipam.ts';
-import { type Part, type PartRows, type RowKind, rowKinds, rowsOf } from './part.ts';
+import { type KindRows, type Part, type PartRows, type RowKind, rowKinds, rowsOf } from './part.ts';
 import type { PartTables } from './part-tables.ts';
 import type { ChainedCall, ChainedPlugin } from './plugin-type.ts';
 import type { AttachmentRequest } from './request.ts';
@@ -92,12 +92,19 @@ async function checkRows(
     const actual = await table.read();
     for (const [key, row] of rowsOf(rows, kind)) {
       const there = actual.get(key);
-      if (there === undefined) throw notThere(`${table.name} ${key}: not found`);
+      if (there === undefined) throw notThere(missingText(kind, row) ?? `${table.name} ${key}: not found`);
       // A host port of the container may lead to it by another of its networks.
       if (!table.same(wanted.current(kind, key) ?? row, there))
         throw notThere(`${table.name} ${key}: not as it was made`);
     }
   }
+}
+
+/** In the words of the reference plugin, where it has some. */
+function missingText(kind: RowKind, row: unknown): string | undefined {
+  if (kind !== 'firewalld') return undefined;
+  const { zone, source } = row as KindRows['firewalld'];
+  return `failed to find the address ${source} in ${zone} zone`;
 }
 
 function notThere(text: string): CniError {

@@ -63,7 +63,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
   });
   const ports = new PortKeeper({ tables, wanted, log, indexOf: (bridge) => bridges.indexOf(bridge) });
   const trouble = () => bridgeKeeper.trouble() ?? keeper.trouble();
-  const node = new NodeLinks(tables.socket);
+  const node = new NodeLinks(tables.socket, tables.node.firewalld);
   const enter = enterWords(namespaceFd);
   const kept = stack.use(new KeptAddresses());
   const plugin = new Plugin({ ...options, tables, bridges, wanted, node, enter, kept, trouble });

@@ -6,15 +6,23 @@ import { decodeRoute, encodeRoute } from '../kernel/netlink/route/route.ts';
 import { RTM_GETROUTE } from '../kernel/netlink/route/rtnetlink.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { type PodSetting, PodSettings } from '../kernel/pod-setting.ts';
+import type { FirewalldTable } from './firewalld/table.ts';
 import type { ChainedNode, Peer } from './plugin-type.ts';
 
-/** Questions to the kernel about interfaces that others may have made. */
+/** Questions about what others may have made: to the kernel about interfaces, and whether firewalld runs. */
 export class NodeLinks implements ChainedNode {
   readonly #socket: NetlinkSocket;
 
+  readonly #firewalld: Pick<FirewalldTable, 'runs'>;
+
   /** The socket is one of the node's namespace. */
-  constructor(socket: NetlinkSocket) {
+  constructor(socket: NetlinkSocket, firewalld: Pick<FirewalldTable, 'runs'>) {
     this.#socket = socket;
+    this.#firewalld = firewalld;
+  }
+
+  hasFirewalld(): Promise<boolean> {
+    return this.#firewalld.runs();
   }
 
   async hasLink(namespaceFd: number, name: string): Promise<boolean> {

@@ -1,3 +1,4 @@
+import { fstatSync, statSync } from 'node:fs';
 import type { Change, Failure, Table } from '../core/rows.ts';
 import type { AttachmentRow, BegunPair } from '../kernel/attachment.ts';
 import { type AttachmentPlace, type AttachmentState, readAttachment } from '../kernel/attachment-check.ts';
@@ -16,6 +17,7 @@ import { SysctlTable } from '../kernel/sysctl.ts';
 import { isHostName } from './attachment.ts';
 import type { ChangeRecord } from './changes.ts';
 import { ElementTable } from './element-table.ts';
+import { FirewalldTable } from './firewalld/table.ts';
 import { IptablesTable } from './iptables/table.ts';
 import { bridgeLayout } from './nft-bridge-layout.ts';
 import { cniLayout } from './nft-layout.ts';
@@ -58,6 +60,7 @@ export class KernelTables implements PartTables, Disposable {
     readonly elements: ElementTable;
     readonly bridgeElements: ElementTable;
     readonly iptables: IptablesTable;
+    readonly firewalld: FirewalldTable;
   };
   /** Of NETLINK_ROUTE in the node's namespace, beside the loop. */
   readonly socket: NetlinkSocket;
@@ -88,6 +91,7 @@ export class KernelTables implements PartTables, Disposable {
       sysctls: new NodeSysctls({ namespaceFd, record }),
       elements: elements(cniLayout),
       iptables: new IptablesTable({ enter: enterWords(namespaceFd) }),
+      firewalld: openFirewalld(namespaceFd, record),
     };
     this.#namespaceFd = namespaceFd;
     this.#record = record;
@@ -183,6 +187,14 @@ class NodeSysctls implements Table<string, SysctlSettingRow> {
 }
 
 type NodeSysctlsOptions = Pick<PartTablesOptions, 'namespaceFd' | 'record'>;
+
+function openFirewalld(
+  namespaceFd: Descriptor | undefined,
+  record: ChangeRecord | undefined,
+): FirewalldTable {
+  const { ino } = namespaceFd === undefined ? statSync('/proc/self/ns/net') : fstatSync(namespaceFd);
+  return new FirewalldTable({ busAddress: process.env.DBUS_SYSTEM_BUS_ADDRESS, record, namespace: ino });
+}
 
 /** Programs of the host run in the namespace of the process, unless they are led into another. */
 export function enterWords(namespaceFd: Descriptor | undefined): string[] {

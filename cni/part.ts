@@ -6,6 +6,7 @@ import { type NftElement, nftElementKey } from '../kernel/netlink/nftables/spec.
 import { type PodSetting, podSettingKey } from '../kernel/pod-setting.ts';
 import { type QdiscRow, qdiscKey } from '../kernel/qdisc.ts';
 import { type RouteRow, routeKey } from '../kernel/route.ts';
+import { type FirewalldRow, firewalldKey } from './firewalld/table.ts';
 import { type IptablesRow, iptablesKey } from './iptables/rules.ts';
 import type { Sandbox } from './sandbox.ts';
 
@@ -46,6 +47,8 @@ export interface KindRows {
   /** Of `inet fairlead-cni`: host ports, masquerading, firewall. */
   readonly elements: NftElement;
   readonly iptables: IptablesRow;
+  /** Addresses in zones of firewalld. */
+  readonly firewalld: FirewalldRow;
 }
 export type RowKind = keyof KindRows;
 
@@ -55,7 +58,7 @@ export type RowKind = keyof KindRows;
  */
 export const rowSequences = [
   ['bridgeElements', 'attachment', 'vlans', 'ports', 'routes', 'qdiscs', 'sysctls', 'pod'],
-  ['elements', 'iptables'],
+  ['elements', 'iptables', 'firewalld'],
 ] as const satisfies readonly (readonly RowKind[])[];
 
 export const rowKinds = rowSequences.flat();
@@ -125,6 +128,7 @@ const keys: { readonly [K in RowKind]: (row: KindRows[K]) => string } = {
   pod: podSettingKey,
   elements: nftElementKey,
   iptables: iptablesKey,
+  firewalld: firewalldKey,
 };
 
 /** The rows of one kind by the keys of their table. */

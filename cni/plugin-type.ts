@@ -104,6 +104,8 @@ export interface ChainedNode {
   capture(namespaceFd: number, settings: readonly PodSetting[]): Promise<readonly PodSetting[]>;
   /** Name of the link by which packets to the address leave. */
   deviceTo(ip: Ip): Promise<string | undefined>;
+  /** Whether firewalld guards the node. */
+  hasFirewalld(): Promise<boolean>;
 }
 
 export interface Peer {

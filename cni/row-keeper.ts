@@ -3,12 +3,12 @@ import { reconcile } from '../core/reconcile.ts';
 import { layer } from '../core/rows.ts';
 import { attachmentKey } from './attachment.ts';
 import type { ElementTable } from './element-table.ts';
-import { IptablesKeeper } from './iptables/keeper.ts';
 import { keptLayer } from './kept-layer.ts';
 import type { LeaseBook } from './leases.ts';
 import type { Log } from './log.ts';
 import { type Part, rowKinds } from './part.ts';
 import type { KernelTables } from './part-tables.ts';
+import { ProgramKeeper } from './program-keeper.ts';
 import type { WantedRows } from './wanted.ts';
 
 /** How often nftables is asked whether somebody else was at it; it takes 2 µs. */
@@ -37,11 +37,14 @@ export class RowKeeper {
   #sysctlsFrom = 0;
   readonly #troubles = new Map<string, string>();
 
-  readonly #iptables: IptablesKeeper;
+  readonly #iptables: ProgramKeeper<'iptables'>;
+  readonly #firewalld: ProgramKeeper<'firewalld'>;
 
   constructor(options: RowKeeperOptions) {
     this.#options = options;
-    this.#iptables = new IptablesKeeper({ ...options, table: options.tables.node.iptables });
+    const { iptables, firewalld } = options.tables.node;
+    this.#iptables = new ProgramKeeper({ ...options, kind: 'iptables', table: iptables });
+    this.#firewalld = new ProgramKeeper({ ...options, kind: 'firewalld', table: firewalld });
   }
 
   /**
@@ -96,18 +99,24 @@ export class RowKeeper {
   /** What is wanted and could not be made again. */
   trouble(): string | undefined {
     const [first] = this.#troubles.values();
-    return first ?? this.#iptables.trouble();
+    return first ?? this.#iptables.trouble() ?? this.#firewalld.trouble();
   }
 
   /** Until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
+    // It may take its time, for which nothing else waits.
+    let asked: Promise<void> | undefined;
     while (!signal.aborted) {
       await sleep(pollMs, undefined, { signal }).catch(() => {});
-      if (signal.aborted) return;
+      if (signal.aborted) break;
+      asked ??= this.#firewalld.look().finally(() => {
+        asked = undefined;
+      });
       await this.#lookAround().catch((error: Error) => {
         this.#options.log.error({ error: error.message }, 'rows of pods could not be compared');
       });
     }
+    await asked;
   }
 
   async #lookAround(): Promise<void> {
@@ -144,6 +153,7 @@ export class RowKeeper {
     if (this.#troubles.size === 0 && !(await this.#options.tables.foreign.any())) return;
     await this.#repairElements();
     this.#iptables.note();
+    this.#firewalld.note();
     this.#restUntilMs = performance.now() + (performance.now() - nowMs) * restShare;
   }
 
@@ -183,5 +193,5 @@ export class RowKeeper {
 }
 
 function isFilter(kind: (typeof rowKinds)[number]): boolean {
-  return kind === 'elements' || kind === 'bridgeElements' || kind === 'iptables';
+  return kind === 'elements' || kind === 'bridgeElements' || kind === 'iptables' || kind === 'firewalld';
 }

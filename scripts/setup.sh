@@ -15,9 +15,9 @@ packages='nftables iproute2 etcd-server etcd-client gcc libc6-dev'
 # The reference plugins, which call iptables; what measures and probes ways between nodes.
 bench_packages='containernetworking-plugins iptables iperf3 iputils-ping'
 # sysctl, to break things with; iptables, one of the proxy's backends; openssl, for certificates; container runtimes
-# that call the plugin, and a root filesystem for their containers; and an independent client of the API server, where
+# that call the plugin, and a root filesystem for their containers; firewalld with a bus to speak to it; and an independent client of the API server, where
 # there is none of another make.
-test_packages='procps iptables openssl podman containerd crun runc busybox-static'
+test_packages='procps iptables openssl podman containerd crun runc busybox-static firewalld dbus'
 command -v kubectl >/dev/null || test_packages="$test_packages kubernetes-client"
 node_major_min=20
 
@@ -86,6 +86,8 @@ install_packages() {
     die 'apt-get could not install the packages above' "by hand: apt-get update && apt-get install $*" \
       "the whole log: $log"
   }
+  # Nor is it to guard the machine from its next start on.
+  case " $* " in *' firewalld '*) systemctl --quiet disable firewalld >>"$log" 2>&1 || true ;; esac
 }
 
 # An index that cannot be fetched (somebody's third repository) matters only if the packages then are not there.

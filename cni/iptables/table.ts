@@ -44,10 +44,13 @@ export class IptablesTable implements Table<string, IptablesRow> {
     return actual.isCutOff !== true;
   }
 
-  /** Whether the programs are of the kind legacy, as far as is known; see {@link IptablesState}. */
-  get isLegacy(): boolean {
+  /** Of rules of the kind legacy nothing tells; see {@link IptablesState}. */
+  get isUnheard(): boolean {
     return this.#isLegacy;
   }
+
+  /** Rules that nobody wants go with the next that somebody does: reading takes programs, which need not be there. */
+  readonly hasOwn = false;
 
   async read(): Promise<Map<string, IptablesRow>> {
     const states = await Promise.all(families.map((family) => this.#state(family)));

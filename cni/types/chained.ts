@@ -116,8 +116,9 @@ export const firewallType: PluginType = {
     if (parsed instanceof CniError) return parsed;
     return {
       kind: 'chained',
-      plan({ previous }) {
-        const rows = planFirewall(parsed, previous);
+      async plan({ previous, node }) {
+        const hasFirewalld = parsed.backend === undefined && (await node.hasFirewalld());
+        const rows = planFirewall(parsed, previous, hasFirewalld);
         return rows instanceof CniError ? rows : passThrough(previous, rows);
       },
     };

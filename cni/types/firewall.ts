@@ -1,9 +1,10 @@
-import { addressBits, type Cidr, familyOf, type HostCidr, ipOf } from '../../core/address.ts';
+import { addressBits, type Cidr, familyOf, type HostCidr, ipOf, singleCidr } from '../../core/address.ts';
 import type { Problem } from '../../core/errors.ts';
 import { interfaceName, nftRange } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import { CniError, cniCode } from '../error.ts';
 import { FieldReader, type Fields } from '../fields.ts';
+import type { FirewalldRow } from '../firewalld/table.ts';
 import type { IptablesRow } from '../iptables/layout.ts';
 import { bridgeSets } from '../nft-bridge-layout.ts';
 import { cniSets } from '../nft-layout.ts';
@@ -11,20 +12,26 @@ import type { Result } from '../result.ts';
 
 export type IngressPolicy = 'open' | 'same-bridge' | 'isolated';
 
+export type FirewallBackend = 'iptables' | 'firewalld' | 'nftables';
+
 /** The keys of the firewall plugin. */
 export interface FirewallConfig {
-  readonly backend: 'iptables' | 'nftables';
+  /** Undefined: firewalld where it runs, else iptables. */
+  readonly backend?: FirewallBackend | undefined;
+  /** That the addresses are sources of. firewalld only. */
+  readonly zone: string;
   /** Whose rules in it come before ours. iptables only. */
   readonly adminChain: string;
   readonly ingressPolicy: IngressPolicy;
 }
 
 const adminChainUsual = 'CNI-ADMIN';
+const zoneUsual = 'trusted';
 /** Of iptables. */
 const chainNameBytesMax = 28;
 
 /**
- * Reads a configuration of type firewall. The default is iptables, as with the reference plugin: only rules beside
+ * Reads a configuration of type firewall. The default is never nftables, as with the reference plugin: only rules beside
  * those that drop can accept what these would drop.
  */
 export function parseFirewall(config: Fields): FirewallConfig | CniError {
@@ -34,21 +41,26 @@ export function parseFirewall(config: Fields): FirewallConfig | CniError {
   if (!/^[^\s"\\!-][^\s"\\]*$/.test(adminChain) || adminChain.length > chainNameBytesMax) {
     reader.problem('iptablesAdminChainName', `${JSON.stringify(adminChain)} is no name of a chain`);
   }
+  const zone = reader.text('firewalldZone') || zoneUsual;
+  if (!/^[^\p{Cc}\p{Cs}]+$/u.test(zone)) {
+    reader.problem('firewalldZone', `${JSON.stringify(zone)} is no name of a zone`);
+  }
   const backend = readBackend(reader);
   const ingressPolicy = readPolicy(reader);
-  if (problems.length === 0) return { backend, adminChain, ingressPolicy };
+  if (problems.length === 0) return { backend, zone, adminChain, ingressPolicy };
   const text = problems
     .map(({ path, message }) => (path === '' ? message : `${path}: ${message}`))
     .join('; ');
   return new CniError(cniCode.invalidConfig, `failed to load netconf: ${text}`);
 }
 
+const backends: ReadonlySet<string> = new Set<FirewallBackend>(['iptables', 'firewalld', 'nftables']);
+
 function readBackend(reader: FieldReader): FirewallConfig['backend'] {
-  const backend = reader.text('backend') || 'iptables';
-  if (backend === 'iptables' || backend === 'nftables') return backend;
-  const text = `${JSON.stringify(backend)} is not supported; iptables or nftables`;
-  reader.problem('backend', text);
-  return 'iptables';
+  const backend = reader.text('backend') || undefined;
+  if (backend === undefined || backends.has(backend)) return backend as FirewallBackend | undefined;
+  const text = `${JSON.stringify(backend)} is not supported; iptables, firewalld or nftables`;
+  return reader.problem('backend', text);
 }
 
 function readPolicy(reader: FieldReader): IngressPolicy {
@@ -64,28 +76,37 @@ export interface FirewallRows {
   /** Of the table in `nft-bridge-layout.ts`. */
   readonly bridgeElements: readonly NftElement[];
   readonly iptables: readonly IptablesRow[];
+  readonly firewalld: readonly FirewalldRow[];
 }
 
 /**
  * The rows of an attachment, given the result of the plugin before in the chain. Policies are kept by nftables
  * whatever the backend: dropping needs no place in the order of rules.
  */
-export function planFirewall(config: FirewallConfig, previous: Result | undefined): FirewallRows | CniError {
+export function planFirewall(
+  config: FirewallConfig,
+  previous: Result | undefined,
+  hasFirewalld = false,
+): FirewallRows | CniError {
   if (previous === undefined) {
     return new CniError(cniCode.invalidConfig, 'missing prevResult from earlier plugin');
   }
   const addresses = previous.ips.map(({ address }) => address);
   const policy = planPolicy(config, previous, addresses);
   if (policy instanceof CniError) return policy;
-  const isIptables = config.backend === 'iptables';
+  const { zone, backend = hasFirewalld ? 'firewalld' : 'iptables' } = config;
   const accepted = addresses.map((address) => ({
     set: cniSets(familyOf(address)).accept,
     key: hexOfIp(address),
   }));
   return {
-    elements: isIptables ? policy.elements : [...accepted, ...policy.elements],
+    elements: backend === 'nftables' ? [...accepted, ...policy.elements] : policy.elements,
     bridgeElements: policy.bridgeElements,
-    iptables: isIptables ? addresses.flatMap((address) => acceptRows(config, address)) : [],
+    iptables: backend === 'iptables' ? addresses.flatMap((address) => acceptRows(config, address)) : [],
+    firewalld:
+      backend === 'firewalld'
+        ? addresses.map((address) => ({ zone, source: singleCidr(ipOf(address)) }))
+        : [],
   };
 }
 

@@ -49,11 +49,23 @@ test('what bridges of others got adds up', (t) => {
   });
 });
 
+test('sources of firewalld are on record until they are taken out again, also by a next agent', (t) => {
+  const path = place(t);
+  const record = new ChangeRecord(path, quiet);
+  record.changeSources(['10.1.0.5/32 trusted', '10.1.0.6/32 trusted'], []);
+  record.changeSources(['10.1.0.5/32 trusted'], ['10.1.0.6/32 trusted', '10.1.0.7/32 trusted']);
+  t.deepEqual(readChanges(path).sources, ['10.1.0.5/32 trusted']);
+  const next = new ChangeRecord(path, quiet);
+  t.deepEqual(next.sources, ['10.1.0.5/32 trusted']);
+  next.changeSources([], next.sources);
+  t.deepEqual(readChanges(path).sources, []);
+});
+
 test('a record that cannot be read says nothing; one that cannot be written is told and stops nothing', (t) => {
   const path = place(t);
-  t.deepEqual(readChanges(path), { settings: {}, bridges: {} });
+  t.deepEqual(readChanges(path), { settings: {}, bridges: {}, sources: [] });
   writeFileSync(path, '{"settings":');
-  t.deepEqual(readChanges(path), { settings: {}, bridges: {} });
+  t.deepEqual(readChanges(path), { settings: {}, bridges: {}, sources: [] });
   const told: string[] = [];
   const record = new ChangeRecord('/nowhere/changes.json', { ...quiet, warn: (_, text) => told.push(text) });
   t.notThrows(() => record.setting('net/a', '0', '1'));

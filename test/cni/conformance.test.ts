@@ -35,7 +35,8 @@ function isThere({ file, title }: Line): boolean {
   const path = join(root, 'test', file);
   if (!existsSync(path)) return false;
   const literal = title.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-  return new RegExp(`[tT]est(\\.serial)?\\(\\s*(['"\`])${literal}\\2`).test(readFileSync(path, 'utf8'));
+  const declared = `(?:[tT]est(?:\\.serial)?|fact|factOf\\(.*\\))\\(\\s*`;
+  return new RegExp(`${declared}(['"\`])${literal}\\1`).test(readFileSync(path, 'utf8'));
 }
 
 test('every line of the conformance table has a subject, a behaviour, versions and a test', (t) => {

@@ -105,12 +105,16 @@ export class CniNode implements AsyncDisposable {
     return this.#server?.pid ?? -1;
   }
 
-  /** Starts the server and waits until it serves. `path` is where it finds programs. */
-  async start(options: Partial<ServerProcessOptions> = {}, path = process.env.PATH): Promise<void> {
+  /** Starts the server and waits until it serves. `path` is where it finds programs; `more` are further variables. */
+  async start(
+    options: Partial<ServerProcessOptions> = {},
+    path = process.env.PATH,
+    more: Readonly<Record<string, string>> = {},
+  ): Promise<void> {
     const { socketPath, stateDir } = this;
     const json = JSON.stringify({ socketPath, stateDir, ...options } satisfies ServerProcessOptions);
     const args = [`--net=${this.namespace}`, process.execPath, serverProcess, json];
-    const env = { ...process.env, PATH: path };
+    const env = { ...process.env, PATH: path, ...more };
     this.#server = spawn('nsenter', args, { stdio: ['ignore', 'pipe', 'pipe'], env });
     createInterface({ input: this.#server.stderr as NodeJS.ReadableStream }).on('line', (line) =>
       this.log.push(line),

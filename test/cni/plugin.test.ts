@@ -15,6 +15,7 @@ import { hostNameOf } from '../../cni/attachment.ts';
 import { HostLocalImport } from '../../cni/host-local-import.ts';
 import { Leases } from '../../cni/leases.ts';
 import type { NodeNetwork } from '../../cni/node-network.ts';
+import { rowKinds } from '../../cni/part.ts';
 import type { PartTables } from '../../cni/part-tables.ts';
 import { Plugin } from '../../cni/plugin.ts';
 import { pluginTypes } from '../../cni/plugin-types.ts';
@@ -65,6 +66,7 @@ function setUp(t: ExecutionContext) {
       [...table.rows().values()].some(({ pod }) => pod?.ifname === name),
     peerOf: async () => undefined,
     deviceTo: async () => undefined,
+    hasFirewalld: async () => false,
     capture: async (_: number, settings: readonly PodSetting[]) => settings,
   };
   const plugin = new Plugin({
@@ -115,18 +117,9 @@ function fakeTables(
   pod: FakeTable<PodSetting>,
 ): PartTables {
   const table = <V>(name: string) => new FakeTable<V>({ name, kernel });
+  const others = Object.fromEntries(rowKinds.map((kind) => [kind, table(kind)]));
   return {
-    node: {
-      bridgeElements: table('bridgeElements'),
-      attachment,
-      vlans: table('vlans'),
-      ports: table('ports'),
-      routes: table('routes'),
-      qdiscs: table('qdiscs'),
-      sysctls: table('sysctls'),
-      elements: table('elements'),
-      iptables: table('iptables'),
-    },
+    node: { ...(others as unknown as PartTables['node']), attachment },
     pod: () => pod,
     sysctls: () => table('sysctls'),
     begin: () => undefined,

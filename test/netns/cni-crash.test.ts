@@ -2,6 +2,7 @@ import test, { type ExecutionContext } from 'ava';
 import { type FaultPoint, faultPoints } from '../../cni/attacher.ts';
 import { hostNameOf } from '../../cni/attachment.ts';
 import { type CallResult, CniNode, eventually, execIn, type Pod, testConfig } from '../cni/node.ts';
+import { Firewalld, missingFirewalld } from './firewalld.ts';
 import { factOf, missingBridgeVlans } from './missing.ts';
 
 /** The whole pool is free again: every usable address of the /29 can be given. */
@@ -33,12 +34,14 @@ const special: Readonly<Record<string, object>> = {
 /** The bridge's port in that VLAN stays, as the bridge does. */
 const vlanPort = hostNameOf('gateway cni0.5');
 const tuning = { type: 'tuning', mtu: 1300 };
+const firewall = { type: 'firewall', backend: 'firewalld' };
 
 /** The plugins of a chain that passes the point. */
 function chainFor(point: string, ipam: object): readonly object[] {
   const kind = point.slice(point.indexOf(':') + 1);
   const full = testConfig({ ipam, ...everything, ...special[kind] });
-  return kind === 'pod' ? [full, testConfig(tuning)] : [full];
+  const chained = { pod: [testConfig(tuning)], firewalld: [testConfig(firewall)] };
+  return [full, ...(chained[kind as keyof typeof chained] ?? [])];
 }
 
 async function addChain(node: CniNode, pod: Pod, chain: readonly object[]): Promise<CallResult> {
@@ -72,15 +75,23 @@ const foreignPoints: readonly FaultPoint[] = ['add:asking', 'del:told'];
 
 for (const point of faultPoints) {
   if (foreignPoints.includes(point)) continue;
-  const missing = point.endsWith(':vlans') ? missingBridgeVlans() : undefined;
+  const isFirewalld = point.endsWith(':firewalld');
+  const missing = isFirewalld
+    ? missingFirewalld()
+    : point.endsWith(':vlans')
+      ? missingBridgeVlans()
+      : undefined;
   factOf(missing)(`killed at ${point}, started again and told to DEL: nothing is left`, async (t) => {
     const node = CniNode.open(t);
     const ipam = { subnet: '10.55.0.0/29' };
     const config = testConfig({ ipam });
     const chain = chainFor(point, ipam);
     const isAdd = point.startsWith('add:');
+    const firewalld = isFirewalld ? await Firewalld.open(t, node.namespace) : undefined;
+    const start = (options = {}) =>
+      node.start(options, process.env.PATH, firewalld && { DBUS_SYSTEM_BUS_ADDRESS: firewalld.busAddress });
     // The second time, so that bridge and pool are there.
-    await node.start({ killAt: { point, times: 2 } });
+    await start({ killAt: { point, times: 2 } });
     const first = node.pod();
     const warmed = await addChain(node, first, chain);
     t.is(warmed.exitCode, 0, warmed.stdout);
@@ -91,13 +102,15 @@ for (const point of faultPoints) {
     await node.ended();
     if (isAdd && point !== 'add:answered') t.is(JSON.parse(added.stdout).code, 11);
 
-    await node.start();
+    await start();
     for (const one of [pod, first]) t.is(await delChain(node, one, chain), 0);
     t.deepEqual(node.leases(), []);
     const isOwn = (name: string) => !/^cni0(\.5)?$/.test(name) && name !== vlanPort;
     t.true(await eventually(async () => !(await node.links()).some(isOwn)));
     t.is(await elements(node), 0);
     t.notRegex(await node.exec('iptables-save'), /8080/);
+    if (firewalld !== undefined)
+      t.true(await eventually(async () => (await firewalld.sources()).length === 0));
     t.notRegex(await execIn(pod.netns, 'ip', 'link'), /eth0/);
     await poolIsWhole(t, node, config);
   });

@@ -13,10 +13,14 @@ const result: Result = {
 };
 const pod6 = 'fd000001000000000000000000000005';
 
-function plan(config: object, previous: Result | undefined = result): FirewallRows | string {
+function plan(
+  config: object,
+  previous: Result | undefined = result,
+  hasFirewalld = false,
+): FirewallRows | string {
   const parsed = parseFirewall(foldKeys({ type: 'firewall', ...config }));
   if (parsed instanceof CniError) return parsed.message;
-  const rows = planFirewall(parsed, previous);
+  const rows = planFirewall(parsed, previous, hasFirewalld);
   return rows instanceof CniError ? rows.message : rows;
 }
 
@@ -29,7 +33,14 @@ function rows(config: object): FirewallRows {
 test('what cannot be is refused in words', (t) => {
   const noInterfaces = { ...result, interfaces: [] };
   t.is(plan({ ingressPolicy: 'shut' }), 'failed to load netconf: unknown ingress policy: "shut"');
-  t.regex(String(plan({ backend: 'firewalld' })), /backend: "firewalld" is not supported/);
+  t.is(
+    plan({ backend: 'ebtables' }),
+    'failed to load netconf: backend: "ebtables" is not supported; iptables, firewalld or nftables',
+  );
+  t.is(
+    plan({ backend: 'firewalld', firewalldZone: 'a\nb' }),
+    'failed to load netconf: firewalldZone: "a\\nb" is no name of a zone',
+  );
   t.regex(
     String(plan({ iptablesAdminChainName: 'A B' })),
     /iptablesAdminChainName: "A B" is no name of a chain/,
@@ -72,7 +83,34 @@ test('by nftables: the addresses are elements', (t) => {
     ],
     bridgeElements: [],
     iptables: [],
+    firewalld: [],
   });
+});
+
+test('by firewalld: the addresses are sources of its zone', (t) => {
+  const inZone = (zone: string) => ({
+    elements: [],
+    bridgeElements: [],
+    iptables: [],
+    firewalld: [
+      { zone, source: '10.1.0.5/32' },
+      { zone, source: 'fd00:1::5/128' },
+    ],
+  });
+  t.deepEqual(plan({ backend: 'firewalld' }), inZone('trusted') as never);
+  t.deepEqual(plan({ backend: 'firewalld', firewalldZone: 'internal' }), inZone('internal') as never);
+});
+
+test('where no backend is named it is firewalld if that runs, else iptables; one that is named counts', (t) => {
+  const filled = (config: object, hasFirewalld: boolean) => {
+    const planned = plan(config, result, hasFirewalld);
+    if (typeof planned === 'string') return planned;
+    return Object.entries(planned).flatMap(([kind, list]) => (list.length === 0 ? [] : [kind]));
+  };
+  t.deepEqual(filled({}, true), ['firewalld']);
+  t.deepEqual(filled({}, false), ['iptables']);
+  t.deepEqual(filled({ backend: 'iptables' }, true), ['iptables']);
+  t.deepEqual(filled({ backend: 'firewalld' }, false), ['firewalld']);
 });
 
 test('a policy is kept by nftables, whatever the backend', (t) => {
