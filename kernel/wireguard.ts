@@ -55,9 +55,9 @@ const sessionSeconds = 180;
 const noKey = Buffer.alloc(32).toString('base64');
 
 /**
- * Keys, ports and peers of the wireguard links with our alias. Where a peer roams to is the kernel's to know: an
- * endpoint is only compared with what was set here before. Where that is not known, after a restart, an endpoint with
- * which there is a session is right, and one without is set.
+ * Keys, ports and peers of the wireguard links with our alias. Where a peer roams to is the kernel's to know as long
+ * as there is a session with it. Without one nothing tells that the peer is there: then its endpoint is put back. One
+ * that is to be another than was set here before is set at once.
  */
 export class WireguardTable implements Table<string, WireguardRow> {
   readonly name = 'wireguard';
@@ -90,7 +90,7 @@ export class WireguardTable implements Table<string, WireguardRow> {
 
   #sameEndpoint(wanted: WireguardPeerRow, actual: WireguardPeerRow): boolean {
     const set = this.#endpoints.get(wireguardKey(wanted));
-    if (set !== undefined) return set === endpointText(wanted);
+    if (set !== undefined && set !== endpointText(wanted)) return false;
     return endpointText(wanted) === endpointText(actual) || hasSession(actual);
   }
 

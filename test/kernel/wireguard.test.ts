@@ -15,7 +15,7 @@ const row: WireguardPeerRow = {
 const roamed = { ip: '198.51.100.7' as Ip, port: 40123 };
 const now = () => Math.floor(Date.now() / 1000);
 
-test('after a restart, where a peer has roamed to is left alone as long as it has a session', (t) => {
+test('where a peer has roamed to is left alone as long as it has a session', (t) => {
   using route = NetlinkSocket.open(NETLINK_ROUTE);
   using generic = NetlinkSocket.open(NETLINK_GENERIC);
   const table = new WireguardTable({ route, generic });

@@ -1,4 +1,4 @@
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import type { Cidr, Ip } from '../../core/address.ts';
 import { type LinkRow, LinkTable, linkKey } from '../../kernel/link.ts';
 import { NETLINK_GENERIC } from '../../kernel/netlink/generic.ts';
@@ -6,12 +6,38 @@ import { NetlinkSocket } from '../../kernel/netlink/socket.ts';
 import { OffloadTable, offloadKey } from '../../kernel/offload.ts';
 import { type RouteRow, RouteTable, routeKey } from '../../kernel/route.ts';
 import { type TunnelRow, TunnelTable, tunnelKey } from '../../kernel/tunnel.ts';
-import { type WireguardRow, WireguardTable, wireguardKey } from '../../kernel/wireguard.ts';
+import {
+  type WireguardPeerRow,
+  type WireguardRow,
+  WireguardTable,
+  wireguardKey,
+} from '../../kernel/wireguard.ts';
 import { make, openSpace, type Shown, settle } from './kernel-space.ts';
 import { factOf, missingLink } from './missing.ts';
 
 const tun: LinkRow = { name: 'fl-udp', kind: 'tun', alias: 'fairlead tunnel', mtuBytes: 1452, up: true };
 const key = (n: number) => Buffer.alloc(32, n).toString('base64');
+
+const wireguardFact = factOf(missingLink('wireguard'), test);
+const own: WireguardRow = { device: 'fl-wg', privateKey: key(64), listenPort: 51820 };
+
+function peer(n: number, more: Partial<WireguardPeerRow> = {}): WireguardPeerRow {
+  return {
+    ...{ device: 'fl-wg', peer: key(n), presharedKey: undefined, keepaliveSeconds: 25 },
+    endpoint: { ip: `192.0.2.${n}` as Ip, port: 51820 },
+    allowedIps: [`10.244.${n}.0/24` as Cidr, `fd00:10:244:${n}::/64` as Cidr],
+    ...more,
+  };
+}
+
+/** With a device; each table is that of another process. */
+function openWireguard(t: ExecutionContext): () => WireguardTable {
+  const { fd, ip, socket: route } = openSpace(t);
+  const generic = NetlinkSocket.open(NETLINK_GENERIC, { namespaceFd: fd });
+  t.teardown(() => generic[Symbol.dispose]());
+  ip('link add fl-wg alias "fairlead tunnel" type wireguard\nlink set fl-wg alias "fairlead tunnel" up');
+  return () => new WireguardTable({ route, generic });
+}
 
 function infoOf(shown: Shown | undefined): Shown {
   return ((shown?.linkinfo ?? {}) as { info_data?: Shown }).info_data ?? {};
@@ -134,30 +160,31 @@ factOf(missingLink('ip6tnl mode ip6ip6 local ::1'), test)(
   },
 );
 
-factOf(missingLink('wireguard'), test)(
-  'wireguard’s devices have keys, ports and peers as wanted',
+wireguardFact('wireguard’s devices have keys, ports and peers as wanted', async (t) => {
+  const table = openWireguard(t)();
+  const many = Array.from({ length: 200 }, (_, n) => peer(n + 2));
+  t.is(await settle(t, table, wireguardKey, [own, ...many]), 201);
+  const changed = [
+    peer(2, { presharedKey: key(9) }),
+    peer(3, { endpoint: { ip: '2001:db8::3' as Ip, port: 1 } }),
+    peer(4, { allowedIps: ['10.244.4.0/25' as Cidr] }),
+  ];
+  t.is(await settle(t, table, wireguardKey, [{ ...own, listenPort: 51999 }, ...changed]), 201);
+});
+
+wireguardFact(
+  'an endpoint that a peer without a session was moved to is put back, by whoever looks',
   async (t) => {
-    const space = openSpace(t);
-    using generic = NetlinkSocket.open(NETLINK_GENERIC, { namespaceFd: space.fd });
-    space.ip(
-      'link add fl-wg alias "fairlead tunnel" type wireguard\nlink set fl-wg alias "fairlead tunnel" up',
-    );
-    const table = new WireguardTable({ route: space.socket, generic });
-    const privateKey = Buffer.alloc(32, 64).toString('base64');
-    const own: WireguardRow = { device: 'fl-wg', privateKey, listenPort: 51820 };
-    const peer = (n: number, more: object = {}): WireguardRow => ({
-      ...{ device: 'fl-wg', peer: key(n), presharedKey: undefined, keepaliveSeconds: 25 },
-      endpoint: { ip: `192.0.2.${n}` as Ip, port: 51820 },
-      allowedIps: [`10.244.${n}.0/24` as Cidr, `fd00:10:244:${n}::/64` as Cidr],
-      ...more,
-    });
-    const many = Array.from({ length: 200 }, (_, n) => peer(n + 2));
-    t.is(await settle(t, table, wireguardKey, [own, ...many]), 201);
-    const changed = [
-      peer(2, { presharedKey: key(9) }),
-      peer(3, { endpoint: { ip: '2001:db8::3' as Ip, port: 1 } }),
-      peer(4, { allowedIps: ['10.244.4.0/25' as Cidr] }),
-    ];
-    t.is(await settle(t, table, wireguardKey, [{ ...own, listenPort: 51999 }, ...changed]), 201);
+    const open = openWireguard(t);
+    const first = open();
+    const rows: WireguardRow[] = [own, peer(2), peer(3)];
+    t.is(await settle(t, first, wireguardKey, rows), 3);
+    for (const table of [first, open()]) {
+      const wanted = peer(3, { endpoint: { ip: '198.51.100.7' as Ip, port: 40123 } });
+      t.deepEqual(await open().write([{ kind: 'create', key: wireguardKey(wanted), wanted }]), []);
+      const moved = (await first.read()).get(wireguardKey(wanted));
+      t.like(moved, { endpoint: wanted.endpoint, handshakeSeconds: 0 });
+      t.is(await settle(t, table, wireguardKey, rows), 1);
+    }
   },
 );
