@@ -1,4 +1,5 @@
 import type { ExecutionContext } from 'ava';
+import type { Workload } from '../../cli/cluster/workload-client.ts';
 import { families } from '../../core/address.ts';
 import type { Backend } from '../../proxy/backend.ts';
 import { removeOtherModes } from '../../proxy/cleanup.ts';
@@ -44,6 +45,10 @@ async function holdAll(t: ExecutionContext) {
   );
 }
 
+async function allGoOn(t: ExecutionContext, clients: readonly Workload[]): Promise<void> {
+  await Promise.all(clients.map((client) => goesOn(t, client)));
+}
+
 /** New connections from everywhere are those of the services as they are now. */
 async function assertServed(t: ExecutionContext): Promise<void> {
   for (const family of families) {
@@ -58,13 +63,13 @@ for (const mode of ['nftables', 'iptables'] as const) {
     const other = await openOther(t, mode);
     t.deepEqual((await other.replace(echoOf(service))).failures, []);
     const clients = await holdAll(t);
-    for (const client of clients) await goesOn(t, client);
+    await allGoOn(t, clients);
     other[Symbol.dispose]();
     const backend = await stage.open(t);
     await stage.lab.write(backend, [service]);
-    for (const client of clients) await goesOn(t, client);
+    await allGoOn(t, clients);
     await removeOtherModes('ipvs', { namespaceFd });
-    for (const client of clients) await goesOn(t, client);
+    await allGoOn(t, clients);
     await assertServed(t);
     t.notRegex(stage.inside('/usr/sbin/nft', 'list', 'ruleset'), /fairlead-proxy|KUBE-SERVICES/);
   });
@@ -76,7 +81,7 @@ for (const mode of ['nftables', 'iptables'] as const) {
       const backend = await stage.open(t);
       t.deepEqual((await backend.replace(echoOf(service))).failures, []);
       const clients = await holdAll(t);
-      for (const client of clients) await goesOn(t, client);
+      await allGoOn(t, clients);
       backend[Symbol.dispose]();
       const other = await openOther(t, mode);
       t.deepEqual((await other.replace(viewsOf([service]))).failures, []);
@@ -86,7 +91,7 @@ for (const mode of ['nftables', 'iptables'] as const) {
       // One server for each connection.
       await stage.until(() => stage.servers().size === clients.length);
       await assertServed(t);
-      for (const client of clients) await goesOn(t, client);
+      await allGoOn(t, clients);
       for (const client of clients) await client[Symbol.asyncDispose]();
       stop.abort();
       await removed;
