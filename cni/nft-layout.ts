@@ -3,6 +3,7 @@ import {
   accept,
   dnatFromMap,
   drop,
+  goto,
   inSet,
   jump,
   masquerade,
@@ -30,6 +31,7 @@ import {
   metaL4proto,
   metaMark,
   metaNfproto,
+  type NftField,
   thDport,
   withBits,
 } from '../kernel/netlink/nftables/fields.ts';
@@ -56,6 +58,8 @@ import {
  * A host port gives way to everything else on the node that translates destinations: its chains come after the usual
  * priority, and the first translation of a connection is the last. So a Service's node port or external address wins
  * over a pod's host port, whatever order the two were made in, as it does where kube-proxy puts its jump first.
+ *
+ * A host port with conditions is in `conditional4`, too: only packets that meet all of them come to `hostports4`.
  *
  * What cannot be: IPv6 connections to ::1. The kernel has no route_localnet for IPv6, and a packet with that source
  * address never leaves by another link. Such packets are left alone, so the client hears at once that nobody listens.
@@ -92,7 +96,19 @@ export function cniSets(family: Family) {
     accept: `accept${family}`,
     policed: `policed${family}`,
     bridgeOf: `bridge-of${family}`,
+    conditions: {
+      ports: `conditional${family}`,
+      addresses: `condition-addresses${family}`,
+      links: choiceSets('link', family),
+      marks: choiceSets('mark', family),
+    },
   } as const;
+}
+
+/** Host ports that are only for some links or marks, these, and those that host ports are not for. */
+function choiceSets(of: 'link' | 'mark', family: Family) {
+  const name = `condition-${of}s`;
+  return { limited: `${name}-of${family}`, is: `${name}${family}`, isNot: `${name}-not${family}` } as const;
 }
 
 /** `inet fairlead-cni`: host ports, masquerading, the firewall. */
@@ -103,6 +119,11 @@ export const cniLayout: NftLayout = {
   chains: [
     {
       name: 'hostports',
+      rules: [...families.map(withConditions), rule('without conditions', goto('hostports-open'))],
+    },
+    ...families.map(conditionChain),
+    {
+      name: 'hostports-open',
       rules: [
         rule('by a host port', setMeta('mark', withBits(metaMark, hostportMark))),
         ...families.flatMap(hostportRules),
@@ -152,6 +173,24 @@ function setsOf(family: Family): NftSet[] {
     { name: names.accept, key: [address], comment: 'pods of networks with the firewall plugin' },
     { name: names.policed, key: [address], comment: 'pods with an ingress policy' },
     { name: names.bridgeOf, key: [address, 'ifname'], comment: 'these pods and their bridges' },
+    ...conditionSets(family),
+  ];
+}
+
+function conditionSets(family: Family): NftSet[] {
+  const { ports, addresses, links, marks } = cniSets(family).conditions;
+  const address = addressTypes[family];
+  const port = [address, 'inet_proto', 'inet_service'] as const;
+  const choice = ({ limited, is, isNot }: typeof links | typeof marks, type: 'ifname' | 'mark'): NftSet[] => [
+    { name: limited, key: port, interval: true },
+    { name: is, key: [...port, type], interval: true },
+    { name: isNot, key: [...port, type], interval: true },
+  ];
+  return [
+    { name: ports, key: port, interval: true, comment: 'host ports with conditions' },
+    { name: addresses, key: [...port, address], interval: true, comment: 'these and who may call them' },
+    ...choice(links, 'ifname'),
+    ...choice(marks, 'mark'),
   ];
 }
 
@@ -178,9 +217,49 @@ function leaveLoopback(): NftRule {
   return rule('never beyond the node', only(6), matchCidr(ip6Daddr, '==', loopback[6]), returns());
 }
 
+/** Where a packet is for. */
+function calledBy(family: Family) {
+  return [destinations[family], metaL4proto, thDport];
+}
+
+function conditionsOf(family: Family): string {
+  return `conditions${family}`;
+}
+
+function withConditions(family: Family): NftRule {
+  const { ports } = cniSets(family).conditions;
+  const isOne = inSet(calledBy(family), ports);
+  return rule(`with conditions, IPv${family}`, only(family), isOne, goto(conditionsOf(family)));
+}
+
+/** What does not meet one of the conditions leaves the host ports as if there were none. */
+function conditionChain(family: Family): NftChain {
+  const { addresses, links, marks } = cniSets(family).conditions;
+  const port = calledBy(family);
+  const choice = (name: string, field: NftField, { limited, is, isNot }: typeof links | typeof marks) => [
+    rule(
+      `none of its ${name}`,
+      only(family),
+      inSet(port, limited),
+      notInSet([...port, field], is),
+      returns(),
+    ),
+    rule(`one of the other ${name}`, only(family), inSet([...port, field], isNot), returns()),
+  ];
+  return {
+    name: conditionsOf(family),
+    rules: [
+      rule('none of its addresses', only(family), notInSet([...port, sources[family]], addresses), returns()),
+      ...choice('links', metaIifname, links),
+      ...choice('marks', metaMark, marks),
+      rule('all is met', goto('hostports-open')),
+    ],
+  };
+}
+
 function hostportRules(family: Family): NftRule[] {
   const { hostIpPorts, hostports } = cniSets(family);
-  const one = [destinations[family], metaL4proto, thDport];
+  const one = calledBy(family);
   return [
     rule(`on one address, IPv${family}`, only(family), dnatFromMap(family, one, hostIpPorts)),
     rule(`on any address, IPv${family}`, only(family), dnatFromMap(family, one.slice(1), hostports)),

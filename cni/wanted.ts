@@ -70,7 +70,7 @@ export class WantedRows {
 
   /** The refusal when a host port of the part is that of another container. */
   hostPortConflict(part: Part): CniError | undefined {
-    return this.#hostPorts.conflict(part.containerId, part.rows);
+    return this.#hostPorts.conflict(part.containerId, part.rows, attachmentKey(part));
   }
 
   size(kind: RowKind): number {

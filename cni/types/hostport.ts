@@ -1,7 +1,7 @@
-import { type Family, families, type Ip, ipFromBytes } from '../../core/address.ts';
+import { addressBits, type Family, families, type Ip, ipFromBytes } from '../../core/address.ts';
 import type { FlowFilter } from '../../kernel/conntrack.ts';
 import { bytesOfHex, nftKey } from '../../kernel/netlink/nftables/keys.ts';
-import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
+import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import { CniError, cniCode } from '../error.ts';
 import type { IptablesRow } from '../iptables/layout.ts';
 import { cniSets } from '../nft-layout.ts';
@@ -104,6 +104,23 @@ function claimsOf({ elements = [], iptables = [] }: HostPortRows): NftElement[] 
   return [...elements.filter(({ set }) => familyOfSet.has(set)), ...claims];
 }
 
+const addressDigitsOfSet: ReadonlyMap<string, number> = new Map(
+  families.flatMap((family) => {
+    const { ports, addresses, links, marks } = cniSets(family).conditions;
+    const all = [ports, addresses, ...Object.values(links), ...Object.values(marks)];
+    return all.map((set): [string, number] => [set, addressBits(family) / 4]);
+  }),
+);
+
+/** The elements that the conditions of a port are, as a text; `number` is the end of the port's own key. */
+function conditionsOf({ elements = [] }: HostPortRows, number: string): string {
+  const own = elements.filter(({ set, key }) => {
+    const from = addressDigitsOfSet.get(set);
+    return from !== undefined && key.slice(from, from + portDigits) === number;
+  });
+  return own.map(nftElementKey).toSorted().join();
+}
+
 /** The host ports that rows of an attachment stand for. */
 export function hostPortsOf(rows: HostPortRows): HostPort[] {
   return claimsOf(rows).flatMap((claim) => hostPortOf(claim) ?? []);
@@ -116,16 +133,23 @@ export interface HostPortHolder {
   readonly containerId: string;
 }
 
+interface Claim {
+  readonly holder: HostPortHolder;
+  readonly claim: NftElement;
+  readonly conditions: string;
+}
+
 /** Who has which host ports, found by protocol and port. */
 export class HostPortHolders {
-  readonly #claims = new Map<string, { readonly holder: HostPortHolder; readonly claim: NftElement }[]>();
+  readonly #claims = new Map<string, Claim[]>();
 
   add(holder: HostPortHolder, rows: HostPortRows): void {
     for (const claim of claimsOf(rows)) {
       const number = claim.key.slice(-portDigits);
       const there = this.#claims.get(number);
-      if (there === undefined) this.#claims.set(number, [{ holder, claim }]);
-      else there.push({ holder, claim });
+      const one = { holder, claim, conditions: conditionsOf(rows, number) };
+      if (there === undefined) this.#claims.set(number, [one]);
+      else there.push(one);
     }
   }
 
@@ -142,20 +166,28 @@ export class HostPortHolders {
 
   /**
    * The refusal when a host port of the wanted rows is another container's. Runtimes give the same ports to every network
-   * of a container.
+   * of a container; then they must have the same conditions, for these are told apart by the port only. `key`: that of the holder to be.
    */
-  conflict(containerId: string, wanted: HostPortRows): CniError | undefined {
+  conflict(containerId: string, wanted: HostPortRows, key: string = containerId): CniError | undefined {
     const ports = hostPortsOf(wanted);
     for (const number of new Set(claimsOf(wanted).map((claim) => claim.key.slice(-portDigits)))) {
-      for (const { holder, claim } of this.#claims.get(number) ?? []) {
-        if (holder.containerId === containerId) continue;
+      for (const { holder, claim, conditions } of this.#claims.get(number) ?? []) {
+        if (holder.key === key) continue;
         const other = hostPortOf(claim);
         const taken = other && ports.find((port) => overlap(port, other));
-        if (taken !== undefined) return takenBy(taken, holder);
+        if (taken === undefined) continue;
+        if (holder.containerId !== containerId) return takenBy(taken, holder);
+        if (conditions !== conditionsOf(wanted, number)) return otherwiseConditioned(taken);
       }
     }
     return undefined;
   }
+}
+
+function otherwiseConditioned(port: HostPort): CniError {
+  const text = describeHostPort(port);
+  const message = `hostPort ${text} has other conditions in another network of the container`;
+  return new CniError(cniCode.invalidConfig, message, `hostPort ${text}`);
 }
 
 function takenBy(port: HostPort, { containerId }: HostPortHolder): CniError {

@@ -29,6 +29,8 @@ import {
   type PortProtocol,
   sameHostPort,
 } from './hostport.ts';
+import { type PortConditions, parsePortConditions } from './port-conditions.ts';
+import { addressElementsMax, guardElements } from './port-guards.ts';
 
 /** One published port, as the runtime gave it. */
 export interface PortMapping {
@@ -51,8 +53,10 @@ export interface PortmapConfig {
   readonly markMasqBit: number;
   /** iptables only: the chain that marks what is to be masqueraded, such as KUBE-MARK-MASQ. */
   readonly externalSetMarkChain?: string | undefined;
-  /** iptables only: further words of every rule. */
+  /** Further words of every rule, in the language of the backend. */
   readonly conditions: Readonly<Record<Family, readonly string[]>>;
+  /** nftables only: what they mean. */
+  readonly guards: Readonly<Partial<Record<Family, PortConditions>>>;
   readonly mappings: readonly PortMapping[];
 }
 
@@ -63,13 +67,15 @@ export function parsePortmap(config: Fields): PortmapConfig | CniError {
   const externalSetMarkChain = reader.text('externalSetMarkChain');
   const markMasqBit = readMarkBit(reader, externalSetMarkChain);
   const conditions = { 4: readConditions(reader, 'conditionsV4'), 6: readConditions(reader, 'conditionsV6') };
+  const backend = readBackend(reader, { externalSetMarkChain, markMasqBit, conditions });
   const fields = {
     snat: reader.flag('snat') ?? true,
     masqAll: reader.flag('masqAll') ?? false,
     markMasqBit,
     externalSetMarkChain,
     conditions,
-    backend: readBackend(reader, { externalSetMarkChain, markMasqBit, conditions }),
+    backend,
+    guards: backend === 'nftables' ? readGuards(reader, conditions) : {},
     mappings: readMappings(reader.object('runtimeConfig')),
   };
   return problems.length === 0 ? fields : refuse(problems);
@@ -95,12 +101,25 @@ function readMarkBit(reader: FieldReader, externalSetMarkChain: string | undefin
   return bit;
 }
 
-/** They become words of a line of iptables-restore. */
+/** Those of iptables become words of a line of iptables-restore. */
 function readConditions(reader: FieldReader, key: string): readonly string[] {
   const words = reader.texts(key).filter((word, index) => index > 0 || word !== '');
-  const bad = words.find((word) => !/^[ -~]+$/.test(word) || /["\\]/.test(word));
+  const bad = isNftablesCondition(words)
+    ? undefined
+    : words.find((word) => !/^[ -~]+$/.test(word) || /["\\]/.test(word));
   if (bad !== undefined) reader.problem(key, `${JSON.stringify(bad)} cannot be part of a rule`);
   return words;
+}
+
+function readGuards(reader: FieldReader, conditions: PortmapConfig['conditions']): PortmapConfig['guards'] {
+  const guards: Partial<Record<Family, PortConditions>> = {};
+  for (const family of families) {
+    if (!isNftablesCondition(conditions[family])) continue;
+    const parsed = parsePortConditions(conditions[family], family);
+    if (typeof parsed === 'string') reader.problem(`conditionsV${family}`, parsed);
+    else guards[family] = parsed;
+  }
+  return guards;
 }
 
 type BackendOptions = Pick<PortmapConfig, 'externalSetMarkChain' | 'markMasqBit' | 'conditions'>;
@@ -122,12 +141,6 @@ function readBackend(reader: FieldReader, options: BackendOptions): PortmapConfi
     reader.problem(
       '',
       `${backend} backend was requested but configuration contains ${other}-specific options [${wrong.join(' ')}]`,
-    );
-  } else if (forNftables.length > 0) {
-    const key = `conditionsV${forNftables[0]}`;
-    reader.problem(
-      key,
-      'the nftables backend has no rules of its own for a network that could have conditions',
     );
   } else if (backend === 'nftables' && isOtherBit) {
     reader.problem('markMasqBit', `the nftables backend uses bit ${hostportMarkBit}`);
@@ -244,7 +257,8 @@ export function planPortmap(
       iptables: hostPortRows(config, hostPorts, (family) => sourcesOf(config, addresses[family])),
     };
   }
-  return { elements: planElements(config, addresses, hostPorts), iptables: [] };
+  const elements = planElements(config, addresses, hostPorts);
+  return elements instanceof CniError ? elements : { elements, iptables: [] };
 }
 
 function planHostPorts({ mappings }: PortmapConfig, addresses: PodAddresses): HostPort[] {
@@ -261,10 +275,19 @@ function planElements(
   config: PortmapConfig,
   addresses: PodAddresses,
   hostPorts: readonly HostPort[],
-): NftElement[] {
+): NftElement[] | CniError {
   const used = families.filter((family) => hostPorts.some((port) => port.family === family));
   const sources = used.flatMap((family) => sourceElements(config, addresses[family]));
-  return [...hostPorts.map(hostPortElement), ...sources];
+  const guards = hostPorts.map((port) => {
+    const conditions = config.guards[port.family];
+    return conditions === undefined ? [] : guardElements(port, conditions);
+  });
+  const tooMany = hostPorts.find((_, index) => guards[index] === undefined);
+  if (tooMany !== undefined) {
+    const text = `conditionsV${tooMany.family}: more than ${addressElementsMax} pairs of addresses are meant`;
+    return new CniError(cniCode.invalidConfig, text);
+  }
+  return [...hostPorts.map(hostPortElement), ...guards.flatMap((some) => some ?? []), ...sources];
 }
 
 /** Whose connections by a host port the pod sees as the node's: those whose answers would take another way. */

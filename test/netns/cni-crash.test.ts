@@ -20,6 +20,7 @@ const everything = {
   ipMasq: true,
   macspoofchk: true,
   portIsolation: true,
+  conditionsV4: ['ip saddr != 192.0.2.0/24'],
   runtimeConfig: {
     portMappings: [{ hostPort: 8080, containerPort: 80, protocol: 'udp' }],
     bandwidth: { ingressRate: 1e9, ingressBurst: 1e7, egressRate: 1e9, egressBurst: 1e7 },
@@ -28,7 +29,7 @@ const everything = {
 /** What makes rows of the kinds that usual calls do not. */
 const special: Readonly<Record<string, object>> = {
   routes: { mode: 'ptp', macspoofchk: false, portIsolation: false },
-  iptables: { backend: 'iptables' },
+  iptables: { backend: 'iptables', conditionsV4: ['!', '-s', '192.0.2.0/24'] },
   vlans: { vlan: 5 },
 };
 /** The bridge's port in that VLAN stays, as the bridge does. */

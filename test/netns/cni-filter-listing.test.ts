@@ -1,8 +1,10 @@
 import test from 'ava';
 import { bridgeLayout } from '../../cni/nft-bridge-layout.ts';
 import { cniLayout } from '../../cni/nft-layout.ts';
-import { hostPortElement } from '../../cni/types/hostport.ts';
+import { type HostPort, hostPortElement } from '../../cni/types/hostport.ts';
 import { planMasquerade } from '../../cni/types/masquerade.ts';
+import { parsePortConditions } from '../../cni/types/port-conditions.ts';
+import { guardElements } from '../../cni/types/port-guards.ts';
 import { planSpoofCheck } from '../../cni/types/spoof-check.ts';
 import type { HostCidr, Ip, Mac } from '../../core/address.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
@@ -15,7 +17,22 @@ const elements = [
   ...planMasquerade(addresses),
   hostPortElement({ ...port, family: 4, pod: '10.1.0.5' as Ip }),
   hostPortElement({ ...port, family: 6, pod: 'fd00:1::5' as Ip, hostIp: '2001:db8::1' as Ip }),
+  ...guardsOf(
+    { ...port, family: 4, pod: '10.1.0.5' as Ip },
+    'ip saddr != 10.0.0.0/8 iifname eth0 mark { 1, 2 }',
+  ),
+  ...guardsOf(
+    { ...port, family: 6, pod: 'fd00:1::5' as Ip },
+    'ip6 daddr 2001:db8::1 iifname != wg0 mark != 3',
+  ),
 ];
+
+function guardsOf(of: HostPort, words: string): readonly NftElement[] {
+  const conditions = parsePortConditions([words], of.family);
+  if (typeof conditions === 'string') throw new Error(conditions);
+  return guardElements(of, conditions) ?? [];
+}
+
 const bridgeElements = planSpoofCheck({ port: 'port1', mac: '0a:58:0a:01:00:05' as Mac, addresses });
 
 function byKey(rows: readonly NftElement[]): Map<string, NftElement> {

@@ -270,3 +270,49 @@ test('ipMasq: multicast keeps its source, even where bridged packets are filtere
   while (!isOver) await program(pod.namespace, shout, pod.ips[0]);
   t.is(await heard, pod.ips[0]);
 });
+
+test('with conditions a host port is reached from where they allow it, in both families, and else is none', async (t) => {
+  const { lab, pod, node } = await oneHost(t);
+  const neighbour = await lab.addPod(6);
+  const [node4 = '', node6 = ''] = node;
+  const [outside4, outside6] = lab.lab.outside.addresses;
+  const outside = lab.client('outside');
+  await lab.client('node').serve('node', 8080);
+  const options = {
+    conditionsV4: ['ip', 'saddr', '!=', '10.244.0.0/16'],
+    conditionsV6: ['ip6 saddr { fd00:10:244:1::/64 } iifname "cni0"'],
+  };
+  await lab.filter(rowsOf(pod, both, options));
+  await reaches(t, outside, node4, `pod5 saw ${outside4}`);
+  t.is(await ask(outside, node6, 8080), `node saw ${outside6}`);
+  t.is(await ask(neighbour.workload, node4, 8080), `node saw ${neighbour.ips[0]}`);
+  await reaches(t, neighbour.workload, node6, `pod5 saw ${gateway6}`);
+  await lab.filter(rowsOf(pod));
+  await reaches(t, outside, node6, `pod5 saw ${outside6}`);
+});
+
+const conditionsOfOutside = [
+  ['iifname != cni0', true],
+  ['iifname { cni0, lo }', false],
+  ['mark 0', true],
+  ['mark 7', false],
+  ['mark != 7', true],
+  ['mark != 0', false],
+  ['ip daddr NODE fib daddr type local', true],
+  ['ip daddr != NODE', false],
+] as const;
+
+test('each kind of condition lets a caller from outside through, or not; ports without any stay as they are', async (t) => {
+  const { lab, pod, node } = await oneHost(t);
+  const [node4 = ''] = node;
+  const other = await lab.addPod(6);
+  const open = rowsOf(other, [{ hostPort: 8090, containerPort: 80, protocol: 'tcp' }]);
+  const outside = lab.client('outside');
+  for (const [words, isReached] of conditionsOfOutside) {
+    const rows = rowsOf(pod, both, { conditionsV4: [words.replace('NODE', node4)] });
+    await lab.filter({ elements: [...rows.elements, ...open.elements] });
+    const limitMs = isReached ? ANSWER_LIMIT_MS : SILENCE_MS;
+    t.is((await ask(outside, node4, 8080, limitMs)).startsWith('pod5 saw'), isReached, words);
+    t.regex(await ask(outside, node4, 8090), /^pod6 saw/, words);
+  }
+});

@@ -87,6 +87,35 @@ test.serial('the packet filter is back at once when somebody flushes it', async 
   t.true(await eventually(async () => (await list()) === before, repairMs));
 });
 
+test.serial(
+  'conditions of host ports are elements that are kept, that CHECK looks at, and that go with DEL',
+  async (t) => {
+    const node = CniNode.open(t);
+    await node.start();
+    const conditions = {
+      conditionsV4: ['ip saddr { 10.0.0.0/8, 192.0.2.0/24 } iifname != wg0'],
+      conditionsV6: ['ip6', 'saddr', '!=', 'fd99::/16'],
+    };
+    const config = testConfig({ ...conditions, runtimeConfig: { portMappings } });
+    const pod = node.pod();
+    const { stdout } = await node.call('ADD', { ...pod, config });
+    const check = async () =>
+      (await node.call('CHECK', { ...pod, config: { ...config, prevResult: JSON.parse(stdout) } })).stdout;
+    const nft = (...words: string[]) => node.exec('/usr/sbin/nft', ...words);
+    const before = await nft('list', 'ruleset');
+    t.regex(before, /0\.0\.0\.0\/0 \. tcp \. 8080 \. 192\.0\.2\.0\/24/);
+    t.is(await check(), '');
+    const sources = ['inet', 'fairlead-cni', 'condition-addresses4'];
+    await nft('flush', 'set', ...sources);
+    t.regex(await check(), /condition-addresses4|^$/, 'unless it is back already');
+    t.true(await eventually(async () => (await nft('list', 'ruleset')) === before, repairMs));
+    await nft('flush', 'ruleset');
+    t.true(await eventually(async () => (await nft('list', 'ruleset')) === before, repairMs));
+    t.is((await node.call('DEL', { ...pod, config })).exitCode, 0);
+    t.notRegex(await nft('list', 'ruleset'), /elements/);
+  },
+);
+
 test.serial("own changes are nobody's damage: nothing is looked at again for them", async (t) => {
   const node = await withPod(t, { runtimeConfig: { portMappings } });
   for (let index = 0; index < 20; index += 1) {

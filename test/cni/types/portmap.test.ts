@@ -80,10 +80,16 @@ const refusals: readonly (readonly [string, unknown, object, string])[] = [
     'iptables backend was requested but configuration contains nftables-specific options [conditionsV4]',
   ],
   [
-    'conditions of nftables',
+    'what nftables could match, but not here',
     [web],
-    { backend: 'nftables', conditionsV6: ['ip6', 'saddr', '::1'] },
-    'conditionsV6: the nftables backend has no rules of its own',
+    { backend: 'nftables', conditionsV6: ['ip', 'saddr', '10.0.0.0/8'] },
+    'conditionsV6: "ip" cannot begin a condition of a host port; possible are fib daddr type local, ip6 saddr, ip6 daddr, iifname, iif, mark, with != or a set { … }',
+  ],
+  [
+    'an address that is none',
+    [web],
+    { conditionsV4: ['ip saddr 10.0.0.0/33'] },
+    'conditionsV4: ip saddr: "10.0.0.0/33" is no IPv4 address, network or range',
   ],
   [
     'another bit in nftables',
@@ -107,6 +113,52 @@ for (const [title, mappings, options, text] of refusals) {
     t.true(error instanceof CniError && error.message.includes(text), (error as CniError).message);
   });
 }
+
+test('conditions of nftables are elements beside that of the port, and the backend is nftables', (t) => {
+  const options = {
+    conditionsV4: ['ip', 'saddr', '10.0.0.0/8', 'iifname', '!=', '"wg0"'],
+    backend: undefined,
+  };
+  t.is(config([web], options).backend, 'nftables');
+  const port = '00000000060000001f900000';
+  const to = port.slice(8);
+  const all = (rest: string) => `ffffffff${to}${rest}`;
+  const wg0 = Buffer.from('wg0').toString('hex').padEnd(32, '0');
+  const guards = plan([web], options).elements.filter(({ set }) => set.startsWith('condition'));
+  t.deepEqual(guards, [
+    { set: 'conditional4', key: port, keyEnd: all('') },
+    { set: 'condition-addresses4', key: `${port}0a000000`, keyEnd: all('0affffff') },
+    { set: 'condition-links-not4', key: port + wg0, keyEnd: all(wg0) },
+  ]);
+  t.is(plan([web], options).elements.filter(({ set }) => set.startsWith('hostports')).length, 2);
+  const [one] = plan([{ ...web, hostIP: '192.0.2.1' }], options).elements.filter(
+    ({ set }) => set === 'conditional4',
+  );
+  t.is(one?.key.slice(0, 8), 'c0000201');
+  t.is(one?.keyEnd?.slice(0, 8), 'c0000201');
+});
+
+test('too many pairs of addresses are refused before they are made', (t) => {
+  const many = (first: number) =>
+    Array.from({ length: 100 }, (_, index) => `${first}.${index}.0.0`).join(',');
+  const conditionsV4 = [`ip saddr { ${many(10)} } ip daddr { ${many(11)} }`];
+  const refused = planPortmap(config([web], { conditionsV4 }), addresses);
+  t.is((refused as CniError).message, 'conditionsV4: more than 4096 pairs of addresses are meant');
+});
+
+test('two networks of a container have a host port by the same conditions, or not both', (t) => {
+  const rows = (saddr?: string) =>
+    plan([web], saddr === undefined ? {} : { conditionsV4: [`ip saddr ${saddr}`] });
+  const first = heldBy('abc', rows('10.0.0.0/8'));
+  t.is(first.conflict('abc', rows('10.0.0.0/8'), 'other'), undefined);
+  for (const other of [rows('10.1.0.0/16'), rows()])
+    t.is(
+      first.conflict('abc', other, 'other')?.message,
+      'hostPort 8080/tcp has other conditions in another network of the container',
+    );
+  t.is(first.conflict('abc', rows('10.1.0.0/16')), undefined, 'the same attachment, once more');
+  t.regex(first.conflict('x', rows('172.16.0.0/12'))?.message ?? '', /already taken by abc/);
+});
 
 test('every problem is in one message', (t) => {
   const error = parse(
