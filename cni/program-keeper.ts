@@ -52,7 +52,10 @@ export class ProgramKeeper<K extends RowKind> {
   /** Compares if there is something to compare for, and not too often. */
   async look(): Promise<void> {
     const { kind, table, wanted } = this.#options;
-    if (wanted.size(kind) === 0 && !table.hasOwn) return;
+    if (wanted.size(kind) === 0 && !table.hasOwn) {
+      this.#trouble = undefined;
+      return;
+    }
     if (!this.#isDue && !table.isUnheard) return;
     if (performance.now() < this.#restUntilMs) return;
     this.#isDue = false;
