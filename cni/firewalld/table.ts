@@ -60,7 +60,8 @@ export class FirewalldTable implements Table<string, FirewalldRow> {
   readonly name = 'firewalld';
   readonly #options: FirewalldTableOptions;
   #isUnheard = false;
-  #last: Promise<unknown> = Promise.resolve();
+  /** What a repair is writing. */
+  #repairing: { readonly keys: ReadonlySet<string>; readonly done: Promise<unknown> } | undefined;
 
   constructor(options: FirewalldTableOptions = {}) {
     this.#options = options;
@@ -114,27 +115,36 @@ export class FirewalldTable implements Table<string, FirewalldRow> {
 
   /**
    * Puts in what is wanted and not there; with a record, takes out what nobody wants. What is wanted is asked when the
-   * sources were read, so that parts may come and go meanwhile: their own changes come after these.
+   * sources were read, so that parts may come and go meanwhile: their own changes of the same sources come after these.
+   * One repair at a time.
    */
-  repair(wanted: () => ReadonlyMap<string, FirewalldRow>): Promise<Report> {
-    return this.#alone(async () => {
-      try {
-        const actual = await this.#read();
-        const rows = wanted();
-        const changes = diff(rows, actual, () => true).filter(
-          ({ kind }) => kind !== 'delete' || this.#options.record !== undefined,
-        );
-        this.#forget(rows, actual);
-        const failures = changes.length === 0 ? [] : await this.#write(changes);
-        this.#isUnheard = failures.length > 0;
-        return { writes: changes.length, failures: failures.map((one) => ({ ...one, table: this.name })) };
-      } catch (error) {
-        // With firewalld its rules are gone, too; when it comes back the sources are missing.
-        this.#isUnheard = true;
-        if (isAbsent(error)) return { writes: 0, failures: [] };
-        throw error;
-      }
-    });
+  async repair(wanted: () => ReadonlyMap<string, FirewalldRow>): Promise<Report> {
+    try {
+      const actual = await this.#read();
+      const rows = wanted();
+      const changes = diff(rows, actual, () => true).filter(
+        ({ kind }) => kind !== 'delete' || this.#options.record !== undefined,
+      );
+      this.#forget(rows, actual);
+      const failures = changes.length === 0 ? [] : await this.#writeRepair(changes);
+      this.#isUnheard = failures.length > 0;
+      return { writes: changes.length, failures: failures.map((one) => ({ ...one, table: this.name })) };
+    } catch (error) {
+      // With firewalld its rules are gone, too; when it comes back the sources are missing.
+      this.#isUnheard = true;
+      if (isAbsent(error)) return { writes: 0, failures: [] };
+      throw error;
+    }
+  }
+
+  async #writeRepair(changes: readonly Change<string, FirewalldRow>[]): Promise<Failure<string>[]> {
+    const done = this.#write(changes);
+    this.#repairing = { keys: new Set(changes.map(({ key }) => key)), done };
+    try {
+      return await done;
+    } finally {
+      this.#repairing = undefined;
+    }
   }
 
   /** What is on record and neither wanted nor there. */
@@ -144,15 +154,10 @@ export class FirewalldTable implements Table<string, FirewalldRow> {
     record?.changeSources([], record.sources.filter(isLost));
   }
 
-  write(changes: readonly Change<string, FirewalldRow>[]): Promise<Failure<string>[]> {
-    return this.#alone(() => this.#write(changes));
-  }
-
-  /** One after the other. */
-  #alone<T>(work: () => Promise<T>): Promise<T> {
-    const working = this.#last.then(work);
-    this.#last = working.catch(() => {});
-    return working;
+  async write(changes: readonly Change<string, FirewalldRow>[]): Promise<Failure<string>[]> {
+    const { keys, done } = this.#repairing ?? {};
+    if (changes.some(({ key }) => keys?.has(key))) await done;
+    return this.#write(changes);
   }
 
   async #write(changes: readonly Change<string, FirewalldRow>[]): Promise<Failure<string>[]> {
