@@ -3,10 +3,11 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 import { CniNode, execIn, type Pod } from '../cni/node.ts';
+import { factOf, missingProgram } from './missing.ts';
 
 const shim = fileURLToPath(new URL('../../.cache/native/fairlead-cni', import.meta.url));
 const reference = '/usr/lib/cni';
-const referenceTest = existsSync(join(reference, 'ptp')) ? test : test.skip;
+const referenceTest = factOf(missingProgram(join(reference, 'ptp')), test);
 
 /** A node with flannel's conflist whose delegate is none of our types: the reference's ptp under another name. */
 async function setUp(t: ExecutionContext, hostLocal: 'reference' | 'ours') {

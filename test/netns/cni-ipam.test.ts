@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { CniError } from '../../cni/error.ts';
@@ -10,10 +10,11 @@ import { HostLocalImport } from '../../cni/host-local-import.ts';
 import { type AttachmentRequest, parseRequest } from '../../cni/request.ts';
 import { renderResult } from '../../cni/result.ts';
 import { MemoryLeases } from '../cni/memory-leases.ts';
+import { factOf, missingProgram } from './missing.ts';
 
 // The reference plugins as Debian installs them: no double of theirs can say how they behave.
 const reference = '/usr/lib/cni';
-const referenceTest = existsSync(join(reference, 'host-local')) ? test : test.skip;
+const referenceTest = factOf(missingProgram(join(reference, 'host-local')), test);
 
 /** A folder for host-local's files, and calls of it. */
 function lab(t: ExecutionContext) {

@@ -1,7 +1,8 @@
-import { existsSync, mkdirSync, symlinkSync } from 'node:fs';
+import { mkdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { CniNode, eventually, testConfig } from '../cni/node.ts';
+import { factOf, missingProgram } from './missing.ts';
 
 /** The program that is all of iptables, by the name that it is called by. */
 const programs = { nft: '/usr/sbin/xtables-nft-multi', legacy: '/usr/sbin/xtables-legacy-multi' } as const;
@@ -12,7 +13,7 @@ const repairMs = 60_000;
 const portMappings = [{ hostPort: 8080, containerPort: 80, protocol: 'tcp' }];
 
 for (const kind of ['nft', 'legacy'] as const) {
-  const kindTest = existsSync(programs[kind]) ? test : test.skip;
+  const kindTest = factOf(missingProgram(programs[kind]), test);
   kindTest(`rules of iptables, kind ${kind}, are kept: a jump alone, and what goes soon after`, async (t) => {
     const node = CniNode.open(t);
     const bin = join(node.directory, 'bin');

@@ -1,11 +1,12 @@
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { CniNode, execIn, type Pod } from '../cni/node.ts';
+import { factOf, missingProgram } from './missing.ts';
 
 const reference = '/usr/lib/cni';
-const referenceTest = existsSync(join(reference, 'bridge')) ? test : test.skip;
+const referenceTest = factOf(missingProgram(join(reference, 'bridge')), test);
 
 /** Calls a reference plugin as the runtime of the node would. */
 async function callReference(node: CniNode, type: string, { containerId, netns }: Pod, config: object) {

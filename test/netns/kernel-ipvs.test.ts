@@ -1,5 +1,4 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import type { Ip } from '../../core/address.ts';
 import { reconcile } from '../../core/reconcile.ts';
@@ -16,7 +15,7 @@ import {
 } from '../../kernel/ipvs.ts';
 import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
 import { openSpace, type Space } from './kernel-space.ts';
-import { factOf, missingIpvs } from './missing.ts';
+import { factOf, missingIpvs, missingProgram } from './missing.ts';
 
 /*
  * On kernels with IPVS (`npm run test:vm -- test/netns/kernel-ipvs.test.ts`); on others only what is said there.
@@ -25,10 +24,7 @@ import { factOf, missingIpvs } from './missing.ts';
 const IPVSADM = '/usr/sbin/ipvsadm';
 const missing = await missingIpvs();
 const fact = factOf(missing, test);
-const legacyFact = factOf(
-  missing ?? (existsSync(IPVSADM) ? undefined : 'there is no ipvsadm to be somebody else'),
-  test,
-);
+const legacyFact = factOf(missing ?? missingProgram(IPVSADM), test);
 
 async function open(t: ExecutionContext): Promise<{ space: Space; ipvs: IpvsSocket }> {
   const space = openSpace(t);

@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
 import type { Variant } from '../../proxy/iptables/program.ts';
 
 /*
- * What a kernel may lack that tests need. It is looked for before they are declared: those that lack something are
+ * What a machine may lack that tests need, most of it of the kernel. It is looked for before they are declared: those that lack something are
  * skipped, by name.
  */
 
@@ -32,6 +33,11 @@ export function missingBridgeVlans(): string | undefined {
   const shown = inNewNamespace('ip link add br0 type bridge && ip -d link show br0');
   // Without the option a bridge has no such attribute.
   return shown?.includes('vlan_default_pvid') ? undefined : 'this kernel has no CONFIG_BRIDGE_VLAN_FILTERING';
+}
+
+/** A program that not every machine has installed. */
+export function missingProgram(path: string): string | undefined {
+  return existsSync(path) ? undefined : `there is no ${path}`;
 }
 
 export function missingIptables(variant: Variant): string | undefined {
