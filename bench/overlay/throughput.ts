@@ -9,11 +9,15 @@ import { agentsPair, handMadePair, type Pair } from './pair.ts';
 import type { Backend } from './peers.ts';
 
 const program = '/usr/bin/iperf3';
-/** Of one sample. */
-const seconds = 1;
+/**
+ * Of one sample: a fraction of a second on any machine. What else the machine does comes and goes in seconds, so many
+ * short samples in turns say more than a few long ones in the same time.
+ */
+const sampleBytes = 300e6;
+const roundsWhole = 50;
 const ratioTarget: Target = { atLeast: 0.98 };
 /** What goes over the wire in the time of one sample is told as the time for so much. */
-const SAMPLE_BYTES = 1e9;
+const toldBytes = 1e9;
 
 /**
  * TCP from pod to pod over our ways, and over the same ways of the kernel's made with `ip`. These have no connection
@@ -21,7 +25,7 @@ const SAMPLE_BYTES = 1e9;
  */
 export async function measureThroughput(frame: Frame): Promise<void> {
   if (!existsSync(program)) return frame.missing('iperf3', `no ${program} (Debian: iperf3)`);
-  const rounds = frame.quick ? 1 : 15;
+  const rounds = frame.quick ? 1 : roundsWhole;
   for (const backend of ['vxlan', 'host-gw'] as const) {
     frame.progress(`throughput, ${backend}`);
     const { path, masquerade, hand } = await measureBackend(backend, rounds);
@@ -40,11 +44,11 @@ async function measureBackend(backend: Backend, rounds: number) {
   const path = await wire(await agentsPair(backend, ['--no-masquerade']));
   const masquerade = await wire(await agentsPair(backend));
   const hand = await wire(await handMadePair(backend));
-  if (rounds > 1) for (const each of [path, masquerade, hand]) await each.timeMs(seconds);
+  if (rounds > 1) for (const each of [path, masquerade, hand]) await each.timeMs();
   return await interleave(rounds, {
-    path: async () => [await path.timeMs(seconds)],
-    masquerade: async () => [await masquerade.timeMs(seconds)],
-    hand: async () => [await hand.timeMs(seconds)],
+    path: async () => [await path.timeMs()],
+    masquerade: async () => [await masquerade.timeMs()],
+    hand: async () => [await hand.timeMs()],
   });
 }
 
@@ -64,16 +68,16 @@ class Wire implements AsyncDisposable {
     };
   }
 
-  /** How long so many bytes take: what one connection brings across in the time, scaled up. */
-  async timeMs(seconds: number): Promise<number> {
+  /** How long `toldBytes` take at the pace of one connection with a sample's bytes. */
+  async timeMs(): Promise<number> {
     const [from, to] = this.#pair.pods;
-    const words = [program, '--client', to.address, '--time', String(seconds), '--json'];
+    const words = [program, '--client', to.address, '--bytes', String(sampleBytes), '--json'];
     const [command, args] = inNamespace(from.namespace, words);
     for (let tries = 1; ; tries += 1) {
       try {
         const { stdout } = await promisify(execFile)(command, args);
         const { end } = JSON.parse(stdout) as { end: { sum_received: { bits_per_second: number } } };
-        return (1000 * SAMPLE_BYTES * 8) / end.sum_received.bits_per_second;
+        return (1000 * toldBytes * 8) / end.sum_received.bits_per_second;
       } catch (error) {
         if (tries === 20) throw error; // the server begins to listen some time after its start
         await sleep(100);
