@@ -67,6 +67,8 @@ function birthOf(row: LinkRow, places: LinkPlaces, group: number): Link {
     group,
     masterIndex: places.master,
     vxlan: vxlan && { ...vxlan, deviceIndex: places.device },
+    // With snooping each new port sets timers of all the others (br_port_state_selection in net/bridge/br_stp_if.c).
+    bridge: kind === 'bridge' ? { multicastSnooping: false } : undefined,
     ipip: kind === 'ip6tnl' ? { external: true } : ipip && { local: ipip.local, deviceIndex: places.device },
     // Each queue costs kobjects; the default is one for each CPU.
     ...(kind === 'veth' ? { txQueues: 1, rxQueues: 1, peer: { txQueues: 1, rxQueues: 1 } } : {}),

@@ -54,7 +54,7 @@ test('bridge, port and vxlan are made as wanted, ports before their bridge in th
     return space.show(`link show dev ${name}`)[0];
   });
   t.like(shownBridge, { address: bridge.mac, mtu: 1450, ifalias: bridge.alias, group: 'default' });
-  t.is(linkInfo(shownBridge).info_kind, 'bridge');
+  t.like(linkInfo(shownBridge), { info_kind: 'bridge', info_data: { mcast_snooping: 0 } });
   t.like(shownPort, { address: port.mac, mtu: 1450, master: 'cni0', num_tx_queues: 1, group: 'default' });
   t.like(linkInfo(shownPort).info_slave_data, { hairpin: true });
   t.like(shownVxlan, { address: vxlan.mac, mtu: 1400, ifalias: vxlan.alias, inet6_addr_gen_mode: 'none' });

@@ -45,6 +45,11 @@ seconds() {
   echo "${up%.*}"
 }
 
+# Where a process crashed, and of whom, only the kernel knows.
+crashes() {
+  /run/busybox dmesg | grep -E 'segfault|traps:'
+}
+
 export HOME=/root TERM=dumb TMPDIR=/run/tmp NO_COLOR=1 FORCE_COLOR=0 CI=1 NODE_COMPILE_CACHE=/run/compile-cache
 export PATH="$checkout/node_modules/.bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 tab=$(printf '\t')
@@ -61,10 +66,20 @@ while IFS=$tab read -r limit_seconds file match <&4; do
     bench/*) set -- node bench/main.ts "$(basename "$file" .ts)" ${match:+"$match"} ;;
     *) set -- ava --timeout=60m --concurrency=1 --match="${match:-*}" "$file" ;;
   esac
-  timeout --kill-after=5 "$limit_seconds" "$@" 3>&- 4<&-
-  status=$?
-  # Where a process crashed, and of whom, only the kernel knows.
-  [ "$status" -eq 0 ] || /run/busybox dmesg | grep -E 'segfault|traps:|Out of memory|BUG:|WARNING:'
+  before=$(crashes | wc -l)
+  for turn in first second; do
+    timeout --kill-after=5 "$limit_seconds" "$@" 3>&- 4<&-
+    status=$?
+    [ "$status" -ne 0 ] || break
+    /run/busybox dmesg | grep -E 'Out of memory|BUG:|WARNING:'
+    crashed=$(crashes | tail -n "+$((before + 1))")
+    # Under emulation one start of Node in some dozens ends with a crash inside of V8, which no real processor has shown:
+    # such a file has a second turn. Tests that crash by themselves do so on the host as well, where none has.
+    [ -n "$crashed" ] || break
+    printf 'vm: crashed in %s:\n%s\n' "$file" "$crashed"
+    [ "$turn" = first ] && [ "$(($(seconds) + limit_seconds))" -le "$budget_seconds" ] || break
+    echo "vm: $file begins again"
+  done
   printf 'suite\t%s\t%s\t%s\n' "$(($(seconds) - began))" "$status" "$file" >&3
 done
 /run/busybox poweroff -f
