@@ -4,13 +4,13 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Ip } from '../core/address.ts';
-import { IpvsMissingError, IpvsSocket } from '../kernel/ipvs-socket.ts';
 import { createNamespace, deleteNamespace, openNamespace } from '../kernel/netns.ts';
 import type { SyncResult } from '../proxy/backend.ts';
 import { type IpvsBackend, openIpvs } from '../proxy/ipvs/backend.ts';
 import { IpvsPlan } from '../proxy/ipvs/plan.ts';
 import { defaultPolicy } from '../proxy/policy.ts';
 import type { ServicePortView } from '../proxy/view.ts';
+import { missingIpvs } from '../test/netns/missing-ipvs.ts';
 import type { Entry, Frame } from './frame.ts';
 
 export const description = 'the service proxy in mode ipvs, against the same virtual servers by ipvsadm';
@@ -22,22 +22,12 @@ const ENDPOINTS = 3;
 /** Services with a cluster IP and three endpoints each. Where the kernel has no IPVS all of it runs in a virtual machine. */
 export async function run(frame: Frame): Promise<void> {
   const sizes = frame.quick ? [100] : [100, 1_000, 5_000];
-  const why = await missing();
+  const why = await missingIpvs();
   if (why !== undefined && !frame.quick) return await measureInMachine(frame, why);
   for (const services of sizes) planned(frame, services);
   if (why !== undefined) return frame.missing('mode ipvs', why);
   if (!existsSync(IPVSADM)) frame.missing('ipvsadm', 'it is not installed');
   for (const services of sizes) await measure(frame, services);
-}
-
-async function missing(): Promise<string | undefined> {
-  try {
-    (await IpvsSocket.open())[Symbol.dispose]();
-    return undefined;
-  } catch (error) {
-    if (error instanceof IpvsMissingError) return error.message;
-    throw error;
-  }
 }
 
 /** In that of the tests (test/vm): an emulated one, whose figures say something only beside each other. */

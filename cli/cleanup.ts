@@ -51,8 +51,8 @@ export function cleanupCommand(): Command {
       'after',
       '\nRemoved are: links whose alias begins with "fairlead", routes and rules of protocol 88, our qdiscs, tables of' +
         '\nnftables and chains of iptables, sources that firewalld was given, 05-fairlead.conflist, our plugins (those' +
-        "\nthey replaced come back), and the agent's files. Pods lose their network. Settings of the kernel (sysctl) go back to what they were, except" +
-        '\nthose that somebody else has changed since.',
+        "\nthey replaced come back), and the agent's files. Pods lose their network. Settings of the kernel (sysctl) go" +
+        '\nback to what they were, except those that somebody else has changed since.',
     )
     .action(run);
 }

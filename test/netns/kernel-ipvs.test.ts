@@ -15,7 +15,8 @@ import {
 } from '../../kernel/ipvs.ts';
 import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
 import { openSpace, type Space } from './kernel-space.ts';
-import { factOf, missingIpvs, missingProgram } from './missing.ts';
+import { factOf, missingProgram } from './missing.ts';
+import { missingIpvs } from './missing-ipvs.ts';
 
 /*
  * On kernels with IPVS (`npm run test:vm -- test/netns/kernel-ipvs.test.ts`); on others only what is said there.

@@ -1,12 +1,11 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
-import { IpvsMissingError, IpvsSocket } from '../../kernel/ipvs-socket.ts';
 import type { Variant } from '../../proxy/iptables/program.ts';
 
 /*
- * What a machine may lack that tests need, most of it of the kernel. It is looked for before they are declared: those that lack something are
- * skipped, by name.
+ * What a machine may lack that tests need, most of it of the kernel. It is looked for before they are declared: those
+ * that lack something are skipped, by name.
  */
 
 type Run = (t: ExecutionContext) => void | Promise<void>;
@@ -52,15 +51,4 @@ function inNewNamespace(commands: string): string | undefined {
     encoding: 'utf8',
   });
   return status === 0 ? stdout : undefined;
-}
-
-/** Why mode ipvs cannot be tested here. */
-export async function missingIpvs(): Promise<string | undefined> {
-  try {
-    (await IpvsSocket.open())[Symbol.dispose]();
-    return undefined;
-  } catch (error) {
-    if (error instanceof IpvsMissingError) return error.message;
-    throw error;
-  }
 }

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import test from 'ava';
-import { factOf, missingIpvs } from './missing.ts';
+import { factOf } from './missing.ts';
+import { missingIpvs } from './missing-ipvs.ts';
 import { ended, SAFE, Stage, until } from './proxy-command-stage.ts';
 
 /* Where there is IPVS: `npm run test:vm -- test/netns/proxy-command-ipvs.test.ts`. Elsewhere: what is said of it. */

@@ -1,6 +1,6 @@
 import { removeAllModes } from '../../proxy/cleanup.ts';
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
-import { missingIpvs } from './missing.ts';
+import { missingIpvs } from './missing-ipvs.ts';
 import { conformance } from './proxy-conformance.ts';
 
 /* Runs where there is IPVS: `npm run test:vm -- test/netns/proxy-conformance-ipvs.test.ts`. */

@@ -5,7 +5,8 @@ import type { Workload } from '../../cli/cluster/workload-client.ts';
 import { removeAllModes } from '../../proxy/cleanup.ts';
 import { type IpvsBackend, type IpvsOptions, openIpvs } from '../../proxy/ipvs/backend.ts';
 import { labName } from './lab.ts';
-import { factOf, missingIpvs } from './missing.ts';
+import { factOf } from './missing.ts';
+import { missingIpvs } from './missing-ipvs.ts';
 import { BackendLab, policy, type TestService, viewsOf } from './proxy-backend-lab.ts';
 import { PORT } from './proxy-lab.ts';
 

@@ -1,5 +1,5 @@
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
-import { missingIpvs } from './missing.ts';
+import { missingIpvs } from './missing-ipvs.ts';
 import { packets, policy } from './proxy-packets.ts';
 
 /* Where there is IPVS: `npm run test:vm -- test/netns/proxy-packets-ipvs.test.ts`. */

@@ -1,7 +1,8 @@
 import test, { type ExecutionContext } from 'ava';
 import { openIpvs } from '../../proxy/ipvs/backend.ts';
 import { defaultPolicy, type ProxyPolicy } from '../../proxy/policy.ts';
-import { factOf, missingIpvs } from './missing.ts';
+import { factOf } from './missing.ts';
+import { missingIpvs } from './missing-ipvs.ts';
 import { CLUSTER_CIDRS, PORT, podAddresses } from './proxy-lab.ts';
 import { met, place, type Result, TraceStage } from './trace-stage.ts';
 
