@@ -7,6 +7,7 @@ import { type FlannelOptions, parseFlannelFlags } from '../daemon/flannel-flags.
 import { openFlannelSource } from '../daemon/flannel-source.ts';
 import { daemonPlaces } from './node-places.ts';
 import { serveStatus, statusSockets } from './node-status.ts';
+import { settle } from './settle.ts';
 import { untilStopped } from './signals.ts';
 import { DEFAULT_RUN_DIR } from './status.ts';
 import { VERSION } from './version.ts';
@@ -62,6 +63,7 @@ async function serve(options: FlannelOptions, log: Logger, signal: AbortSignal):
   }
   await daemon.ready;
   notifySystemd(log);
+  void settle(daemon.ready, signal);
   await new Promise((resolve) => signal.addEventListener('abort', resolve));
 }
 

@@ -1,4 +1,3 @@
-import { flushCompileCache } from 'node:module';
 import { pino } from 'pino';
 import { addressBits, type Cidr, families, familyOf, prefixLengthOf } from '../core/address.ts';
 import { InputError, type Problem } from '../core/errors.ts';
@@ -19,6 +18,7 @@ import { daemonPlaces } from './node-places.ts';
 import type { NodeProxy, NodeProxyOptions } from './node-proxy.ts';
 import { serveStatus, statusSockets } from './node-status.ts';
 import { readOptionFile } from './options.ts';
+import { settle } from './settle.ts';
 import { untilStopped } from './signals.ts';
 import { tracePages } from './status-pages.ts';
 
@@ -57,10 +57,7 @@ export async function runNode(options: NodeOptions): Promise<void> {
   if (directory !== undefined) {
     void installConflistWhenReady({ ready, directory, log: log.child({ part: 'cni' }), signal: stop.signal });
   }
-  void ready.then(
-    () => flushCompileCache(),
-    () => {},
-  );
+  void settle(ready, stop.signal);
   const { client } = source;
   const { networks } = source.config;
   const proxy =

@@ -26,6 +26,7 @@ static const struct {
     {"createNamespace", namespace_create},
     {"unmountNamespace", namespace_unmount},
     {"close", descriptor_close},
+    {"trimMemory", memory_trim},
     {"openTun", tun_open},
     {"keepTun", tun_keep},
     {"ethtool", link_ethtool},

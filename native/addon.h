@@ -155,6 +155,9 @@ napi_value reply_take(napi_env env, napi_callback_info info);
 // --- poll.c ---
 napi_value poll_start(napi_env env, napi_callback_info info);
 
+// --- memory.c ---
+napi_value memory_trim(napi_env env, napi_callback_info info);
+
 // --- tunnel.c ---
 napi_value tun_open(napi_env env, napi_callback_info info);
 napi_value tun_keep(napi_env env, napi_callback_info info);

@@ -135,6 +135,8 @@ export interface Native {
   /** Lazily unmounts a namespace that is bound to `path`. The file stays. */
   unmountNamespace(path: string): void;
   close(fd: Descriptor): void;
+  /** malloc_trim(3): pages that hold nothing any more go back to the system, wherever in the heap they are. */
+  trimMemory(): void;
   /**
    * Opens the TUN device of this name, which is made where it is not there; `mustBeNew`: EBUSY where it is. Packets
    * are read and written with a struct virtio_net_hdr in front, TCP uncut.
