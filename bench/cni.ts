@@ -85,7 +85,7 @@ export async function run(frame: Frame): Promise<void> {
   const directory = mkdtempSync('/run/fairlead-bench-');
   try {
     const runner = buildRunner(directory);
-    for (const scenario of scenarios) await measure(frame, scenario, runner, directory);
+    await measureScenarios(frame, runner, directory);
     await measureGrowth(frame, runner, directory);
   } finally {
     rmSync(directory, { recursive: true, force: true });
@@ -94,14 +94,26 @@ export async function run(frame: Frame): Promise<void> {
 
 type Times = Record<Verb, number[][]>;
 
-async function measure(frame: Frame, scenario: Scenario, runner: string, directory: string): Promise<void> {
-  const rounds = frame.quick ? 1 : scenario.rounds;
-  const times = new Map<Contestant['name'], Times>();
+/** One node for each contestant: its agent serves one network after the other. */
+async function measureScenarios(frame: Frame, runner: string, directory: string): Promise<void> {
   await using node = CniNode.create();
   await node.start();
   using peer = referenceNode();
-  const contestants = [fairlead(scenario, node, directory)];
-  if (hasReference()) contestants.push(reference(scenario, peer.namespace, directory));
+  for (const scenario of scenarios) {
+    const contestants = [fairlead(scenario, node, directory)];
+    if (hasReference()) contestants.push(reference(scenario, peer.namespace, directory));
+    await measure(frame, scenario, runner, contestants);
+  }
+}
+
+async function measure(
+  frame: Frame,
+  scenario: Scenario,
+  runner: string,
+  contestants: readonly Contestant[],
+): Promise<void> {
+  const rounds = frame.quick ? 1 : scenario.rounds;
+  const times = new Map<Contestant['name'], Times>();
   for (const { name } of contestants) times.set(name, { ADD: [], DEL: [] });
   // The first round does not count. It makes bridges and chains, and warms up the caches of both: one pod after another,
   // for the reference's portmap fails where two make its chains at once.

@@ -14,6 +14,7 @@ import {
   returns,
   rule,
   setMeta,
+  setMetaFromMap,
 } from '../kernel/netlink/nftables/expressions.ts';
 import {
   ctState,
@@ -31,6 +32,7 @@ import {
   metaL4proto,
   metaMark,
   metaNfproto,
+  metaPriority,
   type NftField,
   thDport,
   withBits,
@@ -45,8 +47,10 @@ import {
 } from '../kernel/netlink/nftables/spec.ts';
 
 /*
- * The packet filter of the attachments. Chains and rules never change; an attachment is elements of the sets, and
- * every element names the attachment's own address or port, so that no two attachments want the same one.
+ * The packet filter of the attachments. Chains and rules never change; an attachment is elements of the sets. Nearly all
+ * of them name the attachment's own address or port; where one depends on the pod's subnet, the pod's element is the
+ * number of a scope, and the ranges of the scope are elements that all its pods want. A set of ranges is copied for each
+ * change, which would cost each pod more than all its other elements.
  *
  * The life of a packet from outside to a host port:
  *
@@ -90,6 +94,7 @@ export function cniSets(family: Family) {
   return {
     hostports: `hostports${family}`,
     hostIpPorts: `hostip-ports${family}`,
+    hostportPods: `hostport-pods${family}`,
     hostportSources: `hostport-sources${family}`,
     masquerade: `masquerade${family}`,
     masqueradeNear: `masquerade-near${family}`,
@@ -134,16 +139,18 @@ export const cniLayout: NftLayout = {
       name: 'hostport-sources',
       rules: [
         rule('as it was', setMeta('mark', masked(metaMark, ~hostportMark))),
-        ...families.map(hostportMasquerade),
+        ...families.map(byHostport),
       ],
     },
+    ...families.map(hostportChain),
+    ...families.map(masqueradeChain),
     // What route_localnet lets in is only what this node itself sent: see `localnetGuard`.
     base('raw-prerouting', 'filter', 'prerouting', hookPriorities.raw, [localnetGuard()]),
     base('nat-prerouting', 'nat', 'prerouting', hostportPriority, [toHostports()]),
     base('nat-output', 'nat', 'output', hostportPriority, [leaveLoopback(), toHostports()]),
     base('nat-postrouting', 'nat', 'postrouting', hookPriorities.srcnat, [
       rule('by a host port', match(masked(metaMark, hostportMark), '!=', 0), jump('hostport-sources')),
-      ...families.map(podMasquerade),
+      ...families.map(fromPods),
     ]),
     base('filter-forward', 'filter', 'forward', hookPriorities.filter, families.flatMap(forwardRules)),
   ],
@@ -154,21 +161,33 @@ function setsOf(family: Family): NftSet[] {
   const address = addressTypes[family];
   const target = [address, 'inet_service'] as const;
   const port = ['inet_proto', 'inet_service'] as const;
+  const scope = ['classid'] as const;
   return [
     { name: names.hostports, key: port, data: target, comment: 'host ports on any address' },
     { name: names.hostIpPorts, key: [address, ...port], data: target, comment: 'host ports on one address' },
     {
-      name: names.hostportSources,
-      key: [address, address],
-      interval: true,
-      comment: 'pods with host ports and whom they see as the node',
+      name: names.hostportPods,
+      key: [address],
+      data: scope,
+      comment: 'pods with host ports, by whom they see as the node',
     },
-    { name: names.masquerade, key: [address], comment: 'pods that leave with the address of the node' },
+    {
+      name: names.hostportSources,
+      key: [...scope, address],
+      interval: true,
+      comment: 'whom such pods see as the node',
+    },
+    {
+      name: names.masquerade,
+      key: [address],
+      data: scope,
+      comment: 'pods that leave with the address of the node, by subnet',
+    },
     {
       name: names.masqueradeNear,
-      key: [address, address],
+      key: [...scope, address],
       interval: true,
-      comment: 'these pods and their own subnets',
+      comment: 'such subnets: to these their pods do not',
     },
     { name: names.accept, key: [address], comment: 'pods of networks with the firewall plugin' },
     { name: names.policed, key: [address], comment: 'pods with an ingress policy' },
@@ -275,31 +294,59 @@ function localnetGuard(): NftRule {
   return rule('loopback from the wire', fromWire, only(4), matchCidr(ipDaddr, '==', loopback[4]), drop());
 }
 
-/**
- * Where the answer would not come back through the node's conntrack by itself: from the pod to itself, from its
- * neighbours on the bridge, from the node's 127.0.0.1; or from everybody, when the network says so.
- */
-function hostportMasquerade(family: Family): NftRule {
-  const called = [destinations[family], sources[family]];
+function byHostport(family: Family): NftRule {
+  const scope = setMetaFromMap('priority', [destinations[family]], cniSets(family).hostportPods);
+  const isByPort = matchBits(ctStatus, ctStatusBits.dnat);
   return rule(
     `host ports, IPv${family}`,
     only(family),
-    matchBits(ctStatus, ctStatusBits.dnat),
-    inSet(called, cniSets(family).hostportSources),
-    masquerade({ fullyRandom: true }),
+    isByPort,
+    scope,
+    goto(cniSets(family).hostportSources),
   );
 }
 
-function podMasquerade(family: Family): NftRule {
-  const [from, to] = [sources[family], destinations[family]];
-  return rule(
-    `pods to outside, IPv${family}`,
-    only(family),
-    inSet([from], cniSets(family).masquerade),
-    notInSet([from, to], cniSets(family).masqueradeNear),
-    matchCidr(to, '!=', multicast[family]),
-    masquerade({ fullyRandom: true }),
-  );
+/**
+ * Where the answer would not come back through the node's conntrack by itself: from the pod to itself, from its
+ * neighbours on the bridge, from the node's 127.0.0.1; or from everybody, when the network says so. The number of the
+ * scope travels in the packet's priority, because the mark belongs to everybody.
+ */
+function hostportChain(family: Family): NftChain {
+  const name = cniSets(family).hostportSources;
+  const isFromThese = inSet([metaPriority, sources[family]], name);
+  const asNode = masquerade({ fullyRandom: true });
+  return {
+    name,
+    rules: [
+      rule('they see the node', only(family), isFromThese, setMeta('priority', 0), asNode),
+      rule('the priority was ours', setMeta('priority', 0)),
+    ],
+  };
+}
+
+function fromPods(family: Family): NftRule {
+  const { masquerade: pods } = cniSets(family);
+  const scope = setMetaFromMap('priority', [sources[family]], pods);
+  return rule(`from pods, IPv${family}`, only(family), scope, goto(pods));
+}
+
+function masqueradeChain(family: Family): NftChain {
+  const { masquerade: name, masqueradeNear } = cniSets(family);
+  const to = destinations[family];
+  const isNear = inSet([metaPriority, to], masqueradeNear);
+  return {
+    name,
+    rules: [
+      rule('to their own subnet', only(family), isNear, setMeta('priority', 0), returns()),
+      rule('the priority was ours', setMeta('priority', 0)),
+      rule(
+        'to outside',
+        only(family),
+        matchCidr(to, '!=', multicast[family]),
+        masquerade({ fullyRandom: true }),
+      ),
+    ],
+  };
 }
 
 /**

@@ -1,10 +1,10 @@
-import { addressBits, type Cidr, familyOf, type HostCidr, ipOf, networkOf } from '../../core/address.ts';
+import { familyOf, type HostCidr, networkOf } from '../../core/address.ts';
 import type { Problem } from '../../core/errors.ts';
-import { nftRange } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import { CniError, cniCode } from '../error.ts';
 import { FieldReader, type Fields } from '../fields.ts';
 import { cniSets } from '../nft-layout.ts';
+import { scopeElements } from './scope.ts';
 
 /**
  * Whether a bridge or ptp network masquerades (`ipMasq`). `ipMasqBackend` may name either backend: what packets get
@@ -27,17 +27,12 @@ export function parseMasquerade(config: Fields): boolean | CniError {
 
 /**
  * What the pod sends beyond its own subnets leaves with the node's address, multicast excepted. Two rows for each
- * address: who is masqueraded, and where to it is not.
+ * address: who is masqueraded, and where to its subnet's pods are not.
  */
 export function planMasquerade(addresses: readonly HostCidr[]): NftElement[] {
   return addresses.flatMap((address) => {
-    const family = familyOf(address);
-    const { masquerade, masqueradeNear } = cniSets(family);
-    const pod = nftRange(`${ipOf(address)}/${addressBits(family)}` as Cidr).key;
-    const { key, keyEnd } = nftRange(networkOf(address));
-    return [
-      { set: masquerade, key: pod },
-      { set: masqueradeNear, key: pod + key, keyEnd: pod + keyEnd },
-    ];
+    const { masquerade, masqueradeNear } = cniSets(familyOf(address));
+    const subnet = networkOf(address);
+    return scopeElements({ pods: masquerade, ranges: masqueradeNear }, address, [subnet]);
   });
 }

@@ -1,5 +1,4 @@
 import {
-  addressBits,
   type Cidr,
   type Family,
   families,
@@ -13,7 +12,6 @@ import {
   parseIp,
 } from '../../core/address.ts';
 import type { Problem } from '../../core/errors.ts';
-import { nftRange } from '../../kernel/netlink/nftables/keys.ts';
 import type { NftElement } from '../../kernel/netlink/nftables/spec.ts';
 import { CniError, cniCode } from '../error.ts';
 import { FieldReader, type Fields } from '../fields.ts';
@@ -31,6 +29,7 @@ import {
 } from './hostport.ts';
 import { type PortConditions, parsePortConditions } from './port-conditions.ts';
 import { addressElementsMax, guardElements } from './port-guards.ts';
+import { scopeElements } from './scope.ts';
 
 /** One published port, as the runtime gave it. */
 export interface PortMapping {
@@ -299,13 +298,10 @@ function sourcesOf({ snat, masqAll }: PortmapConfig, address: HostCidr | undefin
 }
 
 function sourceElements(config: PortmapConfig, address: HostCidr | undefined): NftElement[] {
-  if (address === undefined) return [];
-  const family = familyOf(address);
-  const pod = nftRange(`${ipOf(address)}/${addressBits(family)}` as Cidr).key;
-  return sourcesOf(config, address).map((cidr) => {
-    const { key, keyEnd } = nftRange(cidr);
-    return { set: cniSets(family).hostportSources, key: pod + key, keyEnd: pod + keyEnd };
-  });
+  const cidrs = sourcesOf(config, address);
+  if (address === undefined || cidrs.length === 0) return [];
+  const { hostportPods, hostportSources } = cniSets(familyOf(address));
+  return scopeElements({ pods: hostportPods, ranges: hostportSources }, address, cidrs);
 }
 
 /** What makes the node's 127.0.0.1 work as a host port: `device` is the way to the pod. */

@@ -139,8 +139,8 @@ export class Agent {
     ]);
     this.#child = spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] });
     this.#child.stdin?.on('error', () => {}); // it ended; whoever waits fails by time
-    this.#child.once('exit', () => {
-      const error = new Error(`the agent of ${machine.name} has ended`);
+    this.#child.once('exit', (code, signal) => {
+      const error = new Error(`the agent of ${machine.name} has ended: ${signal ?? `exit status ${code}`}`);
       for (const answer of this.#waiting.splice(0)) answer.reject(error);
     });
     if (this.#child.stdout === null) throw new Error('no stdout');

@@ -222,21 +222,25 @@ test('without a result of the plugin before it is refused', (t) => {
 });
 
 test('the pod, its subnet and 127.0.0.1 are masqueraded; or everybody; or nobody', (t) => {
-  const sources = (options: object) => {
-    const found = plan([web], options).elements.filter(({ set }) => set.startsWith('hostport-sources'));
-    return found.map(({ key, keyEnd }) => `${key}-${keyEnd}`);
+  const scopes = (options: object) => {
+    const { elements } = plan([web], options);
+    const pods = elements.filter(({ set }) => set.startsWith('hostport-pods'));
+    return pods.map(({ set, key, data }) => {
+      const ranges = elements.filter((one) => one.set === set.replace('pods', 'sources'));
+      const ends = (text = '') => (text.startsWith(`${data}`) ? text.slice(`${data}`.length) : 'of no scope');
+      return [key, ...ranges.map((range) => `${ends(range.key)}-${ends(range.keyEnd)}`)];
+    });
   };
   const pod6 = 'fd000001000000000000000000000005';
-  t.deepEqual(sources({}), [
-    '0a0100050a010000-0a0100050a0100ff',
-    '0a0100057f000000-0a0100057fffffff',
-    `${pod6}fd000001000000000000000000000000-${pod6}fd00000100000000ffffffffffffffff`,
+  t.deepEqual(scopes({}), [
+    ['0a010005', '0a010000-0a0100ff', '7f000000-7fffffff'],
+    [pod6, 'fd000001000000000000000000000000-fd00000100000000ffffffffffffffff'],
   ]);
-  t.deepEqual(sources({ masqAll: true }), [
-    '0a01000500000000-0a010005ffffffff',
-    `${pod6}${'0'.repeat(32)}-${pod6}${'f'.repeat(32)}`,
+  t.deepEqual(scopes({ masqAll: true }), [
+    ['0a010005', '00000000-ffffffff'],
+    [pod6, `${'0'.repeat(32)}-${'f'.repeat(32)}`],
   ]);
-  t.deepEqual(sources({ snat: false, masqAll: true }), []);
+  t.deepEqual(scopes({ snat: false, masqAll: true }), []);
 });
 
 test('a mapping given twice is one; two ways for one port are refused', (t) => {
