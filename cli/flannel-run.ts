@@ -63,7 +63,7 @@ async function serve(options: FlannelOptions, log: Logger, signal: AbortSignal):
   }
   await daemon.ready;
   notifySystemd(log);
-  void settle(daemon.ready, signal);
+  void settle({ ready: daemon.ready, signal, log });
   await new Promise((resolve) => signal.addEventListener('abort', resolve));
 }
 

@@ -36,6 +36,7 @@ export class NodeProxy implements AsyncDisposable {
   readonly #options: NodeProxyOptions;
   readonly #stop = new AbortController();
   readonly #ended: Promise<void>;
+  readonly #synced = Promise.withResolvers<void>();
   #proxy: ServiceProxy | undefined;
   #error: Error | undefined;
 
@@ -43,6 +44,11 @@ export class NodeProxy implements AsyncDisposable {
   constructor(options: NodeProxyOptions) {
     this.#options = options;
     this.#ended = this.#run(readRun(options));
+  }
+
+  /** Fulfilled when it has been so for the first time. */
+  get synced(): Promise<void> {
+    return this.#synced.promise;
   }
 
   get isSynced(): boolean {
@@ -64,7 +70,10 @@ export class NodeProxy implements AsyncDisposable {
     const backoff = new Backoff(FIRST_RETRY_MS, LONGEST_RETRY_MS);
     for (let run: ProxyRun | undefined = first; !signal.aborted; run = undefined) {
       try {
-        await this.#serve(run ?? readRun(this.#options), () => backoff.reset());
+        await this.#serve(run ?? readRun(this.#options), () => {
+          backoff.reset();
+          this.#synced.resolve();
+        });
       } catch (error) {
         this.#error = error as Error;
         log.warn({ reason: this.#error.message }, 'the service proxy begins anew');

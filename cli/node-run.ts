@@ -57,13 +57,13 @@ export async function runNode(options: NodeOptions): Promise<void> {
   if (directory !== undefined) {
     void installConflistWhenReady({ ready, directory, log: log.child({ part: 'cni' }), signal: stop.signal });
   }
-  void settle(ready, stop.signal);
   const { client } = source;
   const { networks } = source.config;
   const proxy =
     options.proxy && client !== undefined
       ? stack.use(await openProxy({ ...options, networks, client, log: log.child({ part: 'proxy' }) }))
       : undefined;
+  void settle({ ready, also: proxy?.synced, signal: stop.signal, log });
   const status = () => ({
     name: options.nodeName,
     pid: process.pid,

@@ -89,7 +89,7 @@ const multicast = { 4: '224.0.0.0/4' as Cidr, 6: 'ff00::/8' as Cidr } as const;
 const loopback = { 4: '127.0.0.0/8' as Cidr, 6: '::1/128' as Cidr } as const;
 const addressTypes = { 4: 'ipv4_addr', 6: 'ipv6_addr' } as const;
 
-/** Names of the sets of one family; what their elements are made of stands at {@link cniLayout}. */
+/** Names of the sets of one family, and of the chains that ask them; what is in them stands at {@link cniLayout}. */
 export function cniSets(family: Family) {
   return {
     hostports: `hostports${family}`,

@@ -98,7 +98,7 @@ function holderOf(part: Part): HostPortHolder {
   return { key: attachmentKey(part), containerId: part.containerId };
 }
 
-/** Of equal keys, as two networks of one container have them for its host ports. */
+/** Of equal keys, as two networks of one container have them for its host ports, or for one address. */
 export function leadsElsewhere(one: unknown, other: unknown): boolean {
   const [a, b] = [(one as Partial<NftElement>).data, (other as Partial<NftElement>).data];
   return a !== b && typeof a === 'string' && typeof b === 'string';

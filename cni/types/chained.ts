@@ -1,5 +1,6 @@
 import { families, ipOf } from '../../core/address.ts';
 import { CniError, cniCode } from '../error.ts';
+import { cniSets } from '../nft-layout.ts';
 import type { PartRows } from '../part.ts';
 import type { ChainedCall, Peer, Planned, PluginType } from '../plugin-type.ts';
 import type { Result } from '../result.ts';
@@ -9,11 +10,13 @@ import { parseFirewall, planFirewall } from './firewall.ts';
 import {
   type PodAddresses,
   type PortmapConfig,
+  type PortmapRows,
   parsePortmap,
   planLocalnet,
   planPortmap,
   podAddresses,
 } from './portmap.ts';
+import { hasOtherScope } from './scope.ts';
 import {
   applyTuning,
   parseAllowlist,
@@ -39,12 +42,26 @@ async function planPorts(config: PortmapConfig, call: ChainedCall): Promise<Plan
   const addresses = previous && podAddresses(previous, id.ifname);
   const rows = planPortmap(config, addresses);
   if (rows instanceof CniError) return rows;
+  if (seesOthers(rows, call)) {
+    const text =
+      'another portmap of this interface has other values of snat or masqAll, which are of the pod';
+    return new CniError(cniCode.invalidConfig, text);
+  }
   if (previous === undefined || addresses === undefined || config.mappings.length === 0) {
     return passThrough(previous, rows);
   }
   const device = await deviceTo(addresses, call);
   const sysctls = device === undefined ? [] : planLocalnet(config, addresses, device);
   return passThrough(previous, { ...rows, sysctls });
+}
+
+/** Whom the pod sees as the node is one thing for all its host ports. */
+function seesOthers({ elements }: PortmapRows, { earlier }: ChainedCall): boolean {
+  const pods = elements.filter(({ set }) => families.some((family) => set === cniSets(family).hostportPods));
+  return hasOtherScope(
+    pods,
+    earlier.flatMap((rows) => rows.elements ?? []),
+  );
 }
 
 /** The way to the pod: ours is known, another's the kernel knows. */

@@ -23,7 +23,7 @@ interface Scope {
 
 /**
  * A pod's element, and those that all pods of the same scope share: ranges of addresses, disjoint. The number of a scope
- * follows from its ranges, so two scopes never have overlapping elements.
+ * follows from its ranges by a hash, so that the elements of nested subnets do not overlap.
  */
 export function scopeElements(
   { pods, ranges }: ScopeSets,
@@ -36,6 +36,13 @@ export function scopeElements(
     { set: pods, key: pod, data: scope.number },
     ...scope.ranges.map(({ key, keyEnd }) => ({ set: ranges, key, keyEnd })),
   ];
+}
+
+/** Whether the pod has another scope by the rows that are there. */
+export function hasOtherScope(elements: readonly NftElement[], there: readonly NftElement[]): boolean {
+  return elements.some(({ set, key, data }) =>
+    there.some((one) => one.set === set && one.key === key && one.data !== data),
+  );
 }
 
 function scopeOf(cidrs: readonly Cidr[]): Scope {

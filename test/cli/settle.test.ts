@@ -15,7 +15,7 @@ const program = `
   const [, kept] = used.pop();
   used.length = 0;
   const { rss: before } = process.memoryUsage();
-  await settle(Promise.resolve(), new AbortController().signal);
+  await settle({ ready: Promise.resolve(), signal: new AbortController().signal, log: console });
   console.log(JSON.stringify({ before, after: process.memoryUsage().rss, kept: kept.length }));
   clearInterval(alive);`;
 
@@ -25,7 +25,7 @@ test('a start that is over gives back what it used', async (t) => {
   t.true(after < before - 30e6, `${before / 1e6} MB before, ${after / 1e6} MB after`);
 });
 
-test('an agent that is stopped while it starts collects nothing', async (t) => {
+test.serial('an agent that is stopped while it starts collects nothing', async (t) => {
   const collect = globalThis.gc;
   let collections = 0;
   globalThis.gc = (async () => {
@@ -34,7 +34,32 @@ test('an agent that is stopped while it starts collects nothing', async (t) => {
   t.teardown(() => {
     globalThis.gc = collect;
   });
-  await settle(Promise.reject(new Error('stopped before it was ready')), new AbortController().signal);
-  await settle(Promise.resolve(), AbortSignal.abort());
+  const stop = AbortSignal.abort();
+  await settle({
+    ready: Promise.reject(new Error('stopped before it was ready')),
+    signal: stop,
+    log: failing,
+  });
+  await settle({ ready: Promise.resolve(), signal: stop, log: failing });
   t.is(collections, 0);
 });
+
+test.serial('what cannot be given back ends nothing, and is told', async (t) => {
+  const collect = globalThis.gc;
+  globalThis.gc = (() => Promise.reject(new Error('no'))) as unknown as NodeJS.GCFunction;
+  t.teardown(() => {
+    globalThis.gc = collect;
+  });
+  const told: object[] = [];
+  const { signal } = new AbortController();
+  const alive = setInterval(() => {}, 1000);
+  await settle({ ready: Promise.resolve(), signal, log: { warn: (what) => told.push(what) } });
+  clearInterval(alive);
+  t.deepEqual(told, [{ error: 'no' }]);
+});
+
+const failing = {
+  warn: () => {
+    throw new Error('nothing to be told');
+  },
+};

@@ -99,6 +99,19 @@ async function elements(node: CniNode): Promise<number> {
   }, 0);
 }
 
+/** How many elements each of these sets and maps has. */
+async function sizes(node: CniNode, ...names: readonly string[]): Promise<number[]> {
+  const { nftables } = JSON.parse(
+    await node.exec('/usr/sbin/nft', '-j', 'list', 'table', 'inet', 'fairlead-cni'),
+  );
+  return names.map((name) => {
+    const found = nftables.find(
+      ({ set, map }: Record<string, { name: string }>) => (set ?? map)?.name === name,
+    );
+    return (found.set ?? found.map).elem?.length ?? 0;
+  });
+}
+
 async function isClean(t: ExecutionContext, node: CniNode): Promise<void> {
   t.deepEqual(node.leases(), []);
   t.true(await eventually(async () => (await node.links()).join() === 'br0'), (await node.links()).join());
@@ -262,6 +275,49 @@ test.serial('a host port that another container has is refused, and is free afte
   await runtime.del(t, first);
   t.is((await node.call('ADD', { ...second, config })).exitCode, 0);
   await runtime.del(t, second);
+  await isClean(t, node);
+});
+
+test.serial('pods of a subnet share what depends on it, until the last of them is gone', async (t) => {
+  const node = await started(t);
+  const port = (hostPort: number) => ({
+    ...portmap,
+    runtimeConfig: { portMappings: [{ hostPort, containerPort: 80, protocol: 'tcp' }] },
+  });
+  const [first, second] = [8080, 8081].map((n) => new Runtime(node, '1.0.0', [bridge, port(n)]));
+  const [a, b] = [node.pod(), node.pod()];
+  await first?.add(t, a);
+  await second?.add(t, b);
+  const names = ['masquerade4', 'masquerade-near4', 'hostport-pods4', 'hostport-sources4'];
+  t.deepEqual(await sizes(node, ...names), [2, 1, 2, 2]);
+  await first?.del(t, a);
+  t.deepEqual(await sizes(node, ...names), [1, 1, 1, 2]);
+  t.is(await second?.check(b), 'ok');
+  await second?.del(t, b);
+  await isClean(t, node);
+});
+
+test.serial('one interface has one answer to whom its pod sees as the node', async (t) => {
+  const node = await started(t);
+  const mapped = (hostPort: number, options: object = {}) => ({
+    ...portmap,
+    ...options,
+    runtimeConfig: { portMappings: [{ hostPort, containerPort: 80, protocol: 'tcp' }] },
+  });
+  const runtime = new Runtime(node, '1.0.0', [bridge, mapped(8080), mapped(8081)]);
+  const pod = node.pod();
+  await runtime.add(t, pod);
+  const other = {
+    cniVersion: '1.0.0',
+    name: 'chain',
+    ...mapped(8082, { masqAll: true }),
+    prevResult: runtime.result,
+  };
+  const { stdout } = await node.call('ADD', { ...pod, config: other });
+  const msg = 'another portmap of this interface has other values of snat or masqAll, which are of the pod';
+  t.like(JSON.parse(stdout), { code: 7, msg });
+  t.is(await runtime.check(pod), 'ok');
+  await runtime.del(t, pod);
   await isClean(t, node);
 });
 

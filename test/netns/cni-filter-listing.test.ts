@@ -1,12 +1,13 @@
 import test from 'ava';
 import { bridgeLayout } from '../../cni/nft-bridge-layout.ts';
-import { cniLayout } from '../../cni/nft-layout.ts';
+import { cniLayout, cniSets } from '../../cni/nft-layout.ts';
 import { type HostPort, hostPortElement } from '../../cni/types/hostport.ts';
 import { planMasquerade } from '../../cni/types/masquerade.ts';
 import { parsePortConditions } from '../../cni/types/port-conditions.ts';
 import { guardElements } from '../../cni/types/port-guards.ts';
+import { scopeElements } from '../../cni/types/scope.ts';
 import { planSpoofCheck } from '../../cni/types/spoof-check.ts';
-import type { HostCidr, Ip, Mac } from '../../core/address.ts';
+import { familyOf, type HostCidr, type Ip, type Mac, networkOf } from '../../core/address.ts';
 import { type NftElement, nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import { NftTable } from '../../kernel/nftables.ts';
 import { openNftSpace, settle } from './nftables-space.ts';
@@ -15,6 +16,10 @@ const addresses = ['10.1.0.5/24', 'fd00:1::5/64'] as HostCidr[];
 const port = { protocol: 'tcp', hostPort: 8080, containerPort: 80 } as const;
 const elements = [
   ...planMasquerade(addresses),
+  ...addresses.flatMap((address) => {
+    const { hostportPods, hostportSources } = cniSets(familyOf(address));
+    return scopeElements({ pods: hostportPods, ranges: hostportSources }, address, [networkOf(address)]);
+  }),
   hostPortElement({ ...port, family: 4, pod: '10.1.0.5' as Ip }),
   hostPortElement({ ...port, family: 6, pod: 'fd00:1::5' as Ip, hostIp: '2001:db8::1' as Ip }),
   ...guardsOf(

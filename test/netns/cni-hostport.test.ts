@@ -152,12 +152,33 @@ test('a host port on one address is only there; two pods share a port on two add
   t.is(conflict?.message, 'hostPort 8080/tcp is already taken by abc');
 });
 
+/** Counts what leaves the node after all our chains, and what of it has a priority. */
+function countPriorities({
+  node,
+  run: runIn,
+}: FilterLab): () => { readonly all: number; readonly set: number } {
+  const nft = (words: string) => runIn(node.namespace, `${NFT} ${words}`);
+  nft('add table inet watch');
+  nft('add chain inet watch last { type filter hook postrouting priority 200 ; }');
+  nft('add rule inet watch last meta l4proto { tcp, udp } counter comment "all"');
+  nft('add rule inet watch last meta l4proto { tcp, udp } meta priority != 0 counter comment "set"');
+  return () => {
+    const listing = nft('list chain inet watch last');
+    const counted = (comment: string) =>
+      Number(new RegExp(`packets (\\d+) bytes \\d+ comment "${comment}"`).exec(listing)?.[1]);
+    return { all: counted('all'), set: counted('set') };
+  };
+}
+
 test('masqAll hides every caller, and without snat the pod has to find its own way', async (t) => {
   const { lab, pod, node } = await oneHost(t);
   const outside = lab.client('outside');
+  const priorities = countPriorities(lab);
   await lab.filter(rowsOf(pod, both, { masqAll: true }));
   await reaches(t, outside, node[0] ?? '', `pod5 saw ${gateway4}`);
   await reaches(t, outside, node[1] ?? '', `pod5 saw ${gateway6}`);
+  t.true(priorities().all > 0);
+  t.is(priorities().set, 0, 'the scope does not leave with the packet');
   await lab.filter(rowsOf(pod, both, { snat: false }));
   t.is(await ask(outside, node[0] ?? '', 8080), `pod5 saw ${lab.lab.outside.addresses[0]}`);
   t.is(await ask(pod.workload, node[0] ?? '', 8080, SILENCE_MS), 'no answer');
@@ -232,11 +253,14 @@ test('ipMasq: outside sees the node, the own subnet sees the pod', async (t) => 
   await outside.serve('outside', 80);
   const [outside4, outside6] = lab.lab.outside.addresses;
   const [node4, node6] = lab.node.addresses;
+  const priorities = countPriorities(lab);
   await lab.filter({ elements: planMasquerade(pod.addresses) });
   await reaches(t, pod.workload, outside4, `outside saw ${node4}`, 80);
   await reaches(t, pod.workload, outside6, `outside saw ${node6}`, 80);
   await reaches(t, pod.workload, neighbour.ips[0], `pod6 saw ${pod.ips[0]}`, 80);
   await reaches(t, pod.workload, neighbour.ips[1], `pod6 saw ${pod.ips[1]}`, 80);
+  t.true(priorities().all > 0);
+  t.is(priorities().set, 0, 'the scope does not leave with the packet');
   t.is(
     await ask(neighbour.workload, outside4, 80, SILENCE_MS),
     'no answer',
