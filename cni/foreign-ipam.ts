@@ -30,7 +30,7 @@ export interface ForeignCall {
   /** The complete configuration, as it came. */
   readonly configText: string;
   readonly timeoutMs?: number;
-  /** Words before the program's own, such as `['nsenter', '--net=/proc/1/ns/net', '--']`. */
+  /** Words before the program's own: `enterWords` of kernel/program.ts. */
   readonly enter?: readonly string[] | undefined;
   /** What the program says on standard error, if anything. */
   readonly onLog?: (text: string) => void;

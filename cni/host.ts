@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { hostCidr, prefixLengthOf } from '../core/address.ts';
+import { enterWords } from '../kernel/program.ts';
 import { AbandonedKeeper, type AbandonedTimes } from './abandoned.ts';
 import type { FaultPoint } from './attacher.ts';
 import { BridgeWriter } from './bridge.ts';
@@ -13,7 +14,7 @@ import type { Log } from './log.ts';
 import { NodeLinks } from './node-links.ts';
 import type { NodeNetwork } from './node-network.ts';
 import type { Part } from './part.ts';
-import { enterWords, KernelTables } from './part-tables.ts';
+import { KernelTables } from './part-tables.ts';
 import { Plugin, type PluginOptions } from './plugin.ts';
 import { PortKeeper } from './port-keeper.ts';
 import { subnetRange } from './ranges.ts';

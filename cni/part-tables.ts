@@ -11,6 +11,7 @@ import { type Descriptor, openLane } from '../kernel/lane.ts';
 import { NETLINK_ROUTE, NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { ForeignChanges, NftTable, openNftSocket } from '../kernel/nftables.ts';
 import { type PodSetting, PodSettings } from '../kernel/pod-setting.ts';
+import { enterWords } from '../kernel/program.ts';
 import { QdiscTable } from '../kernel/qdisc.ts';
 import { type RouteRow, RouteTable } from '../kernel/route.ts';
 import { SysctlTable } from '../kernel/sysctl.ts';
@@ -194,9 +195,4 @@ function openFirewalld(
 ): FirewalldTable {
   const { ino } = namespaceFd === undefined ? statSync('/proc/self/ns/net') : fstatSync(namespaceFd);
   return new FirewalldTable({ busAddress: process.env.DBUS_SYSTEM_BUS_ADDRESS, record, namespace: ino });
-}
-
-/** Programs of the host run in the namespace of the process, unless they are led into another. */
-export function enterWords(namespaceFd: Descriptor | undefined): string[] {
-  return namespaceFd === undefined ? [] : ['nsenter', `--net=/proc/${process.pid}/fd/${namespaceFd}`, '--'];
 }

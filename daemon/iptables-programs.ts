@@ -1,13 +1,10 @@
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import type { Family } from '../core/address.ts';
 import { isMissing } from '../kernel/errors.ts';
 import { decodeChain } from '../kernel/netlink/nftables/messages.ts';
 import { getChain } from '../kernel/netlink/nftables/requests.ts';
 import type { NetlinkSocket } from '../kernel/netlink/socket.ts';
 import { readProcNet } from '../kernel/proc-net.ts';
-
-const run = promisify(execFile);
+import { enterWords, runProgram } from '../kernel/program.ts';
 
 /** Rules of nf_tables, or those of the kernel's older x_tables. */
 export type IptablesKind = (typeof iptablesKinds)[number];
@@ -17,7 +14,6 @@ const NF_DROP = 0;
 /** Another program may hold the lock of the legacy kind. */
 const lockWaitSeconds = 5;
 const timeoutMs = 10_000;
-const outputBytesMax = 64 << 20;
 const nftFamilies = { 4: 'ip', 6: 'ip6' } as const;
 const commands = { 4: 'iptables', 6: 'ip6tables' } as const;
 /** Tables of the legacy kind that the namespace has. */
@@ -98,21 +94,12 @@ export class FilterPrograms {
   }
 
   async #start(words: readonly string[], input: string): Promise<string> {
-    const [program = '', ...args] = this.#entered(words);
-    const env = { PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`, LC_ALL: 'C' };
-    const running = run(program, args, { env, timeout: timeoutMs, maxBuffer: outputBytesMax });
-    // A program that ended early says why itself.
-    running.child.stdin?.on('error', () => undefined).end(input);
-    try {
-      return (await running).stdout;
-    } catch (error) {
-      const { stderr, message } = error as { stderr?: string; message: string };
-      throw new Error(`${words[0]}: ${stderr?.trim().split('\n')[0] || message}`, { cause: error });
-    }
-  }
-
-  #entered(words: readonly string[]): readonly string[] {
-    if (this.#namespaceFd === undefined) return words;
-    return ['nsenter', `--net=/proc/${process.pid}/fd/${this.#namespaceFd}`, '--', ...words];
+    const { code, stdout, stderr } = await runProgram(words, {
+      input,
+      timeoutMs,
+      enter: enterWords(this.#namespaceFd),
+    });
+    if (code === '0') return stdout;
+    throw new Error(`${words[0]}: ${stderr.trim().split('\n')[0] || `ended with ${code}`}`);
   }
 }

@@ -1,13 +1,10 @@
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import { type Family, families } from '../../core/address.ts';
 import { diff } from '../../core/diff.ts';
 import type { Report } from '../../core/reconcile.ts';
 import type { Change, Failure, Table } from '../../core/rows.ts';
+import { isNotFound, type ProgramEnd, runProgram } from '../../kernel/program.ts';
 import type { IptablesRow } from './layout.ts';
 import { type IptablesState, parseIptablesSave, renderRemoval, renderRestore } from './rules.ts';
-
-const run = promisify(execFile);
 
 const programs = {
   4: { save: 'iptables-save', restore: 'iptables-restore' },
@@ -16,10 +13,9 @@ const programs = {
 /** Another program may hold the lock of the legacy kind. */
 const lockWaitSeconds = 5;
 const timeoutMs = 10_000;
-const outputBytesMax = 64 << 20;
 
 export interface IptablesTableOptions {
-  /** Words before a program's own, such as `['nsenter', '--net=/proc/1/ns/net', '--']`. */
+  /** See {@link runProgram}. */
   readonly enter?: readonly string[] | undefined;
 }
 
@@ -81,8 +77,7 @@ export class IptablesTable implements Table<string, IptablesRow> {
       if (ours.length === 0) return [];
       const error = await this.#apply(family, (state) => renderRestore(ours, state));
       // Nobody can take the rules away any more; a container must be able to end.
-      if (error !== undefined && isMissing(error.cause) && ours.every(({ kind }) => kind === 'delete'))
-        return [];
+      if (isMissing(error) && ours.every(({ kind }) => kind === 'delete')) return [];
       return error === undefined ? [] : ours.map(({ key, kind }) => ({ key, kind, error }));
     });
     return (await Promise.all(failures)).flat();
@@ -107,7 +102,7 @@ export class IptablesTable implements Table<string, IptablesRow> {
       if (input !== undefined) await this.#run([restore, '--noflush', '-w', `${lockWaitSeconds}`], input);
       return undefined;
     } catch (error) {
-      return toldBy(error);
+      return error as Error;
     }
   }
 
@@ -117,7 +112,7 @@ export class IptablesTable implements Table<string, IptablesRow> {
       return this.#parse(await this.#run([programs[family].save]), family);
     } catch (error) {
       if (isMissing(error)) return undefined;
-      throw toldBy(error);
+      throw error;
     }
   }
 
@@ -128,30 +123,29 @@ export class IptablesTable implements Table<string, IptablesRow> {
   }
 
   async #run(words: readonly string[], input?: string): Promise<string> {
-    const [program = '', ...args] = [...this.#enter, ...words];
-    const running = run(program, args, { timeout: timeoutMs, maxBuffer: outputBytesMax });
-    // A program that ended early says why itself.
-    running.child.stdin?.on('error', () => undefined).end(input);
-    return (await running).stdout;
+    const end = await runProgram(words, { input, timeoutMs, enter: this.#enter });
+    if (end.code !== '0') throw new ProgramError(end);
+    return end.stdout;
   }
+}
+
+/** What the program said, not what it was called with. */
+class ProgramError extends Error {
+  override readonly name = 'ProgramError';
+  readonly end: ProgramEnd;
+
+  constructor(end: ProgramEnd) {
+    const said = end.stderr.trim().split('\n')[0] || `ended with ${end.code}`;
+    super(`iptables: ${said}`);
+    this.end = end;
+  }
+}
+
+/** The program is not there. */
+function isMissing(error: unknown): boolean {
+  return error instanceof ProgramError && isNotFound(error.end);
 }
 
 function familyOfChange(change: Change<string, IptablesRow>): Family {
   return change.kind === 'delete' ? change.actual.family : change.wanted.family;
-}
-
-/** What nsenter(1) ends with when there is no such program. */
-const notFoundCode = 127;
-
-/** The program is not there. */
-function isMissing(error: unknown): boolean {
-  const { code } = (error ?? {}) as { code?: unknown };
-  return code === 'ENOENT' || code === notFoundCode;
-}
-
-/** What the program said, not what it was called with. */
-function toldBy(error: unknown): Error {
-  const { stderr, message } = error as { stderr?: string; message: string };
-  const said = stderr?.trim().split('\n')[0];
-  return new Error(`iptables: ${said === undefined || said === '' ? message : said}`, { cause: error });
 }

@@ -1,7 +1,5 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { env } from 'node:process';
-import type { Readable } from 'node:stream';
 import type { Family } from '../../core/address.ts';
+import { enterWords, isNotFound, type ProgramEnd, runProgram } from '../../kernel/program.ts';
 import type { TableName } from './rule.ts';
 
 /** The two kinds of iptables: rules of nf_tables, or those of the kernel's older x_tables. */
@@ -20,8 +18,6 @@ const LOCK_WAIT_SECONDS = 5;
 const TIMEOUT_MS = 60_000;
 const LINE_MS = 2;
 const CHECK_TIMEOUT_MS = 10_000;
-const OUTPUT_CHARS_MAX = 512 << 20;
-const ERROR_CHARS_MAX = 64 << 10;
 
 /** A program of iptables did not do as told. */
 export class IptablesError extends Error {
@@ -44,7 +40,7 @@ export class IptablesError extends Error {
 /** What is done through them. */
 export type Programs = Pick<IptablesPrograms, 'save' | 'restore' | 'hasRules' | 'check' | 'kind'>;
 
-/** The programs of one kind in one namespace. They are started directly: no shell reads what is given to them. */
+/** The programs of one kind in one namespace. */
 export class IptablesPrograms {
   readonly #namespaceFd: number | undefined;
   readonly #variant: Variant | undefined;
@@ -99,17 +95,9 @@ export class IptablesPrograms {
   }
 
   async #run(words: readonly string[], input: string, timeoutMs: number): Promise<{ stdout: string }> {
-    const { code, stdout, stderr } = await runProgram(this.#entered(words), input, {
-      timeoutMs,
-      namespaceFd: this.#namespaceFd,
-    });
-    if (code === '0') return { stdout };
-    throw errorOf(words[0] ?? '', { code, stderr }, input);
-  }
-
-  /** The namespace is the child's third descriptor. */
-  #entered(words: readonly string[]): readonly string[] {
-    return this.#namespaceFd === undefined ? words : ['nsenter', '--net=/proc/self/fd/3', '--', ...words];
+    const end = await runProgram(words, { input, timeoutMs, enter: enterWords(this.#namespaceFd) });
+    if (end.code === '0') return end;
+    throw errorOf(words[0] ?? '', end, input);
   }
 }
 
@@ -119,53 +107,10 @@ function linesOf(text: string): number {
   return count;
 }
 
-interface Ending {
-  /** The exit status, the name of a signal, or of the error that kept it from starting. */
-  readonly code: string;
-  readonly stderr: string;
-}
-
-async function runProgram(
-  words: readonly string[],
-  input: string,
-  { timeoutMs, namespaceFd }: { timeoutMs: number; namespaceFd: number | undefined },
-): Promise<Ending & { stdout: string }> {
-  const [program = '', ...args] = words;
-  const { promise, resolve } = Promise.withResolvers<string>();
-  // Where these programs are, whatever the caller's path.
-  const PATH = `${env.PATH ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`;
-  const child: ChildProcess = spawn(program, args, {
-    stdio: ['pipe', 'pipe', 'pipe', ...(namespaceFd === undefined ? [] : [namespaceFd])],
-    env: { PATH, LC_ALL: 'C' },
-    timeout: timeoutMs,
-    killSignal: 'SIGKILL',
-  });
-  child.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
-  child.on('close', (code, signal) => resolve(signal ?? `${code}`));
-  // A program that ended early says why itself.
-  child.stdin?.on('error', () => undefined).end(input);
-  const [stdout, stderr] = [collect(child.stdout, OUTPUT_CHARS_MAX), collect(child.stderr, ERROR_CHARS_MAX)];
-  const code = await promise;
-  return { code, stdout: stdout(), stderr: stderr() };
-}
-
-/** Reads to the end, and keeps the beginning. */
-function collect(stream: Readable | null, charsMax: number): () => string {
-  const parts: string[] = [];
-  let length = 0;
-  stream?.setEncoding('utf8').on('data', (part: string) => {
-    if (length < charsMax) parts.push(part);
-    length += part.length;
-  });
-  return () => parts.join('');
-}
-
 /** What the program said, and the line that it said it of. */
-function errorOf(program: string, { code, stderr }: Ending, input: string): IptablesError {
-  if (code === 'ENOENT') return new IptablesError(`${program}: there is no such program`, { code });
-  if (/No such file or directory/.test(stderr) && stderr.startsWith('nsenter')) {
-    return new IptablesError(`${program}: there is no such program`, { code: 'ENOENT' });
-  }
+function errorOf(program: string, end: ProgramEnd, input: string): IptablesError {
+  const { code, stderr } = end;
+  if (isNotFound(end)) return new IptablesError(`${program}: there is no such program`, { code: 'ENOENT' });
   if (code === 'SIGKILL') return new IptablesError(`${program}: no answer in time`, { code });
   const said = stderr
     .split('\n')
