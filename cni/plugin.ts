@@ -2,6 +2,7 @@ import { fstatSync, type Stats } from 'node:fs';
 import type { AnswerAhead } from './attacher.ts';
 import { Chain, type ChainOptions, type Made, type ResultAhead } from './chain.ts';
 import { CniError, cniCode } from './error.ts';
+import type { Fields } from './fields.ts';
 import type { RequestFrame } from './frame.ts';
 import { HostLocal } from './host-local.ts';
 import type { KeptAddresses } from './kept-addresses.ts';
@@ -41,10 +42,8 @@ export interface StdoutAhead extends Pick<AnswerAhead, 'reply'> {
   arm(stdout: string): void;
 }
 
-/** Configurations and what they mean are kept for this many different texts. */
-const configsMax = 64;
-
 interface KnownConfig {
+  readonly type: string;
   readonly plugin: ParsedPlugin;
   node: NodeNetwork | undefined;
   network: InterfaceNetwork | undefined;
@@ -57,7 +56,8 @@ export class Plugin {
   readonly #hostLocal: HostLocal;
   readonly #upkeep: Upkeep;
   readonly #queue = new KeyedQueue();
-  readonly #configs = new Map<string, KnownConfig>();
+  /** What a configuration means; the same text is the same object, unless it is one container's alone. */
+  readonly #configs = new WeakMap<Fields, KnownConfig>();
 
   constructor(options: PluginOptions) {
     this.#options = options;
@@ -217,26 +217,13 @@ export class Plugin {
   #known(request: AttachmentRequest): KnownConfig {
     const { type, config, configText, cniVersion, args } = request;
     const found = orThrow(findPluginType(type));
-    // What is different for each container is not worth keeping.
-    const isOwn =
-      found.readsFiles ||
-      config.has('prevresult') ||
-      config.has('runtimeconfig') ||
-      args.ip !== undefined ||
-      args.mac !== undefined;
-    const key = `${type} ${configText}`;
-    const there = isOwn ? undefined : this.#configs.get(key);
-    if (there !== undefined) return there;
+    const isOwn = found.readsFiles || args.ip !== undefined || args.mac !== undefined;
+    const there = isOwn ? undefined : this.#configs.get(config);
+    if (there?.type === type) return there;
     const plugin = orThrow(found.parse(config, { cniVersion, args, configText }));
-    const known = { plugin, node: undefined, network: undefined };
-    if (!isOwn) this.#keep(key, known);
+    const known = { type, plugin, node: undefined, network: undefined };
+    if (!isOwn) this.#configs.set(config, known);
     return known;
-  }
-
-  #keep(key: string, known: KnownConfig): void {
-    const [oldest] = this.#configs.keys();
-    if (this.#configs.size >= configsMax && oldest !== undefined) this.#configs.delete(oldest);
-    this.#configs.set(key, known);
   }
 }
 
