@@ -297,6 +297,28 @@ test.serial('pods of a subnet share what depends on it, until the last of them i
   await isClean(t, node);
 });
 
+test.serial('what pods share is there for one that comes while the last one goes', async (t) => {
+  const node = await started(t);
+  const config = (hostPort: number) => ({
+    ...{ cniVersion: '1.0.0', name: 'net', type: 'fairlead', bridge: 'br0', ipMasq: true, ipam },
+    runtimeConfig: { portMappings: [{ hostPort, containerPort: 80, protocol: 'tcp' }] },
+  });
+  const call = async (verb: string, pod: Pod, hostPort: number) => {
+    const { exitCode, stdout } = await node.call(verb, { ...pod, config: config(hostPort) });
+    t.is(exitCode, 0, `${verb}: ${stdout}`);
+  };
+  let last = { pod: node.pod(), hostPort: 9000 };
+  await call('ADD', last.pod, last.hostPort);
+  for (let hostPort = 9001; hostPort < 9020; hostPort += 1) {
+    const next = { pod: node.pod(), hostPort };
+    await Promise.all([call('DEL', last.pod, last.hostPort), call('ADD', next.pod, hostPort)]);
+    t.deepEqual(await sizes(node, 'masquerade4', 'masquerade-near4', 'hostport-sources4'), [1, 1, 2]);
+    last = next;
+  }
+  await call('DEL', last.pod, last.hostPort);
+  await isClean(t, node);
+});
+
 test.serial('one interface has one answer to whom its pod sees as the node', async (t) => {
   const node = await started(t);
   const mapped = (hostPort: number, options: object = {}) => ({
