@@ -45,9 +45,10 @@ seconds() {
   echo "${up%.*}"
 }
 
-# Where a process crashed, and of whom, only the kernel knows.
+# Where a process crashed, and of whom, only the kernel knows; of some signals it tells only when it is asked to.
+echo 1 >/proc/sys/kernel/print-fatal-signals
 crashes() {
-  /run/busybox dmesg | grep -E 'segfault|traps:'
+  /run/busybox dmesg | grep -E 'segfault|traps:|unexpected fatal signal'
 }
 
 export HOME=/root TERM=dumb TMPDIR=/run/tmp NO_COLOR=1 FORCE_COLOR=0 CI=1 NODE_COMPILE_CACHE=/run/compile-cache
