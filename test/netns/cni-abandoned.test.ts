@@ -39,7 +39,7 @@ test('what a pod had whose namespace went is free some minutes later; pods that 
   t.true(node.leases().includes(lease));
   t.true(await eventually(async () => !node.leases().includes(lease)));
   t.is(node.leases().length, 2);
-  t.true(node.log.some((line) => line.includes('gone without a DEL')));
+  t.true(await eventually(async () => node.log.some((line) => line.includes('gone without a DEL'))));
   t.notRegex(await node.exec('/usr/sbin/nft', 'list', 'ruleset'), /8080/);
   const next = node.pod();
   t.is((await node.call('ADD', { ...next, config })).exitCode, 0);
