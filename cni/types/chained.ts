@@ -1,10 +1,12 @@
 import { families, ipOf } from '../../core/address.ts';
+import { nftElementKey } from '../../kernel/netlink/nftables/spec.ts';
 import { CniError, cniCode } from '../error.ts';
 import { cniSets } from '../nft-layout.ts';
-import type { PartRows } from '../part.ts';
+import { type PartRows, rowsOf } from '../part.ts';
 import type { ChainedCall, Peer, Planned, PluginType } from '../plugin-type.ts';
 import type { Result } from '../result.ts';
 import { readSmallFile } from '../small-file.ts';
+import { leadsElsewhere } from '../wanted.ts';
 import { addBandwidthInterface, type BandwidthConfig, parseBandwidth, planBandwidth } from './bandwidth.ts';
 import { parseFirewall, planFirewall } from './firewall.ts';
 import {
@@ -16,7 +18,6 @@ import {
   planPortmap,
   podAddresses,
 } from './portmap.ts';
-import { hasOtherScope } from './scope.ts';
 import {
   applyTuning,
   parseAllowlist,
@@ -58,10 +59,10 @@ async function planPorts(config: PortmapConfig, call: ChainedCall): Promise<Plan
 /** Whom the pod sees as the node is one thing for all its host ports. */
 function seesOthers({ elements }: PortmapRows, { earlier }: ChainedCall): boolean {
   const pods = elements.filter(({ set }) => families.some((family) => set === cniSets(family).hostportPods));
-  return hasOtherScope(
-    pods,
-    earlier.flatMap((rows) => rows.elements ?? []),
-  );
+  return earlier.some((rows) => {
+    const there = rowsOf(rows, 'elements');
+    return pods.some((pod) => leadsElsewhere(there.get(nftElementKey(pod)) ?? pod, pod));
+  });
 }
 
 /** The way to the pod: ours is known, another's the kernel knows. */

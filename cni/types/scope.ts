@@ -38,13 +38,6 @@ export function scopeElements(
   ];
 }
 
-/** Whether the pod has another scope by the rows that are there. */
-export function hasOtherScope(elements: readonly NftElement[], there: readonly NftElement[]): boolean {
-  return elements.some(({ set, key, data }) =>
-    there.some((one) => one.set === set && one.key === key && one.data !== data),
-  );
-}
-
 function scopeOf(cidrs: readonly Cidr[]): Scope {
   const name = cidrs.join();
   const known = knownScopes.get(name);
